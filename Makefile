@@ -1,0 +1,50 @@
+# `make up` runs the product, `make test` proves it. `make help` names the rest.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+
+# One profile for both, so that a fresh machine compiles everything once. `make up PROFILE=release` for a fast binary.
+PROFILE ?= dev
+BIN := target/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
+
+.PHONY: help
+help: ## This list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+.PHONY: up
+up: deps build ## Build what is missing and run everything with a demo tenant
+	@$(BIN)/tollgate up
+
+.PHONY: deps
+deps: ## Install what the distribution's packages provide and this machine lacks
+	@deploy/deps.sh postgres cc
+
+.PHONY: build
+build: ## Build the gateway, the demo servers and the sandbox
+	@cargo build --workspace --profile $(PROFILE) --locked
+	@cargo build --manifest-path sandbox/Cargo.toml --profile $(PROFILE) --locked
+	@install -m 755 sandbox/$(BIN)/tollgate-sandbox $(BIN)/tollgate-sandbox
+
+.PHONY: test
+test: deps build ## Everything that proves the product
+	@deploy/deps.sh node python
+	@tests/peers/install.sh
+	@cargo build --workspace --tests --profile $(PROFILE) --locked
+	@tests/with-postgres.sh cargo test --workspace --profile $(PROFILE) --locked --no-fail-fast
+	@cargo test --manifest-path sandbox/Cargo.toml --profile $(PROFILE) --locked
+
+.PHONY: lint
+lint: ## Formatting and clippy, warnings refused
+	@cargo clippy --workspace --all-targets --locked -- -D warnings
+	@cargo clippy --manifest-path sandbox/Cargo.toml --all-targets --locked -- -D warnings
+
+.PHONY: sqlx
+sqlx: ## Refresh .sqlx against a private database
+	@tests/with-postgres.sh deploy/sqlx.sh
+
+.PHONY: openapi
+openapi: build ## Write openapi/admin.json
+	@$(BIN)/tollgate openapi > openapi/admin.json
+
+.PHONY: clean
+clean: ## Remove what was built and the demo's data
+	@rm -rf target sandbox/target .tollgate .peers

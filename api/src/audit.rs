@@ -1,0 +1,4 @@
+//! The audit trail as a file.
+
+pub mod csv;
+pub mod export;

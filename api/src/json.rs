@@ -1,0 +1,257 @@
+//! Bodies in: JSON that can be read in one way only, then a type that knows every field it may have.
+
+use std::{collections::HashSet, fmt};
+
+use axum::{
+    body::Body,
+    extract::{FromRequest, Request},
+    http::{HeaderMap, header},
+};
+use serde::{
+    Deserialize, Deserializer,
+    de::{DeserializeOwned, DeserializeSeed, Error as _, MapAccess, SeqAccess, Visitor},
+};
+use serde_json::{Map, Number, Value};
+use tollgate_domain::tool::sha256;
+
+use crate::problem::{FieldError, Kind, Problem};
+
+/// The largest body, in bytes.
+pub const MAX_BODY: usize = 1 << 20;
+/// How deep arrays and objects may nest.
+pub const MAX_DEPTH: usize = 64;
+
+/// A JSON body. Refused: another content type, more than [`MAX_BODY`], a key that comes twice in one object, nesting
+/// beyond [`MAX_DEPTH`]; and, by `deny_unknown_fields` on `T`, whatever the API does not know.
+#[derive(Debug)]
+pub struct Json<T> {
+    pub value: T,
+    /// Of the bytes, for the Idempotency-Key.
+    pub sha256: [u8; 32],
+}
+
+/// [`Json`] for actions whose body may be left out; then every field has its default.
+#[derive(Debug)]
+pub struct MaybeJson<T> {
+    pub value: T,
+    pub sha256: [u8; 32],
+}
+
+/// The body of an action that takes none: empty or `{}`.
+#[derive(Debug, Default, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NoFields {}
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
+        let (parts, body) = request.into_parts();
+        let bytes = collect(body).await?;
+        check_content_type(&parts.headers)?;
+        Ok(Self { value: parse(&bytes)?, sha256: sha256(&bytes) })
+    }
+}
+
+impl<S: Send + Sync, T: DeserializeOwned + Default> FromRequest<S> for MaybeJson<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
+        let (parts, body) = request.into_parts();
+        let bytes = collect(body).await?;
+        if bytes.is_empty() {
+            return Ok(Self { value: T::default(), sha256: sha256(b"") });
+        }
+        check_content_type(&parts.headers)?;
+        Ok(Self { value: parse(&bytes)?, sha256: sha256(&bytes) })
+    }
+}
+
+async fn collect(body: Body) -> Result<bytes::Bytes, Problem> {
+    axum::body::to_bytes(body, MAX_BODY).await.map_err(|error| {
+        // The two reasons are told apart by the source alone; a cut connection gets no answer anyway.
+        let too_large = std::error::Error::source(&error).is_some_and(|s| s.to_string().contains("length limit"));
+        if too_large { Problem::because(Kind::TooLarge, format!("A body is at most {MAX_BODY} bytes.")) } else { Problem::new(Kind::Malformed) }
+    })
+}
+
+fn check_content_type(headers: &HeaderMap) -> Result<(), Problem> {
+    let given = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let essence = given.split(';').next().unwrap_or_default().trim();
+    if essence.eq_ignore_ascii_case("application/json") { Ok(()) } else { Err(Problem::new(Kind::NotJson)) }
+}
+
+/// Read `bytes` as a `T`.
+///
+/// # Errors
+/// 400 for what is not JSON or ambiguous, 422 with a pointer for what does not fit `T`.
+pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    let mut reader = serde_json::Deserializer::from_slice(bytes);
+    let value = Strict { depth: 0 }
+        .deserialize(&mut reader)
+        .and_then(|value| reader.end().map(|()| value))
+        .map_err(|e| Problem::because(Kind::Malformed, format!("The body is not JSON that can be accepted: {e}.")))?;
+    serde_path_to_error::deserialize(value).map_err(|error| Problem::fields(vec![describe(&error)]))
+}
+
+/// serde names a missing or unknown field only in its sentence; the pointer should name it too.
+fn describe(error: &serde_path_to_error::Error<serde_json::Error>) -> FieldError {
+    use serde_path_to_error::Segment;
+    let mut pointer = String::new();
+    for segment in error.path() {
+        match segment {
+            Segment::Seq { index } => pointer.push_str(&format!("/{index}")),
+            Segment::Map { key } => pointer.push_str(&format!("/{}", escape(key))),
+            // The tag of an enum is not a step of the document; an unknown one adds nothing.
+            Segment::Enum { .. } | Segment::Unknown => {}
+        }
+    }
+    let message = error.inner().to_string();
+    for (start, told) in [("missing field `", "this field is required"), ("unknown field `", "there is no such field")] {
+        if let Some(name) = message.strip_prefix(start).and_then(|rest| rest.split('`').next()) {
+            let step = format!("/{}", escape(name));
+            if !pointer.ends_with(&step) {
+                pointer.push_str(&step);
+            }
+            let expected = message.split_once(", expected ").map(|(_, e)| format!("; expected {e}")).unwrap_or_default();
+            return FieldError { pointer, message: format!("{told}{expected}") };
+        }
+    }
+    FieldError { pointer, message }
+}
+
+fn escape(key: &str) -> String {
+    key.replace('~', "~0").replace('/', "~1")
+}
+
+/// Any JSON value, read strictly.
+struct Strict {
+    depth: usize,
+}
+
+impl Strict {
+    fn deeper<E: serde::de::Error>(&self) -> Result<Self, E> {
+        if self.depth >= MAX_DEPTH {
+            return Err(E::custom(format_args!("nested more than {MAX_DEPTH} levels deep")));
+        }
+        Ok(Self { depth: self.depth + 1 })
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Strict {
+    type Value = Value;
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Strict {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(Value::Bool(value))
+    }
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+    fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Value, E> {
+        Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom("not a finite number"))
+    }
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(Value::String(value.to_owned()))
+    }
+    fn visit_string<E>(self, value: String) -> Result<Value, E> {
+        Ok(Value::String(value))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
+        let mut items = Vec::new();
+        while let Some(item) = seq.next_element_seed(self.deeper()?)? {
+            items.push(item);
+        }
+        Ok(Value::Array(items))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+        let inner = self.deeper::<A::Error>()?.depth;
+        let (mut object, mut seen) = (Map::new(), HashSet::new());
+        while let Some(key) = map.next_key::<String>()? {
+            if !seen.insert(key.clone()) {
+                return Err(A::Error::custom(format_args!("the key {key:?} comes twice in one object")));
+            }
+            object.insert(key, map.next_value_seed(Self { depth: inner })?);
+        }
+        Ok(Value::Object(object))
+    }
+}
+
+/// For PATCH: tells `"field": null` (`Some(None)`) from a field that is left out (`None`). Goes with `#[serde(default)]`.
+///
+/// # Errors
+/// When the value is not a `T`.
+pub fn nullable<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<T>>, D::Error> {
+    Option::<T>::deserialize(deserializer).map(Some)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[expect(dead_code, reason = "only read by serde")]
+    struct Body {
+        name: String,
+        #[serde(default)]
+        inner: Vec<Inner>,
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[expect(dead_code, reason = "only read by serde")]
+    struct Inner {
+        n: u8,
+    }
+
+    fn refusal(text: &str) -> (String, Vec<(String, String)>) {
+        let problem = parse::<Body>(text.as_bytes()).unwrap_err();
+        (problem.kind().code().to_owned(), problem.errors().iter().map(|e| (e.pointer.clone(), e.message.clone())).collect())
+    }
+
+    #[test]
+    fn pointers_name_the_field() {
+        assert_eq!(refusal(r#"{"nam":"x"}"#).1[0].0, "/nam");
+        assert_eq!(refusal(r#"{}"#).1[0].0, "/name");
+        assert_eq!(refusal(r#"{"name":7}"#).1[0].0, "/name");
+        assert_eq!(refusal(r#"{"name":"x","inner":[{"n":1},{"n":300}]}"#).1[0].0, "/inner/1/n");
+        assert_eq!(refusal(r#"{"name":"x","inner":[{"n":1,"m":2}]}"#).1[0].0, "/inner/0/m");
+        assert_eq!(refusal(r#"{"name":"x","inner":[{}]}"#).1[0].0, "/inner/0/n");
+    }
+
+    #[test]
+    fn t20_a_key_that_comes_twice_is_refused_at_any_depth() {
+        for text in [r#"{"name":"a","name":"b"}"#, r#"{"name":"a","inner":[{"n":1,"n":2}]}"#, r#"{"name":"a","n\u0061me":"b"}"#] {
+            assert_eq!(refusal(text).0, "malformed", "{text}");
+        }
+    }
+
+    #[test]
+    fn t24_depth_ends_at_the_limit_and_not_at_the_stack() {
+        let nested = |n: usize| format!("{}{}", "[".repeat(n), "]".repeat(n));
+        assert!(parse::<Value>(nested(MAX_DEPTH).as_bytes()).is_ok());
+        for depth in [MAX_DEPTH + 1, 127, 128, 1_000_000] {
+            let problem = parse::<Value>(nested(depth).as_bytes()).unwrap_err();
+            assert_eq!(problem.kind(), Kind::Malformed, "{depth}");
+        }
+        assert_eq!(parse::<Value>(b"{} {}").unwrap_err().kind(), Kind::Malformed, "trailing");
+    }
+}

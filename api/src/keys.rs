@@ -1,0 +1,126 @@
+//! Virtual keys: what opens the model door, and what a model sees through each. A key's secret is shown once.
+
+pub mod create;
+pub mod get;
+pub mod list;
+pub mod revoke;
+pub mod rotate;
+pub mod scope;
+pub mod update;
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use tollgate_domain::{KeyId, TeamId, ToolGroupId};
+use tollgate_store::keys;
+use utoipa::ToSchema;
+
+use crate::{check::Checks, ctx::Resource};
+
+const MAX_GROUPS: usize = 100;
+const MAX_MODELS: usize = 100;
+const MAX_MODEL_NAME: usize = 200;
+
+/// A virtual key, without its secret.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Key {
+    #[schema(value_type = String, examples("vk_01j9zc5v8mf9r8k7x3w2q1n0pa"))]
+    pub id: KeyId,
+    pub name: String,
+    #[schema(value_type = Option<String>)]
+    pub team_id: Option<TeamId>,
+    /// What the key's model may see; none is nothing.
+    #[schema(value_type = Vec<String>)]
+    pub tool_group_ids: Vec<ToolGroupId>,
+    /// Models that may be asked for; null is all, empty is none.
+    pub models: Option<Vec<String>>,
+    pub state: KeyState,
+    /// Null: never.
+    pub expires_at: Option<DateTime<Utc>>,
+    pub revoked_at: Option<DateTime<Utc>>,
+    /// Until when the secret of before the last rotation works.
+    pub previous_secret_expires_at: Option<DateTime<Utc>>,
+    pub created_at: DateTime<Utc>,
+    pub updated_at: DateTime<Utc>,
+    /// For the ETag.
+    #[serde(skip)]
+    version: i32,
+}
+
+/// Whether the key opens the door.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum KeyState {
+    Active,
+    Expired,
+    Revoked,
+}
+
+impl Key {
+    /// As of `now`.
+    fn at(row: keys::VirtualKey, now: DateTime<Utc>) -> Self {
+        let state = match (row.revoked_at, row.expires_at) {
+            (Some(_), _) => KeyState::Revoked,
+            (None, Some(end)) if end <= now => KeyState::Expired,
+            _ => KeyState::Active,
+        };
+        Self {
+            id: row.id,
+            name: row.name,
+            team_id: row.team,
+            tool_group_ids: row.groups,
+            models: row.models,
+            state,
+            expires_at: row.expires_at,
+            revoked_at: row.revoked_at,
+            previous_secret_expires_at: row.previous_expires_at.filter(|end| *end > now),
+            created_at: row.created_at,
+            updated_at: row.updated_at,
+            version: row.version,
+        }
+    }
+}
+
+impl Resource for Key {
+    fn tag(&self) -> Option<(String, i32)> {
+        Some((self.id.to_string(), self.version))
+    }
+}
+
+/// A virtual key with the one sight of its secret.
+#[derive(Serialize, ToSchema)]
+pub struct KeyWithSecret {
+    #[serde(flatten)]
+    pub key: Key,
+    /// What the model's client sends. It cannot be read again.
+    #[schema(examples("tg_live_..."))]
+    pub secret: String,
+}
+
+impl Resource for KeyWithSecret {
+    fn tag(&self) -> Option<(String, i32)> {
+        self.key.tag()
+    }
+}
+
+fn check_models(checks: &mut Checks, models: Option<&[String]>) {
+    let models = models.unwrap_or_default();
+    checks.require(models.len() <= MAX_MODELS, "/models", "name at most 100 models");
+    for (i, model) in models.iter().enumerate() {
+        let fits = (1..=MAX_MODEL_NAME).contains(&model.len()) && !model.chars().any(|c| c.is_control() || c.is_whitespace());
+        if !fits {
+            checks.refuse(format!("/models/{i}"), "use a model's name: 1 to 200 characters without spaces");
+        }
+    }
+}
+
+/// A group that is named twice is granted once.
+fn check_groups(checks: &mut Checks, groups: &[ToolGroupId]) -> Vec<ToolGroupId> {
+    checks.require(groups.len() <= MAX_GROUPS, "/tool_group_ids", "name at most 100 tool groups");
+    let mut distinct: Vec<ToolGroupId> = Vec::new();
+    for group in groups {
+        if !distinct.contains(group) {
+            distinct.push(*group);
+        }
+    }
+    distinct
+}

@@ -1,0 +1,67 @@
+use chrono::{DateTime, Utc};
+use serde::Deserialize;
+use serde_json::json;
+use tollgate_domain::{KeyId, TeamId, ToolGroupId};
+use tollgate_store::keys;
+use utoipa::ToSchema;
+
+use super::{Key, check_groups, check_models};
+use crate::{
+    check::Checks,
+    ctx::{Ctx, Id},
+    json::{Json, nullable},
+    problem::{Answer, Kind, Problem},
+};
+
+/// What is left out stays; null unsets.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct KeyPatch {
+    #[schema(min_length = 1, max_length = 200)]
+    pub name: Option<String>,
+    #[serde(default, deserialize_with = "nullable")]
+    #[schema(value_type = Option<String>)]
+    pub team_id: Option<Option<TeamId>>,
+    /// Replaces all of them.
+    #[schema(value_type = Option<Vec<String>>, max_items = 100)]
+    pub tool_group_ids: Option<Vec<ToolGroupId>>,
+    #[serde(default, deserialize_with = "nullable")]
+    #[schema(value_type = Option<DateTime<Utc>>)]
+    pub expires_at: Option<Option<DateTime<Utc>>>,
+    /// Null is all, empty is none.
+    #[serde(default, deserialize_with = "nullable")]
+    #[schema(value_type = Option<Vec<String>>, max_items = 100)]
+    pub models: Option<Option<Vec<String>>>,
+}
+
+/// Change a virtual key. Workers see it within a second.
+#[utoipa::path(patch, path = "/v1/tenants/{tenant_id}/keys/{key_id}", request_body = KeyPatch,
+    responses((status = 200, description = "Changed.", body = Key)))]
+pub async fn handle(ctx: Ctx, Id(id): Id<KeyId>, body: Json<KeyPatch>) -> Answer {
+    let patch = body.value;
+    let mut checks = Checks::default();
+    if let Some(name) = &patch.name {
+        checks.name("/name", name);
+    }
+    checks.future("/expires_at", patch.expires_at.flatten(), ctx.now);
+    check_models(&mut checks, patch.models.as_ref().and_then(Option::as_deref));
+    let groups = patch.tool_group_ids.map(|groups| check_groups(&mut checks, &groups));
+    checks.done()?;
+
+    let mut write = ctx.change().await?;
+    let mut key = keys::lock(&mut write, id).await?;
+    write.matches(&Key::at(key.clone(), ctx.now))?;
+    if key.revoked_at.is_some() {
+        return Err(Problem::because(Kind::BadState, "The key is revoked; make a new one.").into());
+    }
+    key.name = patch.name.unwrap_or(key.name);
+    key.team = patch.team_id.unwrap_or(key.team);
+    key.groups = groups.unwrap_or(key.groups);
+    key.expires_at = patch.expires_at.unwrap_or(key.expires_at);
+    key.models = patch.models.unwrap_or(key.models);
+    let key = Key::at(keys::update(&mut write, key).await?, ctx.now);
+    let detail = json!({"name": key.name, "team_id": key.team_id, "tool_group_ids": key.tool_group_ids, "models": key.models,
+        "expires_at": key.expires_at});
+    write.event("key.update", &id, detail).await?;
+    write.ok(&key).await
+}

@@ -1,0 +1,3 @@
+//! Reports over the audit trail. There is no second ledger: a report is a sum over its rows.
+
+pub mod costs;

@@ -1,0 +1,59 @@
+use serde::Serialize;
+use serde_json::value::RawValue;
+use tollgate_domain::{CallId, ScriptRunId};
+use tollgate_store::calls;
+use utoipa::ToSchema;
+
+use super::ScriptRun;
+use crate::{
+    ctx::{Ctx, Id, Resource},
+    problem::Answer,
+    tool_calls::json,
+};
+
+/// All there is of a script run.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ScriptRunDetail {
+    #[serde(flatten)]
+    pub run: ScriptRun,
+    /// As the model sent it.
+    pub source: String,
+    /// What the script left in `result`.
+    #[schema(value_type = Option<serde_json::Value>)]
+    pub result: Option<Box<RawValue>>,
+    /// What it printed: an array of lines.
+    #[schema(value_type = Option<serde_json::Value>)]
+    pub logs: Option<Box<RawValue>>,
+    /// Why it failed.
+    #[schema(value_type = Option<serde_json::Value>)]
+    pub error: Option<Box<RawValue>>,
+    /// What the script saw of its calls, in order: with source, catalogue and engine this replays the run.
+    pub journal: Vec<JournalEntry>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct JournalEntry {
+    pub sequence: i32,
+    #[schema(value_type = String)]
+    pub call_id: CallId,
+    #[schema(value_type = serde_json::Value)]
+    pub entry: Box<RawValue>,
+}
+
+impl Resource for ScriptRunDetail {}
+
+/// Read a script run: source, result, logs, error and journal.
+#[utoipa::path(get, path = "/v1/tenants/{tenant_id}/script-runs/{script_run_id}", responses((status = 200, description = "The run.", body = ScriptRunDetail)))]
+pub async fn handle(ctx: Ctx, Id(id): Id<ScriptRunId>) -> Answer {
+    let mut tx = ctx.app.store.tenant_snapshot(ctx.tenant).await?;
+    let calls::ScriptRunDetail { run, source, result, logs, error, journal } = calls::get_run(&mut tx, ctx.tenant, id).await?;
+    let entry = |e: calls::JournalEntry| JournalEntry { sequence: e.sequence, call_id: e.call_id, entry: json(e.entry) };
+    Ok(ctx.ok(&ScriptRunDetail {
+        run: ScriptRun::from(run),
+        source,
+        result: result.map(json),
+        logs: logs.map(json),
+        error: error.map(json),
+        journal: journal.into_iter().map(entry).collect(),
+    }))
+}

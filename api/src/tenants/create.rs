@@ -1,0 +1,55 @@
+use serde::Deserialize;
+use serde_json::json;
+use tollgate_domain::{Currency, ids};
+use tollgate_store::tenants;
+use utoipa::ToSchema;
+
+use super::Tenant;
+use crate::{
+    check::{Checks, slug_of},
+    ctx::Ctx,
+    json::Json,
+    problem::Answer,
+};
+
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewTenant {
+    #[schema(min_length = 1, max_length = 200)]
+    pub name: String,
+    /// Unique on the platform; made from the name when left out.
+    pub slug: Option<String>,
+    /// ISO 4217; USD when left out. It cannot be changed later.
+    #[schema(pattern = "^[A-Z]{3}$")]
+    pub currency: Option<String>,
+}
+
+/// Make a tenant.
+#[utoipa::path(post, path = "/v1/tenants", request_body = NewTenant, responses((status = 201, description = "Made.", body = Tenant)))]
+pub async fn handle(ctx: Ctx, body: Json<NewTenant>) -> Answer {
+    let NewTenant { name, slug, currency } = body.value;
+    let mut checks = Checks::default();
+    checks.name("/name", &name);
+    if let Some(slug) = &slug {
+        checks.slug("/slug", slug);
+    }
+    let currency = match &currency {
+        Some(text) => checks.parse("/currency", text).unwrap_or(Currency::USD),
+        None => Currency::USD,
+    };
+    checks.done()?;
+    let slugs = match slug {
+        Some(chosen) => vec![chosen],
+        // Names may repeat: a slug that nobody chose gives way.
+        None => {
+            let proposed = slug_of(&name, "tenant");
+            let distinct = format!("{proposed}-{}", &ids::encode(ids::mint(ctx.now))[18..]);
+            vec![proposed, distinct]
+        }
+    };
+
+    let mut write = ctx.post(&body.sha256).await?;
+    let tenant = tenants::create(&mut write, &name, &slugs, currency).await?;
+    write.event("tenant.create", &tenant.id, json!({"name": tenant.name, "slug": tenant.slug, "currency": tenant.currency.as_str()})).await?;
+    write.created(&Tenant::from(tenant)).await
+}

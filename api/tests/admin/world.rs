@@ -1,0 +1,141 @@
+//! A door over one fresh database, and a clock that the test sets.
+
+use std::sync::{Arc, Mutex};
+
+use axum::{
+    Router,
+    body::{Body, to_bytes},
+    http::{HeaderMap, Request, StatusCode, header},
+};
+use chrono::{DateTime, Duration, Utc};
+use serde_json::{Value, json};
+use sqlx::PgPool;
+use tollgate_api::{App, router};
+use tollgate_boot::Config;
+use tollgate_domain::{Clock, PlatformTokenId, Secret, SecretKind, Secrets};
+use tollgate_store::{Store, auth};
+use tower::ServiceExt;
+
+#[derive(Debug)]
+pub struct TestClock(Mutex<DateTime<Utc>>);
+
+impl Clock for TestClock {
+    fn now(&self) -> DateTime<Utc> {
+        *self.0.lock().unwrap()
+    }
+}
+
+pub struct World {
+    pub router: Router,
+    pub pool: PgPool,
+    pub clock: Arc<TestClock>,
+    /// The platform token.
+    pub root: String,
+}
+
+#[derive(Debug)]
+pub struct Reply {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub text: String,
+    pub json: Value,
+}
+
+impl Reply {
+    pub fn code(&self) -> &str {
+        self.json["code"].as_str().unwrap_or("")
+    }
+
+    pub fn pointer(&self) -> &str {
+        self.json["errors"][0]["pointer"].as_str().unwrap_or("")
+    }
+
+    pub fn etag(&self) -> String {
+        self.headers[header::ETAG].to_str().unwrap().to_owned()
+    }
+
+    pub fn id(&self) -> String {
+        self.json["id"].as_str().unwrap_or_else(|| panic!("no id in {}", self.text)).to_owned()
+    }
+
+    /// The status and the problem's code, in one.
+    #[track_caller]
+    pub fn is(&self, status: u16, code: &str) -> &Self {
+        assert_eq!((self.status.as_u16(), self.code()), (status, code), "{}", self.text);
+        self
+    }
+}
+
+impl World {
+    pub async fn new(pool: PgPool) -> Self {
+        Self::with_config(pool, Config::default()).await
+    }
+
+    pub async fn with_config(pool: PgPool, config: Config) -> Self {
+        let now = DateTime::from_timestamp(1_795_000_000, 0).unwrap();
+        let clock = Arc::new(TestClock(Mutex::new(now)));
+        let secrets = Secrets::from_bytes([7; 32]);
+        let store = Store::from_pool(pool.clone());
+        let id = PlatformTokenId::mint(now);
+        let root = Secret::generate(SecretKind::Platform, id.uuid());
+        auth::put_platform_token(&store, id, &root.hash(&secrets.pepper), now).await.unwrap();
+        let app = App::new(store, Arc::new(config), secrets, Arc::clone(&clock) as _);
+        Self { router: router(app), pool, clock, root: root.reveal().to_owned() }
+    }
+
+    pub fn pass(&self, time: Duration) {
+        *self.clock.0.lock().unwrap() += time;
+    }
+
+    pub async fn send(&self, request: Request<Body>) -> Reply {
+        let answer = self.router.clone().oneshot(request).await.unwrap();
+        let (parts, body) = answer.into_parts();
+        let text = String::from_utf8(to_bytes(body, 64 << 20).await.unwrap().to_vec()).unwrap();
+        let json = serde_json::from_str(&text).unwrap_or(Value::Null);
+        Reply { status: parts.status, headers: parts.headers, text, json }
+    }
+
+    pub async fn call(&self, token: &str, method: &str, path: &str, body: Option<Value>, headers: &[(&str, &str)]) -> Reply {
+        let mut request = Request::builder().method(method).uri(path);
+        if !token.is_empty() {
+            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+        }
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let body = match body {
+            Some(json) => {
+                request = request.header(header::CONTENT_TYPE, "application/json");
+                Body::from(json.to_string())
+            }
+            None => Body::empty(),
+        };
+        self.send(request.body(body).unwrap()).await
+    }
+
+    pub async fn get(&self, token: &str, path: &str) -> Reply {
+        self.call(token, "GET", path, None, &[]).await
+    }
+
+    pub async fn post(&self, token: &str, path: &str, body: Value) -> Reply {
+        self.call(token, "POST", path, Some(body), &[]).await
+    }
+
+    /// A tenant and its path.
+    pub async fn tenant(&self, name: &str) -> String {
+        let made = self.post(&self.root, "/v1/tenants", json!({"name": name})).await;
+        assert_eq!(made.status, 201, "{}", made.text);
+        format!("/v1/tenants/{}", made.id())
+    }
+
+    /// A service token of this role.
+    pub async fn token(&self, tenant: &str, role: &str) -> String {
+        let made = self.post(&self.root, &format!("{tenant}/service-tokens"), json!({"name": role, "role": role})).await;
+        assert_eq!(made.status, 201, "{}", made.text);
+        made.json["secret"].as_str().unwrap().to_owned()
+    }
+
+    pub async fn count(&self, sql: &'static str) -> i64 {
+        sqlx::query_scalar(sql).fetch_one(&self.pool).await.unwrap()
+    }
+}

@@ -1,0 +1,69 @@
+//! `tollgate`: every part of Tollgate in one binary.
+
+mod args;
+mod data_dir;
+mod parts;
+mod postgres;
+mod progress;
+mod ready;
+mod sandbox;
+mod secrets;
+mod seed;
+mod serve;
+mod up;
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+
+use args::{Cli, Command};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    // Before anything can open a TLS connection: with two providers in the graph rustls refuses to choose by itself.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    match run(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("tollgate: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
+    runtime.block_on(async {
+        match command {
+            // Boxed: it holds the whole start.
+            Command::Up(args) => Box::pin(up::run(args)).await,
+            Command::Api(args) => serve::api(args).await,
+            Command::Worker(args) => serve::worker(args).await,
+            Command::Migrate(database) => migrate(&database.require()?).await,
+            Command::MintAdmin(args) => mint_admin(args).await,
+            Command::Openapi => {
+                progress::say(parts::openapi_json());
+                Ok(())
+            }
+        }
+    })
+}
+
+async fn migrate(url: &str) -> Result<()> {
+    progress::say(parts::migrate(url).await?);
+    Ok(())
+}
+
+/// Only the token goes to standard output, so that it can be piped into a secret store.
+async fn mint_admin(args: args::MintAdmin) -> Result<()> {
+    let secrets = parts::secrets(args.secret.load()?);
+    let store = parts::connect(&args.database.require()?, 1).await?;
+    let token = parts::new_admin_token();
+    parts::admit_admin(&store, &secrets, &token).await?;
+    progress::say(token);
+    Ok(())
+}

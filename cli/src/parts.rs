@@ -1,0 +1,90 @@
+//! The seam between this binary and the parts it starts: every call into `api`, `worker` and `store` stands here.
+
+use std::{fmt, future::Future, path::PathBuf, pin::Pin, sync::Arc};
+
+use anyhow::{Context, Result};
+use tokio::net::TcpListener;
+use tollgate_api::ApiParts;
+use tollgate_boot::{Config, Health, Shutdown};
+use tollgate_domain::{Clock, Secret, SecretKind, Secrets, SystemClock, clock::SharedClock, ids};
+use tollgate_store::{Store, auth};
+use tollgate_worker::WorkerParts;
+
+/// What both doors are built from. Cheap to clone.
+#[derive(Clone)]
+pub struct Shared {
+    pub store: Store,
+    pub config: Arc<Config>,
+    pub secrets: Secrets,
+    pub clock: SharedClock,
+    pub shutdown: Shutdown,
+}
+
+impl Shared {
+    pub fn new(store: Store, config: Arc<Config>, secrets: Secrets, shutdown: Shutdown) -> Self {
+        Self { store, config, secrets, clock: Arc::new(SystemClock), shutdown }
+    }
+}
+
+/// A door at work. Boxed: both are large, and they are moved into tasks.
+pub type Serving = Pin<Box<dyn Future<Output = Result<()>> + Send>>;
+
+/// Serves until the end is asked for and what was in flight is done.
+pub fn api(shared: Shared, listener: TcpListener, health: Health) -> Serving {
+    let Shared { store, config, secrets, clock, shutdown } = shared;
+    let parts = ApiParts { store, config, secrets, clock, listener, shutdown, health };
+    Box::pin(async { tollgate_api::serve(parts).await.context("the admin API failed") })
+}
+
+/// Serves until the end is asked for and what was in flight is done.
+pub fn worker(shared: Shared, listener: TcpListener, health: Health, sandbox_path: PathBuf) -> Serving {
+    let Shared { store, config, secrets, clock, shutdown } = shared;
+    let parts = WorkerParts { store, config, secrets, clock, listener, shutdown, health, sandbox_path };
+    Box::pin(async { tollgate_worker::serve(parts).await.context("the worker failed") })
+}
+
+/// Answers what was done, for people.
+pub async fn migrate(url: &str) -> Result<impl fmt::Display + use<>> {
+    let report = tollgate_store::migrate(url).await?;
+    Ok(match report.applied.as_slice() {
+        [] => "the schema is up to date".to_owned(),
+        [.., last] => format!("{} applied, schema is at {last}", report.applied.len()),
+    })
+}
+
+pub async fn connect(url: &str, max_connections: u32) -> Result<Store> {
+    tollgate_store::connect(url, max_connections).await.context("cannot connect to the database")
+}
+
+pub fn secrets(secret: [u8; 32]) -> Secrets {
+    Secrets::from_bytes(secret)
+}
+
+pub fn new_admin_token() -> String {
+    Secret::generate(SecretKind::Platform, ids::mint(SystemClock.now())).reveal().to_owned()
+}
+
+/// Whether a platform token opens the admin API.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Admitted {
+    Yes,
+    Revoked,
+}
+
+/// Makes the database know a platform token. Doing it again changes nothing, and brings no revoked one back.
+pub async fn admit_admin(store: &Store, secrets: &Secrets, token: &str) -> Result<Admitted> {
+    let token = Secret::parse(token).filter(|secret| secret.kind() == SecretKind::Platform);
+    let token = token.context("the stored admin token is damaged")?;
+    let id = token.id().into();
+    let known = auth::platform_token(store, id).await.context("cannot look up the admin token")?;
+    if let Some(row) = known {
+        return Ok(if row.revoked_at.is_some() { Admitted::Revoked } else { Admitted::Yes });
+    }
+    let hash = token.hash(&secrets.pepper);
+    auth::put_platform_token(store, id, &hash, SystemClock.now()).await.context("cannot store the admin token")?;
+    Ok(Admitted::Yes)
+}
+
+pub fn openapi_json() -> String {
+    tollgate_api::openapi_json()
+}

@@ -1,0 +1,207 @@
+//! `tollgate.toml`: what an operator decides about one installation. Everything has a default, unknown names are refused,
+//! and an error says in which line of which file it stands.
+
+mod check;
+mod load;
+
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+
+use serde::Deserialize;
+
+pub use load::{ConfigArgs, ConfigError};
+
+/// The file as a whole. Programs and identity providers are lists, written `[[program]]` and `[[oidc]]`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Command lines that an upstream of type `stdio` may name. The admin API cannot name a command line itself: whoever
+    /// holds an admin token could otherwise run anything on this host.
+    #[serde(rename = "program")]
+    pub programs: Vec<Program>,
+    /// Identity providers whose tokens the admin API accepts beside its own.
+    pub oidc: Vec<Oidc>,
+    pub telemetry: Telemetry,
+    pub limits: Limits,
+    pub gateway: Gateway,
+    pub upstream: Upstream,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Program {
+    /// What the API calls it: lower-case letters, digits, `-` and `_`.
+    pub name: String,
+    pub command: PathBuf,
+    #[serde(default)]
+    pub args: Vec<String>,
+    /// The whole environment of the program besides PATH, HOME and LANG; nothing else of the gateway's is handed on.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// Relative paths count from the folder of the file.
+    #[serde(default)]
+    pub cwd: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Oidc {
+    /// Compared with `iss` as it stands, and https unless it is a loopback address.
+    pub issuer: String,
+    pub audience: String,
+    /// Asymmetric algorithms only: with a symmetric one, whoever can verify could also issue.
+    #[serde(default = "default_algorithms")]
+    pub algorithms: Vec<String>,
+    /// Where the keys are; otherwise read from `<issuer>/.well-known/openid-configuration`.
+    #[serde(default)]
+    pub jwks_url: Option<String>,
+    /// The claim that holds the tenant's id or slug. Without it, tokens of this issuer speak for the platform.
+    #[serde(default)]
+    pub tenant_claim: Option<String>,
+    /// The claim that holds the role's name; it may be a list, of which the strongest known role counts.
+    #[serde(default)]
+    pub role_claim: Option<String>,
+}
+
+fn default_algorithms() -> Vec<String> {
+    vec!["RS256".to_owned()]
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Telemetry {
+    /// Base address of an OTLP/HTTP collector, e.g. `http://localhost:4318`; `/v1/traces` is appended to a bare one.
+    pub otlp_endpoint: Option<String>,
+    /// A level, or directives such as `info,tollgate_worker=debug`.
+    pub log: String,
+    pub log_format: LogFormat,
+}
+
+impl Default for Telemetry {
+    fn default() -> Self {
+        Self { otlp_endpoint: None, log: "info".to_owned(), log_format: LogFormat::Text }
+    }
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    #[default]
+    Text,
+    Json,
+}
+
+/// Ceilings. Every queue, body, run and wait has one; these are the ones an operator may want to move.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    pub request_body_bytes: usize,
+    /// How long a client may take to send the head of a request.
+    pub request_head_seconds: u64,
+    pub connections: usize,
+    /// One call to an upstream, from sending to its last byte.
+    pub tool_call_seconds: u64,
+    pub tool_result_bytes: usize,
+    /// Calls waiting for the audit log; beyond it new calls are refused, not left unrecorded.
+    pub audit_queue: usize,
+    pub database_connections: u32,
+    /// How long a stopping process waits for the work in flight.
+    pub drain_seconds: u64,
+    pub script: ScriptLimits,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            request_body_bytes: 4 << 20,
+            request_head_seconds: 10,
+            connections: 10_000,
+            tool_call_seconds: 60,
+            tool_result_bytes: 8 << 20,
+            audit_queue: 10_000,
+            database_connections: 20,
+            drain_seconds: 20,
+            script: ScriptLimits::default(),
+        }
+    }
+}
+
+impl Limits {
+    pub fn tool_call(&self) -> Duration {
+        Duration::from_secs(self.tool_call_seconds)
+    }
+
+    pub fn drain(&self) -> Duration {
+        Duration::from_secs(self.drain_seconds)
+    }
+}
+
+/// Of one script run.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ScriptLimits {
+    /// Calls and loop back-edges.
+    pub ticks: u64,
+    pub heap_bytes: u64,
+    /// Wall clock of one step. Time in which a run waits for a tool or for a person is not counted.
+    pub wall_seconds: u64,
+    pub source_bytes: usize,
+    pub log_bytes: usize,
+    pub result_bytes: usize,
+    /// Tool calls in one run.
+    pub calls: u32,
+    /// Sandbox processes of one worker; 0 means one per core.
+    pub processes: usize,
+}
+
+impl Default for ScriptLimits {
+    fn default() -> Self {
+        Self {
+            ticks: 5_000_000,
+            heap_bytes: 128 << 20,
+            wall_seconds: 10,
+            source_bytes: 64 << 10,
+            log_bytes: 256 << 10,
+            result_bytes: 1 << 20,
+            calls: 200,
+            processes: 0,
+        }
+    }
+}
+
+impl ScriptLimits {
+    pub fn wall(&self) -> Duration {
+        Duration::from_secs(self.wall_seconds)
+    }
+}
+
+/// The model door as browsers see it.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Gateway {
+    /// Values of `Origin` that are answered. A request without one is no browser and passes.
+    pub allowed_origins: Vec<String>,
+    /// Values of `Host` that are answered, against DNS rebinding. Empty: the loopback names while the listener is on a
+    /// loopback address, and any name otherwise.
+    pub allowed_hosts: Vec<String>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Upstream {
+    /// Whether an upstream's address may lie in a private or loopback network. Unset: yes under `tollgate up`, where the
+    /// servers to try usually run beside it; no for `tollgate api` and `tollgate worker`, where an admin of one tenant
+    /// must not reach into the operator's network.
+    pub allow_private_networks: Option<bool>,
+}
+
+impl Upstream {
+    pub fn allows_private_networks(&self) -> bool {
+        self.allow_private_networks.unwrap_or(false)
+    }
+}
+
+impl Config {
+    pub fn program(&self, name: &str) -> Option<&Program> {
+        self.programs.iter().find(|program| program.name == name)
+    }
+}

@@ -1,0 +1,143 @@
+//! Rules that types do not express. Each says what to write instead.
+
+use std::collections::BTreeSet;
+
+use tracing_subscriber::EnvFilter;
+
+use super::{Config, Limits, Oidc, Program};
+
+/// RFC 7518 names of the algorithms whose verification key cannot sign.
+const ASYMMETRIC: [&str; 9] = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA"];
+
+type Check = Result<(), String>;
+
+impl Config {
+    /// Called on every way to a `Config`, and again after something was merged in.
+    pub fn check(&self) -> Check {
+        let mut names = BTreeSet::new();
+        for program in &self.programs {
+            check_program(program)?;
+            if !names.insert(&program.name) {
+                return Err(format!("two programs are named {:?}; names must differ", program.name));
+            }
+        }
+        self.oidc.iter().try_for_each(check_oidc)?;
+        check_limits(&self.limits)?;
+        check_telemetry(&self.telemetry)
+    }
+}
+
+fn check_program(program: &Program) -> Check {
+    let name = &program.name;
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_';
+    if name.is_empty() || name.len() > 64 || !name.chars().all(plain) {
+        return Err(format!("program name {name:?} must be 1 to 64 lower-case letters, digits, `-` or `_`"));
+    }
+    if program.command.as_os_str().is_empty() {
+        return Err(format!("program {name:?} has an empty command"));
+    }
+    Ok(())
+}
+
+fn check_oidc(oidc: &Oidc) -> Check {
+    check_url("oidc issuer", &oidc.issuer, true)?;
+    if let Some(url) = &oidc.jwks_url {
+        check_url("oidc jwks_url", url, true)?;
+    }
+    if oidc.audience.is_empty() {
+        return Err(format!("oidc issuer {:?} needs an audience", oidc.issuer));
+    }
+    if oidc.algorithms.is_empty() {
+        return Err(format!("oidc issuer {:?} allows no algorithm", oidc.issuer));
+    }
+    match oidc.algorithms.iter().find(|name| !ASYMMETRIC.contains(&name.as_str())) {
+        Some(name) => Err(format!("oidc algorithm {name:?} is not one of {}", ASYMMETRIC.join(", "))),
+        None => Ok(()),
+    }
+}
+
+/// Whoever can change what these addresses answer decides who is an admin: plain http only on this machine.
+fn check_url(what: &str, url: &str, secure: bool) -> Check {
+    let uri: axum::http::Uri = url.parse().map_err(|error| format!("{what} {url:?} is not a URL: {error}"))?;
+    let host = uri.host().unwrap_or("");
+    let loopback = matches!(host, "localhost" | "127.0.0.1" | "[::1]");
+    match uri.scheme_str() {
+        Some("https") => Ok(()),
+        Some("http") if loopback || !secure => Ok(()),
+        Some("http") => Err(format!("{what} {url:?} must be https")),
+        _ => Err(format!("{what} {url:?} must begin with https:// or http://")),
+    }
+}
+
+fn check_limits(limits: &Limits) -> Check {
+    let script = &limits.script;
+    let positive: [(&str, u64); 14] = [
+        ("request_body_bytes", limits.request_body_bytes as u64),
+        ("request_head_seconds", limits.request_head_seconds),
+        ("connections", limits.connections as u64),
+        ("tool_call_seconds", limits.tool_call_seconds),
+        ("tool_result_bytes", limits.tool_result_bytes as u64),
+        ("audit_queue", limits.audit_queue as u64),
+        ("database_connections", u64::from(limits.database_connections)),
+        ("script.ticks", script.ticks),
+        ("script.heap_bytes", script.heap_bytes),
+        ("script.wall_seconds", script.wall_seconds),
+        ("script.source_bytes", script.source_bytes as u64),
+        ("script.log_bytes", script.log_bytes as u64),
+        ("script.result_bytes", script.result_bytes as u64),
+        ("script.calls", u64::from(script.calls)),
+    ];
+    match positive.iter().find(|(_, value)| *value == 0) {
+        Some((name, _)) => Err(format!("limits.{name} must be more than 0; leave it out for the default")),
+        None => Ok(()),
+    }
+}
+
+fn check_telemetry(telemetry: &super::Telemetry) -> Check {
+    EnvFilter::builder()
+        .parse(&telemetry.log)
+        .map_err(|error| format!("log filter {:?} cannot be read: {error}", telemetry.log))?;
+    match &telemetry.otlp_endpoint {
+        Some(url) => check_url("otlp_endpoint", url, false),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn refusal(text: &str) -> String {
+        Config::parse(text, Path::new("t.toml")).expect_err("must be refused").to_string()
+    }
+
+    fn oidc(fields: &str) -> String {
+        format!("[[oidc]]\naudience = 'tollgate'\n{fields}\n")
+    }
+
+    #[test]
+    fn two_programs_cannot_share_a_name() {
+        let one = "[[program]]\nname = 'a'\ncommand = 'x'\n";
+        assert!(refusal(&format!("{one}{one}")).contains("two programs are named \"a\""));
+    }
+
+    #[test]
+    fn a_symmetric_algorithm_is_refused() {
+        let text = oidc("issuer = 'https://id.example'\nalgorithms = ['HS256']");
+        assert!(refusal(&text).contains("\"HS256\" is not one of RS256"));
+    }
+
+    #[test]
+    fn an_issuer_is_https_except_on_this_machine() {
+        assert!(refusal(&oidc("issuer = 'http://id.example'")).contains("must be https"));
+        let local = oidc("issuer = 'http://127.0.0.1:9000/realm'");
+        assert!(Config::parse(&local, Path::new("t.toml")).is_ok());
+    }
+
+    #[test]
+    fn a_limit_of_zero_is_refused() {
+        assert!(refusal("[limits]\naudit_queue = 0\n").contains("limits.audit_queue must be more than 0"));
+    }
+}

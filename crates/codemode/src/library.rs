@@ -1,0 +1,339 @@
+//! The virtual files of one scope: what `listToolFiles`, `readToolFile` and `getToolDocs` answer, and the catalog for the
+//! sandbox. Names are settled when the library is made; texts are rendered when first read and kept.
+
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock};
+
+use serde_json::Value;
+
+use crate::names::{Kind, identifiers};
+use crate::shape::{EFFORT, Shape};
+use crate::sheet::{STUB, Sheet};
+use crate::wire::{Catalog, CatalogParam, CatalogServer, CatalogTool};
+use crate::{docs, text};
+
+/// A file longer than this is answered with its outline, and no answer is longer.
+const MAX_ANSWER: usize = 32 << 10;
+/// Names listed in an error.
+const MAX_NAMES: usize = 20;
+/// Tool names listed for a server that does not describe itself.
+const NAMES_SHOWN: usize = 6;
+
+/// How the tools of a server are spread over files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Binding {
+    /// `servers/<server>.pyi` holds all tools.
+    Server,
+    /// `servers/<server>/<tool>.pyi` holds one.
+    Tool,
+}
+
+#[derive(Debug, Clone)]
+pub struct ServerDef {
+    /// The global in a script. Made an identifier, and kept apart from builtins and other servers, where it is not already.
+    pub name: String,
+    pub description: Option<String>,
+    pub binding: Binding,
+    pub tools: Vec<ToolDef>,
+}
+
+#[derive(Debug, Clone)]
+pub struct ToolDef {
+    pub tool_id: String,
+    /// The upstream's own name, such as `get-sum`.
+    pub name: String,
+    /// The tool as the upstream's `tools/list` gave it.
+    pub definition: Arc<Value>,
+}
+
+/// Immutable and shared: make one per scope snapshot.
+#[derive(Debug)]
+pub struct Library {
+    servers: Vec<ServerDef>,
+    catalog: Catalog,
+    files: Vec<File>,
+    by_path: HashMap<String, usize>,
+}
+
+#[derive(Debug)]
+struct File {
+    path: String,
+    server: usize,
+    /// `None`: all tools of the server.
+    tool: Option<usize>,
+    text: OnceLock<String>,
+}
+
+/// Written for the model that asked: what was wrong, what is near, what there is.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LibraryError {
+    #[error("there is no file {asked:?}. {hint}")]
+    NoFile { asked: String, hint: String },
+    #[error("there is no server {asked:?}. {hint}")]
+    NoServer { asked: String, hint: String },
+    #[error("server {server} has no tool {asked:?}. {hint}")]
+    NoTool { server: String, asked: String, hint: String },
+    #[error("lines {start} to {end} are not in {path}, which has lines 1 to {lines}")]
+    NoLines { path: String, start: u32, end: String, lines: usize },
+}
+
+impl Library {
+    #[must_use]
+    pub fn new(servers: Vec<ServerDef>) -> Self {
+        let raw: Vec<&str> = servers.iter().map(|s| s.name.as_str()).collect();
+        let names = identifiers(&raw, Kind::Server);
+        let catalog = Catalog { servers: servers.iter().zip(names).map(|(def, name)| catalog_server(def, name)).collect() };
+        let files = files_of(&servers, &catalog);
+        let by_path = files.iter().enumerate().map(|(at, f)| (f.path.clone(), at)).collect();
+        Self { servers, catalog, files, by_path }
+    }
+
+    /// What the sandbox needs to know: names, and the way back from them.
+    #[must_use]
+    pub fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+
+    /// The paths of all files, in order.
+    #[must_use]
+    pub fn files(&self) -> Vec<String> {
+        self.files.iter().map(|f| f.path.clone()).collect()
+    }
+
+    /// One line per server: where its files are, how many tools, what it is about.
+    #[must_use]
+    pub fn list_files(&self) -> String {
+        if self.servers.is_empty() {
+            return "No server is available to this key.".to_owned();
+        }
+        let mut out = String::new();
+        for (def, server) in self.servers.iter().zip(&self.catalog.servers) {
+            let count = match server.tools.len() {
+                1 => "1 tool".to_owned(),
+                n => format!("{n} tools"),
+            };
+            let about = text::sentence(def.description.as_deref().unwrap_or_default(), 160);
+            let line = match def.binding {
+                Binding::Server if about.is_empty() => {
+                    format!("servers/{}.pyi  {count}: {}", server.name, some_names(server, NAMES_SHOWN))
+                }
+                Binding::Server => format!("servers/{}.pyi  {count}. {about}", server.name),
+                Binding::Tool => {
+                    let gap = if about.is_empty() { "" } else { " " };
+                    let names = some_names(server, usize::MAX);
+                    format!("servers/{}/<tool>.pyi  {count}.{gap}{about} <tool> is one of: {names}", server.name)
+                }
+            };
+            out.push_str(&line);
+            out.push('\n');
+        }
+        out
+    }
+
+    /// The lines of a file, counted from 1, both ends included. A file too long for one answer is answered with an outline
+    /// unless lines are asked for.
+    ///
+    /// # Errors
+    /// When no such file or line exists.
+    pub fn read_file(&self, path: &str, start_line: Option<u32>, end_line: Option<u32>) -> Result<String, LibraryError> {
+        let file = self.file(path)?;
+        let whole = self.text(file);
+        if start_line.is_none() && end_line.is_none() {
+            return Ok(if whole.len() <= MAX_ANSWER { whole.to_owned() } else { outline(whole) });
+        }
+        let lines: Vec<&str> = whole.lines().collect();
+        let start = start_line.unwrap_or(1).max(1);
+        let end = end_line.unwrap_or(u32::MAX);
+        let shown = lines.get(start as usize - 1..lines.len().min(end as usize)).filter(|l| !l.is_empty());
+        let shown = shown.ok_or_else(|| LibraryError::NoLines {
+            path: file.path.clone(),
+            start,
+            end: end_line.map_or_else(|| "the end".to_owned(), |l| l.to_string()),
+            lines: lines.len(),
+        })?;
+        Ok(bounded(shown, start as usize))
+    }
+
+    /// Everything known about one tool. Both names may be the script's or the upstream's.
+    ///
+    /// # Errors
+    /// When no such server or tool exists.
+    pub fn docs(&self, server: &str, tool: &str) -> Result<String, LibraryError> {
+        let at = self.server_index(server)?;
+        let (Some(def), Some(listed)) = (self.servers.get(at), self.catalog.servers.get(at)) else {
+            return Err(self.no_server(server));
+        };
+        let found = listed.tools.iter().zip(&def.tools);
+        let exact = found.clone().find(|(t, _)| t.name == tool);
+        let loose = || found.clone().find(|(t, d)| d.name == tool || is_dotted(tool, &listed.name, &t.name));
+        let (entry, tool_def) = exact.or_else(loose).ok_or_else(|| {
+            let names = listed.tools.iter().map(|t| t.name.as_str());
+            LibraryError::NoTool { server: listed.name.clone(), asked: quoted(tool), hint: hint(tool, names, "Its tools") }
+        })?;
+        Ok(docs::page(&listed.name, entry, &tool_def.name, &tool_def.definition))
+    }
+
+    fn file(&self, path: &str) -> Result<&File, LibraryError> {
+        let asked = path.trim().trim_start_matches("./").trim_start_matches('/');
+        let exact = self.by_path.get(asked).and_then(|at| self.files.get(*at));
+        // Models leave out the folder or the ending; each spelling still means at most one file, by comparison with the table.
+        let short = |f: &File| f.path.strip_prefix("servers/").is_some_and(|p| p == asked || p.strip_suffix(".pyi") == Some(asked));
+        let loose = || self.files.iter().find(|f| short(f) || f.path.strip_suffix(".pyi") == Some(asked));
+        exact.or_else(loose).ok_or_else(|| {
+            let hint = hint(asked, self.files.iter().map(|f| f.path.as_str()), "Files");
+            LibraryError::NoFile { asked: quoted(path), hint }
+        })
+    }
+
+    fn server_index(&self, name: &str) -> Result<usize, LibraryError> {
+        let by_name = self.catalog.servers.iter().position(|s| s.name == name);
+        let by_raw = || self.servers.iter().position(|s| s.name == name);
+        let by_path = || self.by_path.get(name).and_then(|at| self.files.get(*at)).map(|f| f.server);
+        by_name.or_else(by_raw).or_else(by_path).ok_or_else(|| self.no_server(name))
+    }
+
+    fn no_server(&self, name: &str) -> LibraryError {
+        let hint = hint(name, self.catalog.servers.iter().map(|s| s.name.as_str()), "Servers");
+        LibraryError::NoServer { asked: quoted(name), hint }
+    }
+
+    fn text<'a>(&'a self, file: &'a File) -> &'a str {
+        file.text.get_or_init(|| match (self.servers.get(file.server), self.catalog.servers.get(file.server)) {
+            (Some(def), Some(server)) => render(def, server, file.tool),
+            _ => String::new(),
+        })
+    }
+}
+
+fn catalog_server(def: &ServerDef, name: String) -> CatalogServer {
+    let raw: Vec<&str> = def.tools.iter().map(|t| t.name.as_str()).collect();
+    let names = identifiers(&raw, Kind::Tool);
+    CatalogServer { name, tools: def.tools.iter().zip(names).map(|(tool, name)| catalog_tool(tool, name)).collect() }
+}
+
+fn catalog_tool(tool: &ToolDef, name: String) -> CatalogTool {
+    let input = tool.definition.get("inputSchema").unwrap_or(&Value::Null);
+    let shape = Shape::of(input, input, &mut EFFORT.clone());
+    let props: Vec<_> = shape.in_signature_order().collect();
+    let keys: Vec<&str> = props.iter().map(|p| p.key).collect();
+    let params = identifiers(&keys, Kind::Param)
+        .into_iter()
+        .zip(props)
+        .map(|(name, prop)| CatalogParam { name, key: prop.key.to_owned(), required: prop.required })
+        .collect();
+    CatalogTool { name, tool_id: tool.tool_id.clone(), params, open: shape.is_open() }
+}
+
+fn files_of(servers: &[ServerDef], catalog: &Catalog) -> Vec<File> {
+    let mut files = Vec::new();
+    for (server, (def, listed)) in servers.iter().zip(&catalog.servers).enumerate() {
+        let mut add = |path, tool| files.push(File { path, server, tool, text: OnceLock::new() });
+        match def.binding {
+            Binding::Server => add(format!("servers/{}.pyi", listed.name), None),
+            Binding::Tool => {
+                for (at, tool) in listed.tools.iter().enumerate() {
+                    add(format!("servers/{}/{}.pyi", listed.name, tool.name), Some(at));
+                }
+            }
+        }
+    }
+    files
+}
+
+fn render(def: &ServerDef, server: &CatalogServer, only: Option<usize>) -> String {
+    let mut sheet = Sheet::default();
+    for (at, (tool, entry)) in def.tools.iter().zip(&server.tools).enumerate() {
+        if only.is_none_or(|o| o == at) {
+            sheet.add(entry, &tool.definition);
+        }
+    }
+    let rendered = sheet.render(STUB);
+    let about = text::sentence(def.description.as_deref().unwrap_or_default(), 160);
+    let mut out = format!("# {}{}{about}\n", server.name, if about.is_empty() { "" } else { ": " });
+    out.push_str(&format!("# call: {}.<tool>(keyword=value). \"key?\" may be missing.", server.name));
+    out.push_str(if rendered.cut { " What is cut (...) is in getToolDocs.\n" } else { "\n" });
+    for line in rendered.aliases.iter().chain(&rendered.signatures) {
+        out.push_str(line);
+        out.push('\n');
+    }
+    out
+}
+
+/// For each tool of a long file its line and what it is about, cut off where even that is too long.
+fn outline(whole: &str) -> String {
+    let lines: Vec<&str> = whole.lines().collect();
+    let mut out = vec![format!(
+        "# {} lines, too long for one answer. This is its outline: line, tool, purpose. Read parts with startLine and endLine, \
+         or one tool with getToolDocs.",
+        lines.len()
+    )];
+    for (at, line) in lines.iter().enumerate() {
+        let name = line.strip_prefix("def ").and_then(|l| l.split('(').next());
+        let Some(name) = name else { continue };
+        let about = line.rsplit_once(": ...  # ").map(|(_, about)| text::cap(about, 70)).unwrap_or_default();
+        out.push(format!("# {} {name} {about}", at + 1).trim_end().to_owned());
+    }
+    let first = lines.iter().position(|l| l.starts_with("def ")).unwrap_or_default();
+    if first > 2 {
+        out.push(format!("# 3-{first} named types"));
+    }
+    let mut answer = String::new();
+    for line in &out {
+        if answer.len() + line.len() > MAX_ANSWER - 100 {
+            answer.push_str("# the outline is cut here; read further lines with startLine\n");
+            break;
+        }
+        answer.push_str(line);
+        answer.push('\n');
+    }
+    answer
+}
+
+/// The lines as far as one answer reaches, and where to go on.
+fn bounded(lines: &[&str], start: usize) -> String {
+    let mut out = String::new();
+    for (at, line) in lines.iter().enumerate() {
+        if at > 0 && out.len() + line.len() > MAX_ANSWER {
+            out.push_str(&format!("# cut here; continue with startLine={}\n", start + at));
+            break;
+        }
+        out.push_str(line);
+        out.push('\n');
+    }
+    out
+}
+
+fn some_names(server: &CatalogServer, max: usize) -> String {
+    let mut names: Vec<&str> = server.tools.iter().map(|t| t.name.as_str()).take(max).collect();
+    if server.tools.len() > max {
+        names.push("...");
+    }
+    names.join(", ")
+}
+
+/// The asker wrote `server.tool` where `tool` was meant.
+fn is_dotted(asked: &str, server: &str, tool: &str) -> bool {
+    asked.strip_prefix(server).and_then(|rest| rest.strip_prefix('.')) == Some(tool)
+}
+
+fn quoted(asked: &str) -> String {
+    text::cap(&text::line(asked), 100)
+}
+
+/// "Did you mean ..? Files: ..": the three nearest names, then what there is, nearest first.
+fn hint<'a>(asked: &str, names: impl Iterator<Item = &'a str>, what: &str) -> String {
+    let asked = text::cap(asked, 200).to_lowercase();
+    let mut near: Vec<(f64, &str)> = names.map(|n| (strsim::jaro_winkler(&asked, &n.to_lowercase()), n)).collect();
+    if near.is_empty() {
+        return format!("{what}: none.");
+    }
+    let total = near.len();
+    let mut by_name: Vec<&str> = Vec::new();
+    near.sort_by(|a, b| b.0.total_cmp(&a.0));
+    by_name.extend(near.iter().take(MAX_NAMES).map(|n| n.1));
+    let meant: Vec<&str> = near.iter().take(3).filter(|n| n.0 >= 0.9).map(|n| n.1).collect();
+    let meant = if meant.is_empty() { String::new() } else { format!("Did you mean {}? ", meant.join(" or ")) };
+    let more = if total > MAX_NAMES { format!(", and {} more", total - MAX_NAMES) } else { String::new() };
+    format!("{meant}{what}: {}{more}.", by_name.join(", "))
+}
+

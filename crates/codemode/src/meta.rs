@@ -1,0 +1,99 @@
+//! The four tools under which a model reaches all others. Their descriptions are the whole prompt of Code Mode.
+
+use serde_json::{Value, json};
+
+const LIST_FILES: &str = "List the tool files available to you: one line per server with path, tool count and purpose. \
+Start here when you do not know which server has what you need.";
+
+const READ_FILE: &str = "Read a tool file: one Python-style signature per line, `def tool(required: str, optional: int = 10) -> {\"id\": str, \
+\"note?\": str}: ...  # purpose`. `\"key?\"` may be missing, `= None` means leave it out when not needed. A long file answers with an \
+outline of line numbers; read the lines you need with startLine and endLine (from 1, inclusive).";
+
+const DOCS: &str = "Full documentation of one tool: description, every parameter with type, default and constraints, return fields, side effects, an \
+example call. Use it when the signature is not enough or shows `...`.";
+
+const EXECUTE: &str = "Run a script that calls tools. Do the whole job in one script: call, loop, filter, combine, and hand back only what you \
+need; what stays in the script costs you no tokens. Read the signatures first.
+
+Each server is a global: `c = crm.find_customer(email=\"a@b.c\")`. Pass arguments by keyword, as the signature names them. Calls return plain \
+values (dict, list, str, ...): read r[\"key\"] or r.key, and r.get(\"key\") where it may be missing. Set `result` to the answer (plain data); \
+print(...) goes to logs. A failing call ends the script; try_call(crm.find_customer, email=\"..\") gives {ok, value, error} instead. \
+parallel(lambda i: crm.get_order(id=i), ids) makes calls at the same time.
+
+The language is Starlark, a small Python: def, if, for, comprehensions, lambda, f-strings, str/list/dict methods, sorted, sum, len, range, zip, \
+enumerate, json.encode, json.decode. It has no import, while, try/except, class, with, is, async, generators, :=, set literals, regular \
+expressions, files, network or clock. For while write `for _ in range(n)` and break; for `a < b < c` write `a < b and b < c`.
+
+Example:
+unpaid = [o for o in crm.list_orders(customer_id=c.id) if o[\"status\"] == \"unpaid\"]
+result = {\"count\": len(unpaid), \"total\": sum([o[\"total\"] for o in unpaid])}
+
+Every call is checked and recorded. When state is \"waiting_approval\", the run has paused until a person approves and then goes on by itself: \
+do not send it again.";
+
+/// `listToolFiles`, `readToolFile`, `getToolDocs` and `executeToolCode` as MCP tool objects.
+#[must_use]
+pub fn meta_tools() -> Vec<Value> {
+    let text = |description: &str| json!({"type": "string", "description": description});
+    let line = |description: &str| json!({"type": "integer", "minimum": 1, "description": description});
+    vec![
+        reader("listToolFiles", "List tool files", LIST_FILES, json!({}), &[]),
+        reader(
+            "readToolFile",
+            "Read a tool file",
+            READ_FILE,
+            json!({
+                "fileName": text("A path from listToolFiles, such as servers/crm.pyi"),
+                "startLine": line("First line to read"),
+                "endLine": line("Last line to read"),
+            }),
+            &["fileName"],
+        ),
+        reader(
+            "getToolDocs",
+            "Read a tool's documentation",
+            DOCS,
+            json!({"server": text("Server name, such as crm"), "tool": text("Tool name, such as find_customer")}),
+            &["server", "tool"],
+        ),
+        json!({
+            "name": "executeToolCode",
+            "title": "Run a tool script",
+            "description": EXECUTE,
+            "inputSchema": object(json!({"code": text("The script")}), &["code"]),
+            "outputSchema": execute_output(),
+            // What a script does is what the tools it calls do.
+            "annotations": {"readOnlyHint": false, "destructiveHint": true, "idempotentHint": false, "openWorldHint": true},
+        }),
+    ]
+}
+
+fn reader(name: &str, title: &str, description: &str, properties: Value, required: &[&str]) -> Value {
+    json!({
+        "name": name,
+        "title": title,
+        "description": description,
+        "inputSchema": object(properties, required),
+        "annotations": {"readOnlyHint": true, "destructiveHint": false, "idempotentHint": true, "openWorldHint": false},
+    })
+}
+
+fn object(properties: Value, required: &[&str]) -> Value {
+    json!({"type": "object", "properties": properties, "required": required, "additionalProperties": false})
+}
+
+fn execute_output() -> Value {
+    let call = object(json!({"call_id": {"type": "string"}, "tool": {"type": "string"}, "outcome": {"type": "string"}}), &["call_id", "tool", "outcome"]);
+    json!({
+        "type": "object",
+        "properties": {
+            "script_run_id": {"type": "string"},
+            "state": {"type": "string", "enum": ["done", "failed", "waiting_approval"]},
+            "result": {"description": "The value of `result`; null where the script set none"},
+            "logs": {"type": "array", "items": {"type": "string"}},
+            "error": {"description": "Set when state is failed: what went wrong, where, and what to write instead"},
+            "calls": {"type": "array", "items": call},
+        },
+        "required": ["script_run_id", "state", "result", "logs", "calls"],
+    })
+}

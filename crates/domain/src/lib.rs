@@ -1,0 +1,22 @@
+//! The nouns and rules of Tollgate, pure: no I/O, no SQL, no HTTP, no clock of its own.
+
+pub mod call;
+pub mod clock;
+pub mod ids;
+pub mod json;
+pub mod key;
+pub mod money;
+pub mod policy;
+pub mod price;
+pub mod role;
+pub mod scope;
+pub mod seal;
+pub mod tool;
+
+pub use call::{Decision, Origin, Outcome};
+pub use clock::{Clock, SystemClock};
+pub use ids::*;
+pub use key::{Pepper, Secret, SecretKind};
+pub use money::{Currency, Picos};
+pub use role::{Action, Role};
+pub use seal::{Sealer, Secrets};

@@ -1,0 +1,83 @@
+//! Who may do what through the admin door: one matrix, walked by a test.
+
+use crate::call::words;
+
+words! {
+    /// A role within one tenant. The platform's operator stands above them as an owner of every tenant.
+    Role {
+        Owner = "owner",
+        /// Everything but owners and the tenant's deletion.
+        Admin = "admin",
+        /// Reads, revokes keys, edits upstreams.
+        Operator = "operator",
+        /// Prices, budgets, reports.
+        Finance = "finance",
+        /// Reads reports, tool calls and exports.
+        Auditor = "auditor",
+    }
+}
+
+/// What a route does, as far as authority goes. Each route names exactly one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Action {
+    /// Create, list tenants: the platform's operator alone.
+    Platform,
+    ReadTenant,
+    WriteTenant,
+    DeleteTenant,
+    /// Admins and service tokens: whoever may write these decides who else may.
+    ReadAdmins,
+    WriteAdmins,
+    /// Teams, keys, tool groups, upstreams, tools.
+    ReadConfig,
+    WriteTeams,
+    WriteKeys,
+    RevokeKeys,
+    WriteToolGroups,
+    WriteUpstreams,
+    /// Approve a quarantined definition.
+    ApproveTools,
+    ReadPrices,
+    WritePrices,
+    ReadReports,
+    /// Tool calls, LLM requests, script runs, and their export.
+    ReadAudit,
+    ReadAdminEvents,
+}
+
+impl Action {
+    pub const ALL: &'static [Self] = &[
+        Self::Platform, Self::ReadTenant, Self::WriteTenant, Self::DeleteTenant, Self::ReadAdmins, Self::WriteAdmins,
+        Self::ReadConfig, Self::WriteTeams, Self::WriteKeys, Self::RevokeKeys, Self::WriteToolGroups, Self::WriteUpstreams,
+        Self::ApproveTools, Self::ReadPrices, Self::WritePrices, Self::ReadReports, Self::ReadAudit, Self::ReadAdminEvents,
+    ];
+}
+
+impl Role {
+    /// The matrix. Whatever it does not name is forbidden.
+    #[must_use]
+    pub const fn may(self, action: Action) -> bool {
+        use Action as A;
+        match self {
+            Self::Owner => !matches!(action, A::Platform),
+            Self::Admin => !matches!(action, A::Platform | A::DeleteTenant),
+            Self::Operator => matches!(
+                action,
+                A::ReadTenant | A::ReadConfig | A::RevokeKeys | A::WriteUpstreams | A::ReadPrices | A::ReadReports
+                    | A::ReadAudit | A::ReadAdminEvents
+            ),
+            Self::Finance => matches!(action, A::ReadTenant | A::ReadConfig | A::ReadPrices | A::WritePrices | A::ReadReports),
+            Self::Auditor => matches!(action, A::ReadTenant | A::ReadReports | A::ReadAudit | A::ReadAdminEvents),
+        }
+    }
+
+    /// Whether this role may hand out `other`: an admin makes no owners.
+    #[must_use]
+    pub const fn may_grant(self, other: Self) -> bool {
+        match self {
+            Self::Owner => true,
+            Self::Admin => !matches!(other, Self::Owner),
+            Self::Operator | Self::Finance | Self::Auditor => false,
+        }
+    }
+}

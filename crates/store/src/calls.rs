@@ -1,0 +1,424 @@
+//! What has happened, as admins read it: tool calls, the requests above them and the script runs between.
+//!
+//! Lists are windows over ids: `from` and `to` compare with the time in an id, so that neighbouring windows neither overlap
+//! nor leave a gap, and a window reads its partitions alone.
+
+use chrono::{DateTime, Utc};
+use futures::TryStreamExt;
+use sqlx::{Postgres, QueryBuilder, Row, postgres::PgRow};
+use tollgate_domain::{
+    CallId, Currency, Decision, KeyId, LlmRequestId, Origin, Outcome, Picos, PriceId, ScriptRunId, TeamId, TenantId, ToolId,
+    UpstreamId, ids, tool::DefinitionHash,
+};
+use uuid::Uuid;
+
+use crate::{
+    error::{StoreError, StoreResult},
+    page::{Page, PageRequest},
+    payload,
+    tx::Tx,
+    upstreams::word,
+};
+
+/// In a list, a payload larger than this is left out.
+pub const LIST_PAYLOAD: i32 = 64 << 10;
+/// In a list, payloads are left out once the page holds this much of them.
+pub const LIST_PAYLOADS: usize = 16 << 20;
+
+/// Which rows of the trail. Empty: all of the tenant's.
+#[derive(Debug, Clone, Default)]
+pub struct CallFilter {
+    pub key_id: Option<KeyId>,
+    pub team_id: Option<TeamId>,
+    pub tool_id: Option<ToolId>,
+    pub upstream_id: Option<UpstreamId>,
+    pub llm_request_id: Option<LlmRequestId>,
+    pub script_run_id: Option<ScriptRunId>,
+    pub outcome: Option<Outcome>,
+    pub decision: Option<Decision>,
+    pub from: Option<DateTime<Utc>>,
+    /// Exclusive.
+    pub to: Option<DateTime<Utc>>,
+}
+
+/// A page and the direction in which it is read.
+#[derive(Debug, Clone, Copy)]
+pub struct Slice {
+    pub page: PageRequest,
+    /// Oldest first; otherwise newest first.
+    pub ascending: bool,
+}
+
+#[derive(Debug, Clone)]
+pub struct ToolCall {
+    pub id: CallId,
+    pub llm_request_id: LlmRequestId,
+    pub script_run_id: Option<ScriptRunId>,
+    pub sequence: Option<i32>,
+    pub origin: Origin,
+    pub key_id: KeyId,
+    pub team_id: Option<TeamId>,
+    pub upstream_id: Option<UpstreamId>,
+    pub upstream_name: Option<String>,
+    pub tool_id: Option<ToolId>,
+    pub tool_name: String,
+    pub definition_sha256: Option<DefinitionHash>,
+    pub decision: Decision,
+    pub reason: Option<String>,
+    /// `None` while the call is open.
+    pub outcome: Option<Outcome>,
+    /// The exact JSON text.
+    pub arguments: Option<String>,
+    pub result: Option<String>,
+    /// A payload exists and was left out for its size.
+    pub truncated: bool,
+    pub error: Option<String>,
+    pub opened_at: DateTime<Utc>,
+    pub closed_at: Option<DateTime<Utc>>,
+    pub latency_us: Option<i64>,
+    pub price_id: Option<PriceId>,
+    pub amount: Option<Picos>,
+    pub currency: Option<Currency>,
+}
+
+/// The rows of the view `tool_calls`, closed by the completion or, failing that, the sweeper's resolution. The view joins
+/// both, and Postgres may then read all resolutions of a tenant for one page; this looks up the one row that counts.
+const CALLS: &str = "(
+  SELECT i.tenant_id, i.call_id, i.llm_request_id, i.origin, i.script_run_id, i.sequence, i.key_id, i.team_id, i.upstream_id,
+         i.upstream_name, i.tool_id, i.tool_name, i.definition_sha256, i.decision, i.reason,
+         COALESCE(d.outcome, i.outcome) AS outcome, CASE WHEN d.outcome IS NULL THEN i.error ELSE d.error END AS error,
+         i.at AS opened_at, COALESCE(d.at, CASE WHEN i.outcome IS NOT NULL THEN i.at END) AS closed_at,
+         COALESCE(d.latency_us, i.latency_us) AS latency_us, i.price_id,
+         COALESCE(d.amount_picos, i.amount_picos) AS amount_picos, i.currency
+  FROM tool_call_events i
+  LEFT JOIN LATERAL (
+    SELECT outcome, error, at, latency_us, amount_picos FROM tool_call_events
+    WHERE tenant_id = i.tenant_id AND call_id = i.call_id AND kind > 0 ORDER BY kind LIMIT 1) d ON true
+  WHERE i.kind = 0) t";
+
+/// How much of the payloads a query brings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Payloads {
+    All,
+    /// Small ones, see [`LIST_PAYLOAD`].
+    Small,
+}
+
+/// A page of tool calls.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn list(tx: &mut Tx, tenant: TenantId, filter: &CallFilter, slice: Slice) -> StoreResult<Page<ToolCall>> {
+    let mut query = select_calls(tenant, Payloads::Small);
+    window(&mut query, "t.call_id", filter, slice);
+    call_conditions(&mut query, "t", filter);
+    order(&mut query, "t.call_id", slice);
+    let mut rows = query.build().fetch(&mut **tx);
+    let (mut calls, mut left) = (Vec::new(), LIST_PAYLOADS);
+    while let Some(row) = rows.try_next().await? {
+        let mut call = tool_call(&row, left > 0)?;
+        let size = [&call.arguments, &call.result].into_iter().flatten().map(String::len).sum();
+        left = left.saturating_sub(size);
+        call.truncated |= row.try_get::<Option<bool>, _>("cut")?.unwrap_or(false);
+        calls.push(call);
+    }
+    drop(rows);
+    Ok(slice.page.cut(calls, |call| call.id.uuid()))
+}
+
+/// One tool call, with its payloads whatever their size.
+///
+/// # Errors
+/// [`StoreError::NotFound`].
+pub async fn get(tx: &mut Tx, tenant: TenantId, id: CallId) -> StoreResult<ToolCall> {
+    let mut query = select_calls(tenant, Payloads::All);
+    query.push(" AND t.call_id = ").push_bind(id.uuid());
+    tool_call(&query.build().fetch_one(&mut **tx).await?, true)
+}
+
+pub(crate) fn select_calls(tenant: TenantId, payloads: Payloads) -> QueryBuilder<Postgres> {
+    let mut query = QueryBuilder::new(
+        "SELECT t.call_id, t.llm_request_id, t.script_run_id, t.sequence, t.origin, t.key_id, t.team_id, t.upstream_id,
+                t.upstream_name, t.tool_id, t.tool_name, t.definition_sha256, t.decision, t.reason, t.outcome, t.error,
+                t.opened_at, t.closed_at, t.latency_us, t.price_id, t.amount_picos, t.currency, ",
+    );
+    match payloads {
+        Payloads::All => query.push("a.body AS arguments, r.body AS result, false AS cut"),
+        Payloads::Small => query
+            .push("CASE WHEN a.size <= ")
+            .push_bind(LIST_PAYLOAD)
+            .push(" THEN a.body END AS arguments, CASE WHEN r.size <= ")
+            .push_bind(LIST_PAYLOAD)
+            .push(" THEN r.body END AS result, GREATEST(a.size, r.size) > ")
+            .push_bind(LIST_PAYLOAD)
+            .push(" AS cut"),
+    };
+    query.push(" FROM ").push(CALLS).push(
+        " LEFT JOIN LATERAL (SELECT size, body FROM tool_call_payloads
+                              WHERE tenant_id = t.tenant_id AND call_id = t.call_id AND kind = 0 LIMIT 1) a ON true
+          LEFT JOIN LATERAL (SELECT size, body FROM tool_call_payloads
+                              WHERE tenant_id = t.tenant_id AND call_id = t.call_id AND kind = 1 LIMIT 1) r ON true
+          WHERE t.tenant_id = ",
+    );
+    query.push_bind(tenant.uuid());
+    query
+}
+
+/// `from`, `to` and the page's start as one range of `id`, a column's name.
+fn window(query: &mut QueryBuilder<Postgres>, id: &'static str, filter: &CallFilter, slice: Slice) {
+    let mut bound = |operator: &'static str, at: Uuid| {
+        query.push(" AND ").push(id).push(operator).push_bind(at);
+    };
+    if let Some(from) = filter.from {
+        bound(" >= ", ids::floor(from));
+    }
+    if let Some(to) = filter.to {
+        bound(" < ", ids::floor(to));
+    }
+    if let Some(after) = slice.page.after {
+        bound(if slice.ascending { " > " } else { " < " }, after);
+    }
+}
+
+fn order(query: &mut QueryBuilder<Postgres>, id: &'static str, slice: Slice) {
+    query.push(" ORDER BY ").push(id).push(if slice.ascending { " LIMIT " } else { " DESC LIMIT " });
+    query.push_bind(slice.page.fetch());
+}
+
+/// The conditions on a tool call, where `table` is [`CALLS`] or has columns of the same names.
+pub(crate) fn call_conditions(query: &mut QueryBuilder<Postgres>, table: &'static str, filter: &CallFilter) {
+    let ids = [
+        (".key_id = ", filter.key_id.map(KeyId::uuid)),
+        (".team_id = ", filter.team_id.map(TeamId::uuid)),
+        (".tool_id = ", filter.tool_id.map(ToolId::uuid)),
+        (".upstream_id = ", filter.upstream_id.map(UpstreamId::uuid)),
+        (".llm_request_id = ", filter.llm_request_id.map(LlmRequestId::uuid)),
+        (".script_run_id = ", filter.script_run_id.map(ScriptRunId::uuid)),
+    ];
+    let words = [
+        (".outcome = ", filter.outcome.map(Outcome::as_str)),
+        (".decision = ", filter.decision.map(Decision::as_str)),
+    ];
+    for (column, id) in ids.into_iter().filter_map(|(column, id)| Some((column, id?))) {
+        query.push(" AND ").push(table).push(column).push_bind(id);
+    }
+    for (column, word) in words.into_iter().filter_map(|(column, word)| Some((column, word?))) {
+        query.push(" AND ").push(table).push(column).push_bind(word);
+    }
+}
+
+/// A row of [`select_calls`]; without `payloads` they are left out, and said to be.
+pub(crate) fn tool_call(row: &PgRow, payloads: bool) -> StoreResult<ToolCall> {
+    let (arguments, result): (Option<&[u8]>, Option<&[u8]>) = (row.try_get("arguments")?, row.try_get("result")?);
+    let read = |packed: Option<&[u8]>| packed.filter(|_| payloads).map(text).transpose();
+    let (origin, decision): (Option<&str>, &str) = (row.try_get("origin")?, row.try_get("decision")?);
+    let (outcome, currency): (Option<&str>, Option<&str>) = (row.try_get("outcome")?, row.try_get("currency")?);
+    let hash: Option<&[u8]> = row.try_get("definition_sha256")?;
+    Ok(ToolCall {
+        id: row.try_get::<Uuid, _>("call_id")?.into(),
+        llm_request_id: row.try_get::<Uuid, _>("llm_request_id")?.into(),
+        script_run_id: id(row, "script_run_id")?,
+        sequence: row.try_get("sequence")?,
+        origin: word(origin.unwrap_or(Origin::Minted.as_str()))?,
+        key_id: row.try_get::<Uuid, _>("key_id")?.into(),
+        team_id: id(row, "team_id")?,
+        upstream_id: id(row, "upstream_id")?,
+        upstream_name: row.try_get("upstream_name")?,
+        tool_id: id(row, "tool_id")?,
+        tool_name: row.try_get("tool_name")?,
+        definition_sha256: hash.and_then(DefinitionHash::from_slice),
+        decision: word(decision)?,
+        reason: row.try_get("reason")?,
+        outcome: outcome.map(word).transpose()?,
+        arguments: read(arguments)?,
+        result: read(result)?,
+        truncated: !payloads && (arguments.is_some() || result.is_some()),
+        error: row.try_get("error")?,
+        opened_at: row.try_get("opened_at")?,
+        closed_at: row.try_get("closed_at")?,
+        latency_us: row.try_get("latency_us")?,
+        price_id: id(row, "price_id")?,
+        amount: row.try_get::<Option<i64>, _>("amount_picos")?.map(Picos),
+        currency: currency.map(word).transpose()?,
+    })
+}
+
+fn id<T: From<Uuid>>(row: &PgRow, column: &str) -> StoreResult<Option<T>> {
+    Ok(row.try_get::<Option<Uuid>, _>(column)?.map(T::from))
+}
+
+/// The JSON text in a packed payload.
+fn text(packed: &[u8]) -> StoreResult<String> {
+    String::from_utf8(payload::unpack(packed)?).map_err(|e| StoreError::Corrupt(format!("payload: {e}")))
+}
+
+// ---------------------------------------------------------------- the parents
+
+#[derive(Debug, Clone)]
+pub struct LlmRequest {
+    pub id: LlmRequestId,
+    pub key_id: KeyId,
+    pub team_id: Option<TeamId>,
+    pub origin: Origin,
+    pub method: String,
+    pub model: Option<String>,
+    pub client: Option<String>,
+    pub at: DateTime<Utc>,
+}
+
+#[derive(Debug, Clone)]
+pub struct ScriptRun {
+    pub id: ScriptRunId,
+    pub llm_request_id: LlmRequestId,
+    pub key_id: KeyId,
+    pub team_id: Option<TeamId>,
+    pub state: String,
+    pub engine: String,
+    pub catalog_sha256: Vec<u8>,
+    pub ticks: Option<i64>,
+    pub opened_at: DateTime<Utc>,
+    pub closed_at: Option<DateTime<Utc>>,
+}
+
+/// All there is of one run. Texts are JSON unless said otherwise.
+#[derive(Debug, Clone)]
+pub struct ScriptRunDetail {
+    pub run: ScriptRun,
+    /// Starlark.
+    pub source: String,
+    pub result: Option<String>,
+    pub logs: Option<String>,
+    pub error: Option<String>,
+    pub journal: Vec<JournalEntry>,
+}
+
+#[derive(Debug, Clone)]
+pub struct JournalEntry {
+    pub sequence: i32,
+    pub call_id: CallId,
+    pub entry: String,
+}
+
+/// A page of LLM requests. A filter that speaks of calls finds the requests that have such a call.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn list_requests(tx: &mut Tx, tenant: TenantId, filter: &CallFilter, slice: Slice) -> StoreResult<Page<LlmRequest>> {
+    let mut query = QueryBuilder::new(
+        "SELECT l.llm_request_id, l.key_id, l.team_id, l.origin, l.method, l.model, l.client, l.at
+         FROM llm_requests l WHERE l.tenant_id = ",
+    );
+    query.push_bind(tenant.uuid());
+    window(&mut query, "l.llm_request_id", filter, slice);
+    call_conditions(&mut query, "l", &own(filter));
+    if has_call_filter(filter) || filter.script_run_id.is_some() {
+        query.push(" AND EXISTS (SELECT FROM ").push(CALLS);
+        query.push(" WHERE t.tenant_id = l.tenant_id AND t.llm_request_id = l.llm_request_id");
+        call_conditions(&mut query, "t", filter);
+        query.push(")");
+    }
+    order(&mut query, "l.llm_request_id", slice);
+    let rows = query.build().fetch_all(&mut **tx).await?;
+    let rows: Vec<LlmRequest> = rows.iter().map(llm_request).collect::<StoreResult<_>>()?;
+    Ok(slice.page.cut(rows, |row| row.id.uuid()))
+}
+
+/// One LLM request.
+///
+/// # Errors
+/// [`StoreError::NotFound`].
+pub async fn get_request(tx: &mut Tx, tenant: TenantId, id: LlmRequestId) -> StoreResult<LlmRequest> {
+    let only = CallFilter { llm_request_id: Some(id), ..CallFilter::default() };
+    let slice = Slice { page: PageRequest { limit: 1, after: None }, ascending: true };
+    list_requests(tx, tenant, &only, slice).await?.items.pop().ok_or(StoreError::NotFound)
+}
+
+fn llm_request(row: &PgRow) -> StoreResult<LlmRequest> {
+    Ok(LlmRequest {
+        id: row.try_get::<Uuid, _>("llm_request_id")?.into(),
+        key_id: row.try_get::<Uuid, _>("key_id")?.into(),
+        team_id: id(row, "team_id")?,
+        origin: word(row.try_get("origin")?)?,
+        method: row.try_get("method")?,
+        model: row.try_get("model")?,
+        client: row.try_get("client")?,
+        at: row.try_get("at")?,
+    })
+}
+
+/// A page of script runs, without their texts. A filter that speaks of calls finds the runs that have such a call.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn list_runs(tx: &mut Tx, tenant: TenantId, filter: &CallFilter, slice: Slice) -> StoreResult<Page<ScriptRun>> {
+    let mut query = QueryBuilder::new(RUN_COLUMNS);
+    query.push(" FROM script_runs s WHERE s.tenant_id = ").push_bind(tenant.uuid());
+    window(&mut query, "s.script_run_id", filter, slice);
+    let parents = CallFilter { script_run_id: filter.script_run_id, ..own(filter) };
+    call_conditions(&mut query, "s", &parents);
+    if has_call_filter(filter) {
+        query.push(" AND EXISTS (SELECT FROM ").push(CALLS);
+        query.push(" WHERE t.tenant_id = s.tenant_id AND t.script_run_id = s.script_run_id");
+        call_conditions(&mut query, "t", filter);
+        query.push(")");
+    }
+    order(&mut query, "s.script_run_id", slice);
+    let rows = query.build().fetch_all(&mut **tx).await?;
+    let rows: Vec<ScriptRun> = rows.iter().map(script_run).collect::<StoreResult<_>>()?;
+    Ok(slice.page.cut(rows, |row| row.id.uuid()))
+}
+
+const RUN_COLUMNS: &str = "SELECT s.script_run_id, s.llm_request_id, s.key_id, s.team_id, s.state, s.engine, s.catalog_sha256,
+                                  s.ticks, s.opened_at, s.closed_at";
+
+/// One script run with its source, its outcome and its journal.
+///
+/// # Errors
+/// [`StoreError::NotFound`].
+pub async fn get_run(tx: &mut Tx, tenant: TenantId, run: ScriptRunId) -> StoreResult<ScriptRunDetail> {
+    let mut query = QueryBuilder::new(RUN_COLUMNS);
+    query.push(", s.source, s.result, s.logs, s.error FROM script_runs s WHERE s.tenant_id = ").push_bind(tenant.uuid());
+    query.push(" AND s.script_run_id = ").push_bind(run.uuid());
+    let row = query.build().fetch_one(&mut **tx).await?;
+    let read = |column: &str| row.try_get::<Option<&[u8]>, _>(column)?.map(text).transpose();
+    let (result, logs, error) = (read("result")?, read("logs")?, read("error")?);
+    let journal = sqlx::query!(
+        "SELECT sequence, call_id, entry FROM script_journal WHERE tenant_id = $1 AND script_run_id = $2 ORDER BY sequence",
+        tenant.uuid(),
+        run.uuid(),
+    );
+    let journal = journal.fetch_all(&mut **tx).await?.into_iter();
+    let journal = journal
+        .map(|e| Ok(JournalEntry { sequence: e.sequence, call_id: e.call_id.into(), entry: text(&e.entry)? }))
+        .collect::<StoreResult<_>>()?;
+    Ok(ScriptRunDetail { run: script_run(&row)?, source: row.try_get("source")?, result, logs, error, journal })
+}
+
+fn script_run(row: &PgRow) -> StoreResult<ScriptRun> {
+    Ok(ScriptRun {
+        id: row.try_get::<Uuid, _>("script_run_id")?.into(),
+        llm_request_id: row.try_get::<Uuid, _>("llm_request_id")?.into(),
+        key_id: row.try_get::<Uuid, _>("key_id")?.into(),
+        team_id: id(row, "team_id")?,
+        state: row.try_get("state")?,
+        engine: row.try_get("engine")?,
+        catalog_sha256: row.try_get("catalog_sha256")?,
+        ticks: row.try_get("ticks")?,
+        opened_at: row.try_get("opened_at")?,
+        closed_at: row.try_get("closed_at")?,
+    })
+}
+
+/// The part of a filter that a parent answers from its own row.
+fn own(filter: &CallFilter) -> CallFilter {
+    CallFilter {
+        key_id: filter.key_id,
+        team_id: filter.team_id,
+        llm_request_id: filter.llm_request_id,
+        ..CallFilter::default()
+    }
+}
+
+const fn has_call_filter(filter: &CallFilter) -> bool {
+    filter.tool_id.is_some() || filter.upstream_id.is_some() || filter.outcome.is_some() || filter.decision.is_some()
+}

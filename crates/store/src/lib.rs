@@ -1,0 +1,33 @@
+//! The only SQL. Every query runs inside a transaction that has taken one of three roles; the ones of a tenant take the
+//! tenant as their first argument, and row-level security is the second wall behind it.
+
+pub mod admins;
+pub mod audit;
+pub mod auth;
+pub mod calls;
+pub mod change;
+pub mod costs;
+pub mod error;
+pub mod events;
+pub mod export;
+pub mod groups;
+pub mod idempotency;
+pub mod keys;
+pub mod page;
+pub mod payload;
+pub mod prices;
+pub mod runs;
+pub mod snapshot;
+pub mod sync;
+pub mod teams;
+pub mod tenants;
+pub mod tokens;
+pub mod tools;
+pub mod tx;
+pub mod upstreams;
+pub mod workers;
+
+pub use change::{Actor, Change};
+pub use error::{StoreError, StoreResult};
+pub use page::{Page, PageRequest};
+pub use tx::{MIGRATOR, MigrateReport, Store, Tx, connect, migrate};

@@ -1,0 +1,202 @@
+//! `tollgate-sandbox`: reads one `Step` at a time from stdin, writes its `StepReply` to stdout, ends at the end of stdin.
+
+use std::any::Any;
+use std::io::{self, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
+use std::sync::mpsc;
+use std::thread;
+
+use tollgate_codemode::wire::{ErrorKind, Outcome, ScriptError, Step, StepReply, read_frame, write_frame};
+use tollgate_sandbox::lockdown::{self, STACK_BYTES, Settings, selftest};
+use tollgate_sandbox::{ENGINE, engine};
+
+#[global_allocator]
+static ALLOCATOR: lockdown::Metered = lockdown::Metered;
+
+const USAGE: &str =
+    "usage: tollgate-sandbox [--memory-mb N] [--step-seconds N] [--allow-unconfined] [--self-test | --version]";
+/// sysexits.h: wrong usage, bad data, an internal error, and a machine that cannot do what is configured.
+const EX_USAGE: u8 = 64;
+const EX_DATAERR: u8 = 65;
+const EX_SOFTWARE: u8 = 70;
+const EX_CONFIG: u8 = 78;
+
+enum Mode {
+    Serve,
+    Version,
+    SelfTest,
+    /// One forbidden act of the self-test; `confined` is false to see that the act would succeed otherwise.
+    Probe {
+        name: String,
+        confined: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let (settings, mode) = match parse(&arguments) {
+        Ok(parsed) => parsed,
+        Err(problem) => {
+            complain(&format!("{problem}\n{USAGE}"));
+            return ExitCode::from(EX_USAGE);
+        }
+    };
+    match mode {
+        Mode::Version => {
+            println!("{ENGINE}");
+            ExitCode::SUCCESS
+        }
+        Mode::SelfTest => {
+            let flags: Vec<String> = arguments.into_iter().filter(|a| a != "--self-test").collect();
+            ExitCode::from(u8::from(!selftest::run(&flags).unwrap_or(false)))
+        }
+        Mode::Probe { name, confined: false } => selftest::attempt(&name),
+        Mode::Probe { name, confined: true } => locked_down(settings, move |_| selftest::attempt(&name)),
+        Mode::Serve => locked_down(settings, serve),
+    }
+}
+
+fn parse(arguments: &[String]) -> Result<(Settings, Mode), String> {
+    let mut settings = Settings::default();
+    let mut mode = Mode::Serve;
+    let mut rest = arguments.iter();
+    while let Some(flag) = rest.next() {
+        let mut value = || rest.next().ok_or(format!("{flag} needs a value"));
+        match flag.as_str() {
+            "--memory-mb" => settings.memory_mb = value()?.parse().map_err(|_| "--memory-mb takes a number")?,
+            "--step-seconds" => {
+                settings.step_seconds = value()?.parse().map_err(|_| "--step-seconds takes a number")?
+            }
+            "--allow-unconfined" => settings.allow_unconfined = true,
+            "--version" => mode = Mode::Version,
+            "--self-test" => mode = Mode::SelfTest,
+            "--probe" => mode = Mode::Probe { name: value()?.clone(), confined: true },
+            "--probe-unconfined" => mode = Mode::Probe { name: value()?.clone(), confined: false },
+            other => return Err(format!("unknown flag {other}")),
+        }
+    }
+    if settings.memory_mb < Settings::MIN_MEMORY_MB {
+        return Err(format!("--memory-mb must be at least {}", Settings::MIN_MEMORY_MB));
+    }
+    if settings.step_seconds == 0 {
+        return Err("--step-seconds must be at least 1".into());
+    }
+    Ok((settings, mode))
+}
+
+/// Run `body` on a thread with a large stack, in a process that has nothing else left. The thread is started before
+/// system calls are filtered, since none can be started after; it waits until they are.
+fn locked_down(settings: Settings, body: impl FnOnce(Settings) -> ExitCode + Send + 'static) -> ExitCode {
+    let refuse = |e: io::Error| {
+        complain(&format!("cannot lock down: {e}"));
+        ExitCode::from(EX_CONFIG)
+    };
+    lockdown::prepare(&settings);
+    quiet_panics();
+    match lockdown::confine_process(&settings) {
+        Ok(true) => {}
+        Ok(false) => complain("this kernel has no landlock; files are denied by seccomp alone"),
+        Err(e) => return refuse(e),
+    }
+    let (ready, started) = mpsc::channel();
+    let (confined, wait) = mpsc::channel::<()>();
+    let worker = thread::Builder::new().stack_size(STACK_BYTES).spawn(move || {
+        let _ = ready.send(lockdown::watch_stack());
+        match wait.recv() {
+            Ok(()) => body(settings),
+            Err(_) => ExitCode::from(EX_CONFIG),
+        }
+    });
+    // Starting a thread takes system calls of its own: wait for it, or the filter kills it.
+    let worker = match worker.and_then(|worker| started.recv().map_err(io::Error::other)?.map(|()| worker)) {
+        Ok(worker) => worker,
+        Err(e) => return refuse(e),
+    };
+    match lockdown::confine_system_calls() {
+        Ok(()) => {}
+        Err(e) if settings.allow_unconfined => {
+            complain(&format!("running without seccomp, as --allow-unconfined asks: {e}"))
+        }
+        Err(e) => {
+            return refuse(io::Error::other(format!(
+                "seccomp is not available: {e}. Give --allow-unconfined to run without it"
+            )));
+        }
+    }
+    lockdown::limit_memory(&settings);
+    let _ = confined.send(());
+    worker.join().unwrap_or(ExitCode::from(EX_SOFTWARE))
+}
+
+fn serve(settings: Settings) -> ExitCode {
+    let mut requests = io::stdin().lock();
+    let mut replies = io::stdout().lock();
+    loop {
+        lockdown::arm();
+        let (reply, end) = match read_frame::<Step>(&mut requests) {
+            Ok(Some(step)) => run(step, &settings),
+            Ok(None) => return ExitCode::SUCCESS,
+            // The stream may be out of step: answer this one, and end.
+            Err(e) => (failed(&format!("the request cannot be read: {e}")), Some(EX_DATAERR)),
+        };
+        let frame = encode(&reply);
+        lockdown::stop_clock();
+        lockdown::disarm();
+        if replies.write_all(&frame).and_then(|()| replies.flush()).is_err() {
+            return ExitCode::SUCCESS; // nobody listens any more
+        }
+        if let Some(status) = end {
+            return ExitCode::from(status);
+        }
+    }
+}
+
+/// The reply, and the status to end with where the interpreter can no longer be trusted.
+fn run(step: Step, settings: &Settings) -> (StepReply, Option<u8>) {
+    lockdown::start_clock(settings);
+    match catch_unwind(AssertUnwindSafe(|| engine::step(step))) {
+        Ok(reply) => (reply, None),
+        Err(panic) => (panicked(panic.as_ref(), settings), Some(EX_SOFTWARE)),
+    }
+}
+
+/// Most panics are requests for more memory than a collection can have (`list(range(2_000_000_000))`).
+fn panicked(panic: &(dyn Any + Send), settings: &Settings) -> StepReply {
+    let message = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    if message.is_some_and(|m| m.contains("capacity overflow") || m.contains("AlignedSize must not exceed")) {
+        return reply(engine::Limit::Memory(settings.memory_mb).error(None));
+    }
+    failed("The script ran into a defect of its interpreter. Write the last operation another way.")
+}
+
+fn encode(reply: &StepReply) -> Vec<u8> {
+    let mut frame = Vec::new();
+    if let Err(e) = write_frame(&mut frame, reply) {
+        frame.clear();
+        // Small, so that it fits: the calls of one step may each be within bounds and too large together.
+        let _ = write_frame(&mut frame, &failed(&format!("the reply cannot be sent: {e}")));
+    }
+    frame
+}
+
+fn failed(message: &str) -> StepReply {
+    reply(ScriptError { kind: ErrorKind::Sandbox, message: message.to_owned(), line: None, column: None })
+}
+
+fn reply(error: ScriptError) -> StepReply {
+    StepReply { outcome: Outcome::Failed { error }, logs: Vec::new(), ticks: 0 }
+}
+
+/// A panic's message may quote the script; the place is enough.
+fn quiet_panics() {
+    std::panic::set_hook(Box::new(|info| {
+        let place = info.location().map(|l| format!("{}:{}", l.file(), l.line())).unwrap_or_default();
+        complain(&format!("panic at {place}"));
+    }));
+}
+
+/// `eprintln!` panics where stderr is full or closed.
+fn complain(message: &str) {
+    let _ = writeln!(io::stderr(), "tollgate-sandbox: {message}");
+}

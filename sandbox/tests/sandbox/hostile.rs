@@ -1,0 +1,92 @@
+//! Scripts that no check within the interpreter can stop: each ends its process, quickly and with its reason.
+
+use serde_json::json;
+use tollgate_codemode::wire::{ErrorKind, Limits, Outcome};
+
+use crate::support::{Process, failure, in_process, step_of};
+
+/// Kind Limit, and which.
+#[track_caller]
+fn ends(source: &str, limit: &str) {
+    let reply = in_process(source).expect("last words");
+    let error = failure(&reply);
+    assert_eq!(error.kind, ErrorKind::Limit, "{error:?}");
+    assert!(error.message.starts_with(&format!("Limit reached: {limit}")), "{}", error.message);
+}
+
+#[test]
+fn memory() {
+    ends("x = [0] * 1000000000", "memory (512 MB)");
+    ends("s = \"a\" * 10000000\nx = \"\".join([s for i in range(1000)])", "memory (512 MB)");
+    ends("s = \"a\" * 10000000\nx = (\"{}\" * 200).format(*[s] * 200)", "memory (512 MB)");
+    ends("x = (0,) * 1000000000", "memory (512 MB)");
+    ends("x = \"a\"\nfor i in range(40): x = x + x", "memory (512 MB)");
+    ends("x = list(range(2000000000))", "memory (512 MB)");
+}
+
+#[test]
+fn time() {
+    ends("x = max(range(2147483647))", "time (2 s");
+    ends("x = 7\nfor i in range(60): x = x * x", "time (2 s");
+    ends("x = [1]\nfor i in range(60): x = [x, x]\nprint(x)", "time (2 s");
+}
+
+#[test]
+fn directed_graphs_as_json() {
+    ends("x = [1]\nfor i in range(60): x = [x, x]\nresult = x", "result");
+    ends("x = [1]\nfor i in range(60): x = [x, x]\njson.encode(x)", "json.encode");
+    ends("x = [1]\nfor i in range(60): x = [x, x]\ncrm.notes(x=x)", "arguments");
+}
+
+#[test]
+fn parser() {
+    ends(&("x=".to_owned() + &"(".repeat(30_000)), "expression");
+    ends(&("x=".to_owned() + &"not ".repeat(15_000) + "1"), "expression");
+    ends(&("x=1".to_owned() + &"+1".repeat(30_000)), "expression");
+    ends(&("if 0:\n pass\n".to_owned() + &"elif 0:\n pass\n".repeat(4_000)), "elif");
+}
+
+#[test]
+fn depth_of_values() {
+    ends("x = []\nfor i in range(1000000): x = [x]\nprint(x)", "native stack");
+    // With garbage collection the second loop would trace a million levels.
+    let reply =
+        in_process("x = []\nfor i in range(1000000): x = [x]\nfor j in range(200000): y = [j]\nresult = 1").unwrap();
+    assert!(matches!(&reply.outcome, Outcome::Done { result } if *result == json!(1)), "{:?}", reply.outcome);
+}
+
+#[test]
+fn a_process_lives_through_scripts_that_fail_softly() {
+    let mut process = Process::start();
+    for _ in 0..20 {
+        let bad = process.step(&step_of("fail(\"x\")", Vec::new(), Limits::default())).unwrap();
+        assert_eq!(failure(&bad).kind, ErrorKind::Runtime);
+        let good = process.step(&step_of("result = shop.order", Vec::new(), Limits::default())).unwrap();
+        assert_eq!(failure(&good).kind, ErrorKind::Runtime);
+        let slow = process.step(&step_of("for i in range(1000000): pass\nresult = 1", Vec::new(), Limits::default()));
+        assert!(matches!(slow.unwrap().outcome, Outcome::Done { .. })); // the clock is wound up anew for each step
+    }
+    assert_eq!(process.end(), Some(0));
+}
+
+/// Two scripts in one process share nothing.
+#[test]
+fn nothing_is_left_behind() {
+    let mut process = Process::start();
+    let first =
+        process.step(&step_of("secret = 1\njson.secret = 1 if False else 2", Vec::new(), Limits::default())).unwrap();
+    assert_eq!(failure(&first).kind, ErrorKind::Runtime);
+    let second = process.step(&step_of("result = secret", Vec::new(), Limits::default())).unwrap();
+    assert!(failure(&second).message.contains("Unknown name 'secret'"));
+}
+
+#[test]
+fn bad_frames_are_answered() {
+    let mut process = Process::start();
+    let reply = process.send(b"\x02\0\0\0{}").unwrap();
+    assert_eq!(failure(&reply).kind, ErrorKind::Sandbox);
+    assert_eq!(process.end(), Some(65));
+    let mut process = Process::start();
+    let reply = process.send(&u32::MAX.to_le_bytes()).unwrap();
+    assert!(failure(&reply).message.contains("too large"));
+}

@@ -1,0 +1,115 @@
+//! The process has nothing to take: the self-test, and proof that the self-test can fail.
+
+use std::collections::HashSet;
+use std::fs;
+use std::process::{Command, Stdio};
+
+use tollgate_codemode::wire::{Limits, Outcome};
+
+use crate::support::{BINARY, Process, step_of};
+
+const PROBES: [&str; 16] = [
+    "open",
+    "create",
+    "stat",
+    "unlink",
+    "socket",
+    "unix-socket",
+    "exec",
+    "fork",
+    "thread",
+    "ptrace",
+    "kill",
+    "process-memory",
+    "executable-memory",
+    "pipe",
+    "io-uring",
+    "mount",
+];
+
+#[test]
+fn everything_is_denied() {
+    let output = Command::new(BINARY).arg("--self-test").output().unwrap();
+    let report = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{report}");
+    let lines: HashSet<&str> = report.lines().collect();
+    assert!(lines.contains("nothing: works"), "{report}");
+    for probe in PROBES {
+        assert!(
+            lines.contains(format!("{probe}: denied (killed)").as_str())
+                || lines.contains(format!("{probe}: denied (error)").as_str()),
+            "{probe}\n{report}"
+        );
+    }
+    assert_eq!(lines.len(), PROBES.len() + 1);
+}
+
+/// Each probe, in a process that is not locked down, must not look refused: else the test above proves nothing.
+#[test]
+fn the_probes_succeed_where_nothing_is_locked_down() {
+    const ALLOWED: Option<i32> = Some(11);
+    for probe in [
+        "open",
+        "create",
+        "stat",
+        "unlink",
+        "socket",
+        "unix-socket",
+        "thread",
+        "kill",
+        "executable-memory",
+        "pipe",
+        "ptrace",
+    ] {
+        let status = Command::new(BINARY).args(["--probe-unconfined", probe]).stderr(Stdio::null()).status().unwrap();
+        assert_eq!(status.code(), ALLOWED, "{probe}");
+    }
+    let exec = Command::new(BINARY).args(["--probe-unconfined", "exec"]).status().unwrap();
+    assert_eq!(exec.code(), Some(0), "/bin/true took the process's place");
+}
+
+/// What the kernel says of a serving process.
+#[test]
+fn the_kernels_view() {
+    let mut process = Process::start();
+    let reply = process.step(&step_of("result = 1", Vec::new(), Limits::default())).unwrap();
+    assert!(matches!(reply.outcome, Outcome::Done { .. }));
+    let proc = format!("/proc/{}", process.child.id());
+    let status = fs::read_to_string(format!("{proc}/status")).unwrap();
+    let field =
+        |name: &str| status.lines().find_map(|l| l.strip_prefix(name)).map(str::trim).unwrap_or_default().to_owned();
+    assert_eq!(field("NoNewPrivs:"), "1");
+    assert_eq!(field("Seccomp:"), "2");
+    assert_eq!(field("Seccomp_filters:"), "2");
+    let limits = fs::read_to_string(format!("{proc}/limits")).unwrap();
+    let limit = |name: &str| {
+        limits
+            .lines()
+            .find_map(|l| l.strip_prefix(name))
+            .and_then(|l| l.split_whitespace().next().map(str::to_owned))
+            .unwrap_or_default()
+    };
+    assert_eq!(limit("Max address space"), (512u64 << 20).to_string());
+    assert_eq!(limit("Max file size"), "0");
+    assert_eq!(limit("Max open files"), "16");
+    assert_eq!(limit("Max processes"), "0");
+    assert_eq!(limit("Max core file size"), "0");
+    // Readable only by a privileged user, since the process is not dumpable.
+    if let Ok(files) = fs::read_dir(format!("{proc}/fd")) {
+        assert_eq!(files.count(), 3);
+    }
+}
+
+#[test]
+fn flags() {
+    let version = Command::new(BINARY).arg("--version").output().unwrap();
+    assert_eq!(String::from_utf8(version.stdout).unwrap().trim(), tollgate_sandbox::ENGINE);
+    for wrong in [&["--no-such-flag"][..], &["--memory-mb"], &["--memory-mb", "10"], &["--step-seconds", "0"]] {
+        let status = Command::new(BINARY).args(wrong).stderr(Stdio::null()).status().unwrap();
+        assert_eq!(status.code(), Some(64), "{wrong:?}");
+    }
+    let mut small = Process::with(&["--memory-mb", "200", "--step-seconds", "1"]);
+    let reply = small.step(&step_of("x = \"a\" * 100000000", Vec::new(), Limits::default())).unwrap();
+    let Outcome::Failed { error } = reply.outcome else { panic!() };
+    assert!(error.message.contains("memory (200 MB)"), "{}", error.message);
+}

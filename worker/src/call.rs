@@ -1,0 +1,377 @@
+//! The life of one tool call. Every call goes down this path and no other: a model's, a script's, anyone's.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
+};
+
+use serde_json::{Map, Value, value::RawValue};
+use tokio_util::sync::CancellationToken;
+use tollgate_codemode::{value::answer_of, wire};
+use tollgate_domain::{
+    CallId, Decision, LlmRequestId, Origin, Outcome, ToolId,
+    policy::{self, Permit, Reason, Verdict},
+    price::Quote,
+    scope::ScopedTool,
+    tool::Tool,
+};
+use tollgate_store::{
+    audit::{AuditError, Completion, Entry, Intent, JournalRow, NewRequest, ScriptPlace},
+    payload,
+};
+use tracing::Instrument;
+
+use crate::{
+    caller::Caller,
+    gate::{Gate, InFlightGuard},
+    upstream::{Answer, Dispatch, Ended, Progress},
+};
+
+/// What a caller asks for.
+#[derive(Debug)]
+pub struct Ask {
+    pub tool: Asked,
+    /// The exact JSON text of the arguments: evidence.
+    pub arguments: Arc<[u8]>,
+    pub meta: Map<String, Value>,
+    pub progress: Option<Progress>,
+    pub cancel: CancellationToken,
+    /// What a script says of the call it waits for.
+    pub pending: Option<wire::PendingCall>,
+}
+
+#[derive(Debug)]
+pub enum Asked {
+    /// As `tools/list` shows it.
+    ByName(String),
+    /// As the value that a script holds carries it.
+    ById(ToolId),
+}
+
+/// The LLM request to which a call belongs, and the place in a script from which it was made.
+#[derive(Debug, Clone)]
+pub struct Parent {
+    pub request: LlmRequestId,
+    pub origin: Origin,
+    pub place: Option<ScriptPlace>,
+    /// Rows that go into the same commit as the next intent: the request itself before its first call, and in a script the
+    /// completion of the call before. Nothing leaves the process before that commit.
+    pub carry: Arc<Mutex<Entry>>,
+}
+
+impl Parent {
+    #[must_use]
+    pub fn new(request: NewRequest) -> Self {
+        let (id, origin) = (request.id, request.origin);
+        let carry = Entry { request: Some(request), ..Entry::default() };
+        Self { request: id, origin, place: None, carry: Arc::new(Mutex::new(carry)) }
+    }
+
+    /// A parent that is written already.
+    #[must_use]
+    pub fn known(request: LlmRequestId, origin: Origin) -> Self {
+        Self { request, origin, place: None, carry: Arc::default() }
+    }
+
+    /// Take what waits to be written.
+    #[must_use]
+    pub fn take_carry(&self) -> Entry {
+        std::mem::take(&mut self.carry.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn put(&self, completion: Completion, journal: Option<JournalRow>) {
+        let mut carry = self.carry.lock().unwrap_or_else(PoisonError::into_inner);
+        carry.completions.push(completion);
+        carry.journal.extend(journal);
+    }
+}
+
+/// A call that has its row.
+#[derive(Debug)]
+pub struct Reply {
+    pub id: CallId,
+    pub outcome: Outcome,
+    pub answer: Reached,
+    /// What a script reads of it.
+    pub journal: Option<wire::JournalEntry>,
+}
+
+#[derive(Debug)]
+pub enum Reached {
+    Answer(Answer),
+    /// The policy said no, and the row says why.
+    Refused(Reason),
+}
+
+/// Make one call. The answer is released when its row is durable (in a script: when the script has ended or the next call
+/// opens, whichever is first; the sandbox has nothing to tell it to).
+///
+/// # Errors
+/// When the row cannot be written: the tool was not called, or its answer is withheld.
+pub async fn call(gate: &Gate, caller: &Caller, parent: &Parent, ask: Ask) -> Result<Reply, AuditError> {
+    let row = Row::new(gate, caller, parent, &ask);
+    let Some(found) = find(caller, &ask.tool) else { return row.refuse(absent(caller, &ask.tool), Decision::Denied).await };
+    let tool = Arc::clone(&found.tool);
+    let row = row.of(&tool);
+    let permit = match policy::decide(found) {
+        Verdict::Permitted(permit) => permit,
+        Verdict::Denied(reason) => return row.refuse(reason, Decision::Denied).await,
+        Verdict::Held { .. } => return row.refuse(Reason::ApprovalRequired, Decision::Held).await,
+    };
+    let Some(dispatch) = Dispatch::of(&ask) else { return row.refuse(Reason::BadArguments, Decision::Denied).await };
+    let quote = caller.config().rates.quote(tool.id, tool.upstream.id, row.intent.at);
+    let open = row.open(quote).await?; // durable before the upstream hears of it
+    let ended = reach(gate, caller, permit, dispatch).await; // consumes the permit: no permit, no call
+    open.close(&tool, ask.pending, ended).await // the reply is released when its row is durable
+}
+
+fn find<'a>(caller: &'a Caller, asked: &Asked) -> Option<&'a ScopedTool> {
+    match asked {
+        Asked::ByName(name) => caller.scope().by_classic_name(name),
+        Asked::ById(id) => caller.scope().by_id(*id),
+    }
+}
+
+/// Why a tool was not found and, for the row, which one the tenant has under that name.
+fn absent(caller: &Caller, asked: &Asked) -> Absent {
+    let tools = &caller.config().tools;
+    let tool = match asked {
+        Asked::ByName(name) => tools.iter().find(|tool| tool.classic_name() == *name),
+        Asked::ById(id) => tools.iter().find(|tool| tool.id == *id),
+    };
+    Absent { reason: policy::absence(caller.scope(), tool.map(AsRef::as_ref)), tool: tool.cloned() }
+}
+
+struct Absent {
+    reason: Reason,
+    tool: Option<Arc<Tool>>,
+}
+
+impl From<Reason> for Absent {
+    fn from(reason: Reason) -> Self {
+        Self { reason, tool: None }
+    }
+}
+
+async fn reach(gate: &Gate, caller: &Caller, permit: Permit, dispatch: Dispatch) -> Ended {
+    let tool = permit.tool();
+    // The names of the OpenTelemetry conventions for generative AI and MCP.
+    let span = tracing::info_span!(
+        "execute_tool",
+        otel.name = %format_args!("execute_tool {}", tool.name),
+        otel.kind = "client",
+        gen_ai.operation.name = "execute_tool",
+        gen_ai.tool.name = %tool.name,
+        gen_ai.tool.type = "extension",
+        mcp.method.name = "tools/call",
+        server.address = %tool.upstream.name,
+        error.type = tracing::field::Empty,
+    );
+    let ended = gate.upstreams.call(caller.tenant(), permit, dispatch).instrument(span.clone()).await;
+    if ended.outcome != Outcome::Ok {
+        span.record("error.type", ended.outcome.as_str());
+    }
+    ended
+}
+
+impl Dispatch {
+    /// `None` unless the arguments are a JSON object.
+    fn of(ask: &Ask) -> Option<Self> {
+        let arguments = serde_json::from_slice(&ask.arguments).ok()?;
+        Some(Self { arguments, meta: ask.meta.clone(), progress: ask.progress.clone(), cancel: ask.cancel.clone() })
+    }
+}
+
+/// A row that is not written yet.
+struct Row<'a> {
+    gate: &'a Gate,
+    parent: &'a Parent,
+    intent: Intent,
+    pending: Option<wire::PendingCall>,
+}
+
+impl<'a> Row<'a> {
+    fn new(gate: &'a Gate, caller: &Caller, parent: &'a Parent, ask: &Ask) -> Self {
+        let at = gate.clock.now();
+        let tool_name = match &ask.tool {
+            Asked::ByName(name) => name.chars().take(256).collect(),
+            Asked::ById(id) => id.to_string(),
+        };
+        let intent = Intent {
+            tenant: caller.tenant(),
+            id: CallId::mint(at),
+            request: parent.request,
+            origin: parent.origin,
+            place: parent.place,
+            key: caller.key,
+            team: caller.team,
+            upstream: None,
+            tool: None,
+            tool_name,
+            definition: None,
+            decision: Decision::Permitted,
+            reason: None,
+            quote: Quote::default(),
+            currency: caller.config().currency,
+            worker: gate.worker,
+            arguments: Arc::clone(&ask.arguments),
+            at,
+        };
+        Self { gate, parent, intent, pending: ask.pending.clone() }
+    }
+
+    fn of(mut self, tool: &Tool) -> Self {
+        self.intent.upstream = Some((tool.upstream.id, tool.upstream.name.clone()));
+        self.intent.tool = Some(tool.id);
+        self.intent.tool_name.clone_from(&tool.name);
+        self.intent.definition = Some(tool.definition_sha256);
+        self
+    }
+
+    /// A call that is not made is a row as well.
+    async fn refuse(self, why: impl Into<Absent>, decision: Decision) -> Result<Reply, AuditError> {
+        let Absent { reason, tool } = why.into();
+        let mut row = match &tool {
+            Some(tool) => self.of(tool),
+            None => self,
+        };
+        (row.intent.decision, row.intent.reason) = (decision, Some(reason));
+        let (id, outcome) = match decision {
+            Decision::Held => (row.intent.id, Outcome::Held),
+            Decision::Denied | Decision::Permitted => (row.intent.id, Outcome::Denied),
+        };
+        let journal = row.pending.take().map(|pending| journal_entry(pending, wire::Answer::Error(reason.told().to_owned())));
+        let mut entry = row.parent.take_carry();
+        if let (Some(place), Some(line)) = (row.intent.place, &journal) {
+            entry.journal.push(journal_row(&row.intent, place, line));
+        }
+        entry.intent = Some(row.intent);
+        count(decision, outcome);
+        row.gate.audit.after(entry).await?;
+        Ok(Reply { id, outcome, answer: Reached::Refused(reason), journal })
+    }
+
+    async fn open(mut self, quote: Quote) -> Result<Open<'a>, AuditError> {
+        self.intent.quote = quote;
+        let guard = self.gate.in_flight.enter(self.intent.id.uuid());
+        let mut entry = self.parent.take_carry();
+        let carries_the_past = !entry.completions.is_empty();
+        entry.intent = Some(self.intent.clone());
+        let written = if carries_the_past { self.gate.audit.after(entry).await } else { self.gate.audit.before(entry).await };
+        if let Err(error) = written {
+            self.abandon(guard);
+            return Err(error);
+        }
+        Ok(Open { row: self, quote, started: Instant::now(), guard })
+    }
+
+    /// The intent may yet become durable though nobody acted on it: say so behind it, so that it does not stand open.
+    fn abandon(self, guard: InFlightGuard) {
+        let now = self.gate.clock.now();
+        let completion = Completion {
+            tenant: self.intent.tenant,
+            id: self.intent.id,
+            outcome: Outcome::UpstreamError,
+            error: Some("the call was not made: its row could not be confirmed in time".to_owned()),
+            latency: std::time::Duration::ZERO,
+            amount: tollgate_domain::Picos(0),
+            result: None,
+            at: now,
+        };
+        let audit = self.gate.audit.clone();
+        tokio::spawn(async move {
+            let _ = audit.after(Entry { completions: vec![completion], ..Entry::default() }).await;
+            drop(guard);
+        });
+    }
+}
+
+/// A call whose intent is durable. It is closed, or the sweeper resolves it.
+struct Open<'a> {
+    row: Row<'a>,
+    quote: Quote,
+    started: Instant,
+    guard: InFlightGuard,
+}
+
+impl Open<'_> {
+    async fn close(self, tool: &Tool, pending: Option<wire::PendingCall>, ended: Ended) -> Result<Reply, AuditError> {
+        let Self { row: Row { gate, parent, intent, .. }, quote, started, guard } = self;
+        let latency = started.elapsed();
+        let (result, error) = match &ended.answer {
+            Answer::Result(result) => (Some(Arc::from(result.get().as_bytes())), None),
+            Answer::Error(error) => (None, Some(format!("{} (code {})", error.message, error.code.0))),
+            Answer::None(why) => (None, Some(why.clone())),
+        };
+        let journal = pending.map(|pending| journal_entry(pending, script_answer(tool, &ended.answer)));
+        let completion = Completion {
+            tenant: intent.tenant,
+            id: intent.id,
+            outcome: ended.outcome,
+            error,
+            latency,
+            amount: quote.settle(ended.outcome),
+            result,
+            at: gate.clock.now(),
+        };
+        count(Decision::Permitted, ended.outcome);
+        metrics::histogram!("tollgate_tool_call_seconds", "outcome" => ended.outcome.as_str()).record(latency);
+        match (intent.place, &journal) {
+            (Some(place), Some(line)) => {
+                // Its run is in the register until all that it carries is durable.
+                parent.put(completion, Some(journal_row(&intent, place, line)));
+            }
+            _ => {
+                // A worker that is asked to end waits for this task; a caller that has gone does not stop it.
+                let entry = Entry { completions: vec![completion], ..parent.take_carry() };
+                gate.audit.after(entry).await?;
+            }
+        }
+        drop(guard);
+        Ok(Reply { id: intent.id, outcome: ended.outcome, answer: Reached::Answer(ended.answer), journal })
+    }
+}
+
+fn script_answer(tool: &Tool, answer: &Answer) -> wire::Answer {
+    match answer {
+        Answer::Result(result) => match serde_json::from_str(result.get()) {
+            Ok(result) => answer_of(&result, &tool.definition),
+            Err(_) => wire::Answer::Error("the server's answer cannot be read".to_owned()),
+        },
+        Answer::Error(error) => wire::Answer::Error(error.message.to_string()),
+        Answer::None(why) => wire::Answer::Error(why.clone()),
+    }
+}
+
+fn journal_entry(pending: wire::PendingCall, answer: wire::Answer) -> wire::JournalEntry {
+    let wire::PendingCall { sequence, tool_id, fingerprint, .. } = pending;
+    wire::JournalEntry { sequence, tool_id, fingerprint, answer }
+}
+
+fn journal_row(intent: &Intent, place: ScriptPlace, entry: &wire::JournalEntry) -> JournalRow {
+    let text = serde_json::to_vec(entry).unwrap_or_default();
+    JournalRow { tenant: intent.tenant, place, call: intent.id, entry: payload::pack(&text) }
+}
+
+fn count(decision: Decision, outcome: Outcome) {
+    metrics::counter!("tollgate_tool_calls_total", "decision" => decision.as_str(), "outcome" => outcome.as_str()).increment(1);
+}
+
+/// The result that a model reads, whatever happened.
+#[must_use]
+pub fn result_of(reply: &Reply) -> Box<RawValue> {
+    match &reply.answer {
+        Reached::Answer(Answer::Result(result)) => result.clone(),
+        Reached::Answer(Answer::Error(error)) => crate::upstream::error_result(&error.message),
+        Reached::Answer(Answer::None(why)) => crate::upstream::error_result(why),
+        Reached::Refused(reason) => crate::upstream::error_result(reason.told()),
+    }
+}
+
+/// Record a call that is refused before anyone looks at its tool.
+///
+/// # Errors
+/// When the row cannot be written.
+pub async fn refuse(gate: &Gate, caller: &Caller, parent: &Parent, ask: Ask, reason: Reason) -> Result<Reply, AuditError> {
+    Row::new(gate, caller, parent, &ask).refuse(reason, Decision::Denied).await
+}

@@ -1,0 +1,146 @@
+//! A virtual key becomes a [`Caller`], once; nobody behind this looks at a header for authority again.
+
+use std::sync::Arc;
+
+use axum::http::{HeaderMap, header::AUTHORIZATION};
+use chrono::{DateTime, Utc};
+use tollgate_domain::{
+    KeyId, Pepper, Secret, SecretKind, TeamId, TenantId,
+    scope::Scope,
+};
+use tollgate_store::snapshot::{KeyConfig, TenantConfig};
+
+use crate::scope::{Directory, KeyScope, Stale, TenantView};
+
+/// Who calls, and all that they may see.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    pub key: KeyId,
+    pub team: Option<TeamId>,
+    tenant: Arc<TenantView>,
+    visible: Arc<KeyScope>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// No key, not a key, an unknown, revoked or expired one: the caller reads the same.
+    Unauthorized,
+    /// The path names a tool group that the key does not have.
+    UnknownGroup,
+    Unavailable,
+}
+
+impl From<Stale> for Refused {
+    fn from(_: Stale) -> Self {
+        Self::Unavailable
+    }
+}
+
+impl Caller {
+    /// Read the key from the headers and find what it may see; `group` narrows it to one of its tool groups.
+    ///
+    /// # Errors
+    /// [`Refused`].
+    pub async fn identify(
+        directory: &Directory,
+        pepper: &Pepper,
+        headers: &HeaderMap,
+        group: Option<&str>,
+        now: DateTime<Utc>,
+    ) -> Result<Self, Refused> {
+        let secret = bearer(headers).ok_or(Refused::Unauthorized)?;
+        let tenant = directory.of_key(secret.id().into()).await?.ok_or(Refused::Unauthorized)?;
+        let key = tenant.config.keys.get(&secret.id().into()).ok_or(Refused::Unauthorized)?;
+        if !opens(key, &secret, pepper, now) {
+            return Err(Refused::Unauthorized);
+        }
+        let visible = match group {
+            None => tenant.scope(&key.groups),
+            Some(slug) => {
+                let named = |id: &&_| tenant.config.groups.get(*id).is_some_and(|g| g.slug == slug);
+                tenant.scope(&[*key.groups.iter().find(named).ok_or(Refused::UnknownGroup)?])
+            }
+        };
+        Ok(Self { key: key.id, team: key.team, visible, tenant })
+    }
+
+    #[must_use]
+    pub fn tenant(&self) -> TenantId {
+        self.tenant.config.tenant
+    }
+
+    #[must_use]
+    pub fn config(&self) -> &TenantConfig {
+        &self.tenant.config
+    }
+
+    #[must_use]
+    pub fn scope(&self) -> &Scope {
+        &self.visible.scope
+    }
+
+    #[must_use]
+    pub fn visible(&self) -> &KeyScope {
+        &self.visible
+    }
+}
+
+/// Whether `secret` is this key's, and the key is good at `now`.
+fn opens(key: &KeyConfig, secret: &Secret, pepper: &Pepper, now: DateTime<Utc>) -> bool {
+    let current = secret.matches(&key.hash, pepper);
+    let previous = key.previous.as_ref().is_some_and(|(hash, until)| secret.matches(hash, pepper) && now < *until);
+    (current || previous) && !key.revoked && key.expires_at.is_none_or(|until| now < until)
+}
+
+/// The one virtual key in the headers. Two different ones are no key: which of them would be audited?
+fn bearer(headers: &HeaderMap) -> Option<Secret> {
+    let authorization = headers.get_all(AUTHORIZATION).iter().map(|value| {
+        let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
+    });
+    let plain = ["x-api-key", "x-tollgate-key"].iter().flat_map(|name| headers.get_all(*name)).map(|value| value.to_str().ok());
+    let mut found: Vec<&str> = authorization.chain(plain).collect::<Option<_>>()?;
+    found.dedup();
+    match found[..] {
+        [only] => Secret::parse(only).filter(|secret| secret.kind() == SecretKind::Key),
+        _ => None,
+    }
+}
+
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::http::HeaderValue;
+    use uuid::Uuid;
+
+    fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
+        pairs.iter().map(|(name, value)| (name.parse().unwrap(), HeaderValue::from_str(value).unwrap())).collect()
+    }
+
+    #[test]
+    fn a_key_is_read_from_any_of_its_headers_and_never_from_two_that_differ() {
+        let one = Secret::generate(SecretKind::Key, Uuid::from_u128(1));
+        let two = Secret::generate(SecretKind::Key, Uuid::from_u128(2));
+        let admin = Secret::generate(SecretKind::Service, Uuid::from_u128(3));
+        let bearer_of = |s: &Secret| format!("Bearer {}", s.reveal());
+        for good in [
+            headers(&[("authorization", &bearer_of(&one))]),
+            headers(&[("authorization", &bearer_of(&one).replace("Bearer", "bearer"))]),
+            headers(&[("x-api-key", one.reveal())]),
+            headers(&[("x-tollgate-key", one.reveal())]),
+            headers(&[("x-tollgate-key", one.reveal()), ("x-api-key", one.reveal())]),
+        ] {
+            assert_eq!(bearer(&good).map(|s| s.id()), Some(one.id()), "{good:?}");
+        }
+        for bad in [
+            headers(&[]),
+            headers(&[("authorization", "Basic abc")]),
+            headers(&[("authorization", &bearer_of(&admin))]),
+            headers(&[("x-api-key", one.reveal()), ("x-tollgate-key", two.reveal())]),
+            headers(&[("authorization", "Bearer "), ("x-tollgate-key", two.reveal())]),
+        ] {
+            assert!(bearer(&bad).is_none(), "{bad:?}");
+        }
+    }
+}

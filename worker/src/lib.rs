@@ -1,0 +1,134 @@
+//! The model door: MCP for the holders of virtual keys.
+
+mod call;
+mod caller;
+mod gate;
+mod mcp;
+mod meta;
+mod sandbox;
+mod scope;
+mod script;
+mod upstream;
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use tokio::net::TcpListener;
+use tollgate_boot::{
+    Config, Health, Shutdown,
+    serve::{ServeLimits, serve as serve_router},
+};
+use tollgate_domain::{Secrets, WorkerId, clock::SharedClock};
+use tollgate_store::{Store, audit::AuditWriter, workers};
+
+use gate::{Gate, InFlight};
+
+const HEARTBEAT: Duration = Duration::from_secs(2);
+const SWEEP: Duration = Duration::from_secs(3);
+const HOUSEKEEPING: Duration = Duration::from_secs(3600);
+
+/// What a worker is made of.
+#[derive(Debug)]
+pub struct WorkerParts {
+    pub store: Store,
+    pub config: Arc<Config>,
+    pub secrets: Secrets,
+    pub clock: SharedClock,
+    pub listener: TcpListener,
+    pub shutdown: Shutdown,
+    pub health: Health,
+    /// The `tollgate-sandbox` program.
+    pub sandbox_path: PathBuf,
+}
+
+/// Serve until the end is asked for; then let calls in flight finish, and leave the register of workers.
+///
+/// # Errors
+/// When the worker cannot start: no database, or no sandbox.
+pub async fn serve(parts: WorkerParts) -> anyhow::Result<()> {
+    let WorkerParts { store, config, secrets, clock, listener, shutdown, health, sandbox_path } = parts;
+    health.expect("worker");
+    let worker = WorkerId::mint(clock.now());
+    let in_flight = InFlight::default();
+    workers::housekeeping(&store, clock.now()).await?;
+    workers::heartbeat(&store, worker, in_flight.oldest(clock.now())).await?;
+    let sandbox = sandbox::SandboxPool::start(&sandbox_path, config.limits.script.processes).await?;
+    let directory = scope::Directory::start(store.clone()).await?;
+    let tools = upstream::Tools {
+        store: store.clone(),
+        config: Arc::clone(&config),
+        sealer: secrets.sealer.clone(),
+        clock: Arc::clone(&clock),
+        worker,
+    };
+    let upstreams = upstream::Upstreams::start(tools, &directory, &shutdown)?;
+    let audit = AuditWriter::start(&store);
+    let gate = Gate {
+        store: store.clone(),
+        config: Arc::clone(&config),
+        secrets,
+        clock: Arc::clone(&clock),
+        worker,
+        directory,
+        audit,
+        upstreams,
+        sandbox,
+        in_flight: in_flight.clone(),
+        shutdown: shutdown.clone(),
+    };
+    let beats = tokio::spawn(beat(gate.clone(), health.clone()));
+    shutdown.spawn(sweep(store.clone(), Arc::clone(&clock), shutdown.clone()));
+
+    let address = listener.local_addr()?;
+    let router = mcp::routes(gate, address).merge(health.router());
+    health.ready("worker");
+    tracing::info!(%worker, %address, "the worker serves");
+    serve_router(listener, router, ServeLimits::from(&config.limits), &shutdown).await;
+
+    // Calls go on as tasks of their own after their connection has gone; each ends within its timeout.
+    let until = tokio::time::Instant::now() + config.limits.drain();
+    while in_flight.count() > 0 && tokio::time::Instant::now() < until {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    beats.abort();
+    if in_flight.count() == 0 {
+        workers::retire(&store, worker).await?;
+    }
+    Ok(())
+}
+
+/// Say that this worker lives, and what it may have left open should it die.
+async fn beat(gate: Gate, health: Health) {
+    let mut ticks = tokio::time::interval(HEARTBEAT);
+    loop {
+        ticks.tick().await;
+        match workers::heartbeat(&gate.store, gate.worker, gate.in_flight.oldest(gate.clock.now())).await {
+            Ok(()) => health.ready("database"),
+            Err(error) => {
+                tracing::warn!(%error, "no heartbeat: the database does not answer");
+                health.not_ready("database", "the database does not answer");
+            }
+        }
+    }
+}
+
+async fn sweep(store: Store, clock: SharedClock, shutdown: Shutdown) {
+    let mut sweeps = tokio::time::interval(SWEEP);
+    let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
+    loop {
+        let result = tokio::select! {
+            () = shutdown.requested() => return,
+            _ = sweeps.tick() => match workers::sweep(&store, clock.now()).await {
+                Ok(Some(swept)) => {
+                    tracing::warn!(calls = swept.calls, runs = swept.runs, "a dead worker's calls and runs were resolved");
+                    Ok(())
+                }
+                Ok(None) => Ok(()),
+                Err(error) => Err(error),
+            },
+            _ = housekeeping.tick() => workers::housekeeping(&store, clock.now()).await,
+        };
+        if let Err(error) = result {
+            tracing::warn!(%error, "housekeeping failed; it is tried again");
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! The meta-tools: how a model reads its stubs and runs a script.
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    call::Parent,
+    caller::Caller,
+    gate::Gate,
+    script::{self, RunError},
+};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MetaTool {
+    ListToolFiles,
+    ReadToolFile,
+    GetToolDocs,
+    ExecuteToolCode,
+}
+
+impl MetaTool {
+    /// The meta-tool of this name; only a caller who reaches something in Code Mode has any.
+    #[must_use]
+    pub fn find(caller: &Caller, name: &str) -> Option<Self> {
+        let found = match name {
+            "listToolFiles" => Self::ListToolFiles,
+            "readToolFile" => Self::ReadToolFile,
+            "getToolDocs" => Self::GetToolDocs,
+            "executeToolCode" => Self::ExecuteToolCode,
+            _ => return None,
+        };
+        caller.scope().has_code().then_some(found)
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Nothing {}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct ReadToolFile {
+    file_name: String,
+    start_line: Option<u32>,
+    end_line: Option<u32>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct GetToolDocs {
+    server: String,
+    tool: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ExecuteToolCode {
+    code: String,
+}
+
+/// Answer a meta-tool with a `CallToolResult`.
+///
+/// # Errors
+/// When a script's rows cannot be written.
+pub async fn answer(
+    gate: &Gate,
+    caller: &Caller,
+    parent: &Parent,
+    tool: MetaTool,
+    arguments: &str,
+    cancel: CancellationToken,
+) -> Result<Value, RunError> {
+    let library = &caller.visible().library;
+    let read = match tool {
+        MetaTool::ListToolFiles => parse::<Nothing>(arguments).map(|Nothing {}| library.list_files()),
+        MetaTool::ReadToolFile => parse(arguments).and_then(|ReadToolFile { file_name, start_line, end_line }| {
+            library.read_file(&file_name, start_line, end_line).map_err(|e| e.to_string())
+        }),
+        MetaTool::GetToolDocs => parse(arguments)
+            .and_then(|GetToolDocs { server, tool }| library.docs(&server, &tool).map_err(|e| e.to_string())),
+        MetaTool::ExecuteToolCode => match parse(arguments) {
+            Ok(ExecuteToolCode { code }) => return execute(gate, caller, parent, code, cancel).await,
+            Err(error) => Err(error),
+        },
+    };
+    gate.audit.before(parent.take_carry()).await?;
+    Ok(match read {
+        Ok(text) => json!({"content": [{"type": "text", "text": text}]}),
+        Err(text) => json!({"content": [{"type": "text", "text": text}], "isError": true}),
+    })
+}
+
+async fn execute(
+    gate: &Gate,
+    caller: &Caller,
+    parent: &Parent,
+    code: String,
+    cancel: CancellationToken,
+) -> Result<Value, RunError> {
+    let answer = script::run(gate, caller, parent, code, cancel).await?;
+    let text = answer.value.to_string();
+    Ok(json!({"content": [{"type": "text", "text": text}], "structuredContent": answer.value, "isError": answer.failed}))
+}
+
+fn parse<'a, T: Deserialize<'a>>(arguments: &'a str) -> Result<T, String> {
+    serde_json::from_str(arguments).map_err(|e| format!("The arguments do not fit: {e}"))
+}

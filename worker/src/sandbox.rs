@@ -1,0 +1,171 @@
+//! The pool of sandbox processes. A process serves one tenant at a time and is thrown away at the first sign of trouble.
+
+use std::{
+    collections::VecDeque,
+    path::{Path, PathBuf},
+    process::Stdio,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    process::{Child, ChildStdin, ChildStdout, Command},
+    sync::Semaphore,
+};
+use tollgate_codemode::wire::{Catalog, ErrorKind, Limits, MAX_FRAME, Outcome, ScriptError, Step, StepReply};
+use tollgate_domain::TenantId;
+
+/// Processes that wait for work at most; beyond, they end when their step does.
+const IDLE: usize = 16;
+/// The sandbox ends a step by itself well before; this is for one that cannot.
+const STEP_WALL: Duration = Duration::from_secs(6);
+/// How long a step waits for its turn before the run is refused.
+const TURN: Duration = Duration::from_secs(10);
+
+#[derive(Debug, Clone)]
+pub struct SandboxPool(Arc<Pool>);
+
+#[derive(Debug)]
+struct Pool {
+    program: PathBuf,
+    engine: String,
+    /// Steps at once: one a core keeps neighbours served.
+    turns: Semaphore,
+    /// Oldest first.
+    idle: Mutex<VecDeque<Process>>,
+}
+
+#[derive(Debug)]
+struct Process {
+    tenant: TenantId,
+    child: Child,
+    stdin: ChildStdin,
+    stdout: ChildStdout,
+}
+
+impl SandboxPool {
+    /// Find out whether scripts can run here, by running an empty one.
+    ///
+    /// # Errors
+    /// Why they cannot, and what to do about it.
+    pub async fn start(program: &Path, processes: usize) -> anyhow::Result<Self> {
+        let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+        let turns = if processes == 0 { cores.max(2) } else { processes };
+        let version = Command::new(program).arg("--version").env_clear().output().await.map_err(|e| {
+            anyhow::anyhow!("cannot start the sandbox {}: {e}; build it with `make build`, or name it with --sandbox", program.display())
+        })?;
+        let engine = String::from_utf8_lossy(&version.stdout).trim().to_owned();
+        let pool = Self(Arc::new(Pool { program: program.to_owned(), engine, turns: Semaphore::new(turns), idle: Mutex::default() }));
+        let empty = Step { source: String::new(), catalog: Catalog::default(), journal: Vec::new(), limits: Limits::default() };
+        let nobody = TenantId::from_uuid(uuid::Uuid::nil());
+        match pool.step(nobody, &empty).await.outcome {
+            Outcome::Done { .. } => Ok(pool),
+            other => {
+                let refused = Command::new(program).env_clear().stdin(Stdio::null()).output().await?;
+                anyhow::bail!("the sandbox does not run scripts here: {other:?} {}", String::from_utf8_lossy(&refused.stderr).trim())
+            }
+        }
+    }
+
+    /// Name and version of the engine, as it is stored with each run.
+    #[must_use]
+    pub fn engine(&self) -> &str {
+        &self.0.engine
+    }
+
+    /// Run one step. Whatever happens to the process becomes a reply.
+    pub async fn step(&self, tenant: TenantId, step: &Step) -> StepReply {
+        let Ok(Ok(_turn)) = tokio::time::timeout(TURN, self.0.turns.acquire()).await else {
+            return failed(ErrorKind::Limit, "Too many scripts are running; try again in a moment.");
+        };
+        let started = std::time::Instant::now();
+        let reply = self.step_in_turn(tenant, step).await;
+        metrics::histogram!("tollgate_script_step_seconds").record(started.elapsed());
+        reply
+    }
+
+    async fn step_in_turn(&self, tenant: TenantId, step: &Step) -> StepReply {
+        let mut process = match self.take(tenant) {
+            Ok(process) => process,
+            Err(error) => {
+                tracing::error!(%error, "a sandbox process cannot be started");
+                return failed(ErrorKind::Sandbox, "The sandbox cannot be started at present; try again in a moment.");
+            }
+        };
+        match tokio::time::timeout(STEP_WALL, process.exchange(step)).await {
+            Ok(Ok(reply)) => {
+                if !matches!(&reply.outcome, Outcome::Failed { error } if matches!(error.kind, ErrorKind::Limit | ErrorKind::Sandbox)) {
+                    self.give_back(process);
+                }
+                reply
+            }
+            // Dropping a process kills it.
+            Ok(Err(error)) => {
+                let status = process.child.wait().await;
+                tracing::info!(%tenant, %error, ?status, "a sandbox process ended");
+                failed(ErrorKind::Limit, "The script used more memory, stack or time than its sandbox allows. Work on less data at once.")
+            }
+            Err(_) => failed(
+                ErrorKind::Limit,
+                &format!("The script ran longer than {} s without calling a tool. Do less work per run.", STEP_WALL.as_secs()),
+            ),
+        }
+    }
+
+    /// An idle process of this tenant, or a fresh one; another tenant's is never handed over.
+    fn take(&self, tenant: TenantId) -> std::io::Result<Process> {
+        let mut idle = self.0.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(place) = idle.iter().rposition(|process| process.tenant == tenant)
+            && let Some(process) = idle.remove(place)
+        {
+            return Ok(process);
+        }
+        drop(idle);
+        Process::start(&self.0.program, tenant)
+    }
+
+    fn give_back(&self, process: Process) {
+        let mut idle = self.0.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.push_back(process);
+        if idle.len() > IDLE {
+            idle.pop_front();
+        }
+    }
+}
+
+impl Process {
+    fn start(program: &Path, tenant: TenantId) -> std::io::Result<Self> {
+        let mut command = Command::new(program);
+        command.env_clear().stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
+        let mut child = command.spawn()?;
+        let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
+            return Err(std::io::Error::other("no pipes"));
+        };
+        Ok(Self { tenant, child, stdin, stdout })
+    }
+
+    async fn exchange(&mut self, step: &Step) -> std::io::Result<StepReply> {
+        let mut frame = vec![0; 4];
+        serde_json::to_writer(&mut frame, step)?;
+        let length = u32::try_from(frame.len() - 4).ok().filter(|&n| n as usize <= MAX_FRAME);
+        frame[..4].copy_from_slice(&length.ok_or(std::io::ErrorKind::FileTooLarge)?.to_le_bytes());
+        self.stdin.write_all(&frame).await?;
+        self.stdin.flush().await?;
+
+        let mut length = [0; 4];
+        self.stdout.read_exact(&mut length).await?;
+        let length = u32::from_le_bytes(length) as usize;
+        if length > MAX_FRAME {
+            return Err(std::io::ErrorKind::FileTooLarge.into());
+        }
+        let mut body = vec![0; length];
+        self.stdout.read_exact(&mut body).await?;
+        Ok(serde_json::from_slice(&body)?)
+    }
+}
+
+fn failed(kind: ErrorKind, message: &str) -> StepReply {
+    let error = ScriptError { kind, message: message.to_owned(), line: None, column: None };
+    StepReply { outcome: Outcome::Failed { error }, logs: Vec::new(), ticks: 0 }
+}

@@ -1,0 +1,184 @@
+//! The life of one script run: step, make the calls that it needs, step again.
+
+use futures::future::join_all;
+use serde_json::{Value, json};
+use std::{sync::Arc, time::Instant};
+use tokio_util::sync::CancellationToken;
+use tollgate_codemode::wire::{self, ErrorKind, JournalEntry, Limits, PendingCall, ScriptError, Step, StepReply};
+use tollgate_domain::{ScriptRunId, tool::sha256};
+use tollgate_store::{
+    StoreError,
+    audit::{AuditError, NewRun, ScriptPlace},
+    payload,
+    runs::{self, RunEnd},
+};
+
+use crate::{
+    call::{self, Ask, Asked, Parent, Reply},
+    caller::Caller,
+    gate::Gate,
+};
+
+/// What `executeToolCode` answers, as structured content.
+#[derive(Debug)]
+pub struct RunAnswer {
+    pub value: Value,
+    pub failed: bool,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error(transparent)]
+    Audit(#[from] AuditError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+struct Run<'a> {
+    gate: &'a Gate,
+    caller: &'a Caller,
+    parent: Parent,
+    id: ScriptRunId,
+    step: Step,
+    calls: Vec<Value>,
+    cancel: CancellationToken,
+}
+
+/// Run a script to its end. Its row, its calls and its result are durable when this returns.
+///
+/// # Errors
+/// When a row cannot be written; the run's answer is withheld then.
+pub async fn run(gate: &Gate, caller: &Caller, parent: &Parent, source: String, cancel: CancellationToken) -> Result<RunAnswer, RunError> {
+    let now = gate.clock.now();
+    let id = ScriptRunId::mint(now);
+    // In the register until the last row of the run is durable; its calls are younger and need not be.
+    let _in_flight = gate.in_flight.enter(id.uuid());
+    let catalog = caller.visible().library.catalog().clone();
+    let catalog_text = serde_json::to_vec(&catalog).map_err(|_| AuditError::Unavailable)?;
+    let mut entry = parent.take_carry();
+    entry.run = Some(NewRun {
+        tenant: caller.tenant(),
+        id,
+        request: parent.request,
+        key: caller.key,
+        team: caller.team,
+        source: source.clone(),
+        catalog: payload::pack(&catalog_text),
+        catalog_sha256: sha256(&catalog_text),
+        engine: gate.sandbox.engine().to_owned(),
+        worker: gate.worker,
+        at: now,
+    });
+    gate.audit.before(entry).await?;
+
+    let limits = limits(gate);
+    let step = Step { source, catalog, journal: Vec::new(), limits };
+    let mut run = Run { gate, caller, parent: parent.clone(), id, step, calls: Vec::new(), cancel };
+    let reply = run.to_its_end().await;
+    run.close(reply).await
+}
+
+fn limits(gate: &Gate) -> Limits {
+    let l = &gate.config.limits.script;
+    Limits {
+        ticks: l.ticks,
+        heap_bytes: l.heap_bytes,
+        log_bytes: l.log_bytes,
+        result_bytes: l.result_bytes,
+        source_bytes: l.source_bytes,
+        calls: l.calls,
+        ..Limits::default()
+    }
+}
+
+impl Run<'_> {
+    async fn to_its_end(&mut self) -> Result<StepReply, AuditError> {
+        let until = Instant::now() + self.gate.config.limits.script.wall();
+        loop {
+            let reply = self.gate.sandbox.step(self.caller.tenant(), &self.step).await;
+            let wire::Outcome::Need { calls } = &reply.outcome else { return Ok(reply) };
+            if self.cancel.is_cancelled() {
+                return Ok(stopped(reply, "The run was cancelled."));
+            }
+            if Instant::now() >= until {
+                let wall = self.gate.config.limits.script.wall_seconds;
+                return Ok(stopped(reply, &format!("The run took longer than {wall} s in all. Split it into several runs.")));
+            }
+            let answers = join_all(calls.iter().map(|pending| self.call(pending.clone()))).await;
+            for (pending, answer) in calls.clone().into_iter().zip(answers) {
+                let (reply, entry) = answer?;
+                self.calls.push(json!({
+                    "call_id": reply.id,
+                    "tool": format!("{}.{}", pending.server, pending.tool),
+                    "outcome": reply.outcome,
+                }));
+                self.step.journal.push(entry);
+            }
+            self.step.journal.sort_by_key(|entry| entry.sequence);
+        }
+    }
+
+    async fn call(&self, pending: PendingCall) -> Result<(Reply, JournalEntry), AuditError> {
+        let parent = Parent { place: Some(ScriptPlace { run: self.id, sequence: pending.sequence }), ..self.parent.clone() };
+        // The identity comes with the value that the script holds; a text that is no id names no tool.
+        let tool = pending.tool_id.parse().map_or_else(|_| Asked::ByName(pending.tool_id.clone()), Asked::ById);
+        let arguments = serde_json::to_vec(&pending.arguments).unwrap_or_default();
+        let ask = Ask {
+            tool,
+            arguments: Arc::from(arguments),
+            meta: serde_json::Map::new(),
+            progress: None,
+            cancel: self.cancel.child_token(),
+            pending: Some(pending.clone()),
+        };
+        let mut reply = call::call(self.gate, self.caller, &parent, ask).await?;
+        let entry = reply.journal.take().ok_or(AuditError::Unavailable)?;
+        Ok((reply, entry))
+    }
+
+    async fn close(self, reply: Result<StepReply, AuditError>) -> Result<RunAnswer, RunError> {
+        let carried = self.parent.take_carry();
+        if !carried.is_empty() {
+            self.gate.audit.after(carried).await?;
+        }
+        let (reply, broken) = match reply {
+            Ok(reply) => (reply, None),
+            Err(error) => (StepReply { outcome: failed(ErrorKind::Sandbox, &error.to_string()), logs: Vec::new(), ticks: 0 }, Some(error)),
+        };
+        let (state, result, error) = match reply.outcome {
+            wire::Outcome::Done { result } => ("done", Some(result), None),
+            wire::Outcome::Failed { error } => ("failed", None, Some(error)),
+            wire::Outcome::Need { .. } => ("failed", None, Some(error(ErrorKind::Nondeterminism, "the run did not end"))),
+        };
+        let error = error.map(|error| json!(error));
+        let end = RunEnd { state, result: result.clone(), logs: reply.logs.clone(), error: error.clone(), ticks: reply.ticks };
+        metrics::counter!("tollgate_script_runs_total", "state" => state).increment(1);
+        runs::close(&self.gate.store, self.caller.tenant(), self.id, &end, self.gate.clock.now()).await?;
+        if let Some(error) = broken {
+            return Err(error.into());
+        }
+        let mut value = json!({
+            "script_run_id": self.id,
+            "state": state,
+            "result": result,
+            "logs": reply.logs,
+            "calls": self.calls,
+        });
+        if let Some(error) = error {
+            value["error"] = error;
+        }
+        Ok(RunAnswer { value, failed: state == "failed" })
+    }
+}
+
+fn error(kind: ErrorKind, message: &str) -> ScriptError {
+    ScriptError { kind, message: message.to_owned(), line: None, column: None }
+}
+
+fn failed(kind: ErrorKind, message: &str) -> wire::Outcome {
+    wire::Outcome::Failed { error: error(kind, message) }
+}
+
+fn stopped(reply: StepReply, message: &str) -> StepReply {
+    StepReply { outcome: failed(ErrorKind::Limit, message), ..reply }
+}

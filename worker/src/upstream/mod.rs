@@ -1,0 +1,239 @@
+//! MCP clients: one supervised link per upstream and worker, shared by all calls.
+
+mod connect;
+mod http;
+mod link;
+mod raw;
+mod stdio;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, RwLock},
+    time::Duration,
+};
+
+use rmcp::{
+    ServiceError,
+    model::{CallToolRequest, CallToolRequestParams, ClientRequest, ErrorData, ProgressToken, RequestMetaObject},
+    service::PeerRequestOptions,
+};
+use serde_json::{Map, Value, json, value::RawValue};
+use tokio_util::sync::CancellationToken;
+use tollgate_boot::{Config, Shutdown};
+use tollgate_domain::{Outcome, Sealer, TenantId, UpstreamId, WorkerId, clock::SharedClock, policy::Permit, policy::Reason};
+use tollgate_store::{Store, sync};
+
+pub use connect::Progress;
+use link::Link;
+
+use crate::scope::Directory;
+
+/// What every link needs.
+#[derive(Debug, Clone)]
+pub struct Tools {
+    pub store: Store,
+    pub config: Arc<Config>,
+    pub sealer: Sealer,
+    pub clock: SharedClock,
+    pub worker: WorkerId,
+}
+
+/// All links of this worker. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Upstreams {
+    links: Arc<RwLock<HashMap<(TenantId, UpstreamId), Arc<Link>>>>,
+    /// One pool of connections for all upstreams.
+    client: reqwest::Client,
+    tools: Tools,
+}
+
+/// What to ask of a tool.
+#[derive(Debug)]
+pub struct Dispatch {
+    pub arguments: Map<String, Value>,
+    /// The caller's `_meta`, without what belongs to its own connection.
+    pub meta: Map<String, Value>,
+    pub progress: Option<Progress>,
+    pub cancel: CancellationToken,
+}
+
+/// How a dispatched call ended.
+#[derive(Debug)]
+pub struct Ended {
+    pub outcome: Outcome,
+    pub answer: Answer,
+}
+
+#[derive(Debug)]
+pub enum Answer {
+    /// The upstream's `CallToolResult`, byte by byte.
+    Result(Box<RawValue>),
+    /// The upstream's JSON-RPC error.
+    Error(ErrorData),
+    /// No answer of the upstream's; a sentence of ours.
+    None(String),
+}
+
+impl Upstreams {
+    /// Follow the directory: links come and go with the configuration.
+    ///
+    /// # Errors
+    /// When the HTTP client cannot be built.
+    pub fn start(tools: Tools, directory: &Directory, shutdown: &Shutdown) -> anyhow::Result<Self> {
+        let client = http::client(tools.config.upstream.allows_private_networks())?;
+        let all = Self { links: Arc::default(), client, tools };
+        all.reconcile(directory);
+        shutdown.spawn(all.clone().follow(directory.clone(), shutdown.clone()));
+        Ok(all)
+    }
+
+    async fn follow(self, directory: Directory, shutdown: Shutdown) {
+        let mut changes = directory.changes();
+        let mut asks = tokio::time::interval(Duration::from_millis(250));
+        asks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = shutdown.requested() => break,
+                changed = changes.changed() => match changed {
+                    Ok(()) => self.reconcile(&directory),
+                    Err(_) => break,
+                },
+                _ = asks.tick() => self.take_sync_requests().await,
+            }
+        }
+        let links: Vec<_> = self.links.write().unwrap_or_else(std::sync::PoisonError::into_inner).drain().collect();
+        links.into_iter().for_each(|(_, link)| link.stop());
+    }
+
+    /// Start links for upstreams that are new or edited, stop those of upstreams that are gone.
+    fn reconcile(&self, directory: &Directory) {
+        let mut links = self.links.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut wanted = HashMap::new();
+        for tenant in directory.tenants() {
+            for upstream in tenant.config.upstreams.values() {
+                wanted.insert((tenant.config.tenant, upstream.upstream.id), upstream.clone());
+            }
+        }
+        links.retain(|id, link| {
+            let keep = wanted.get(id).is_some_and(|upstream| upstream.version == link.version);
+            if !keep {
+                link.stop();
+            }
+            keep
+        });
+        for (id, upstream) in wanted {
+            links.entry(id).or_insert_with(|| Link::start(id.0, upstream, self.tools.clone(), self.client.clone()));
+        }
+    }
+
+    async fn take_sync_requests(&self) {
+        let Ok(requests) = sync::open_requests(&self.tools.store).await else { return };
+        for request in requests {
+            if let Some(link) = self.link(request.tenant, request.upstream_id) {
+                link.ask_sync(request.sync_id);
+            }
+        }
+    }
+
+    fn link(&self, tenant: TenantId, upstream: UpstreamId) -> Option<Arc<Link>> {
+        self.links.read().unwrap_or_else(std::sync::PoisonError::into_inner).get(&(tenant, upstream)).cloned()
+    }
+
+    /// Make the call that `permit` permits. The permit is consumed: one call, once.
+    pub async fn call(&self, tenant: TenantId, permit: Permit, ask: Dispatch) -> Ended {
+        let tool = permit.tool();
+        let away = |why: &str| Ended {
+            outcome: Outcome::UpstreamError,
+            answer: Answer::None(format!("The server \"{}\" cannot be reached at present: {why}", tool.upstream.name)),
+        };
+        let Some(link) = self.link(tenant, tool.upstream.id) else { return away("it is being connected") };
+        let connection = match link.connection() {
+            Ok(connection) => connection,
+            Err(why) => return away(&why),
+        };
+        // The definition that was decided upon must still be the one that the upstream serves.
+        if connection.live.get(&tool.name) != Some(&tool.definition_sha256) {
+            link.ask_resync();
+            return Ended { outcome: Outcome::Denied, answer: Answer::None(Reason::DefinitionChanged.told().to_owned()) };
+        }
+
+        let mut params = CallToolRequestParams::new(tool.name.clone());
+        params.arguments = Some(ask.arguments);
+        let mut options = PeerRequestOptions::no_options();
+        options.meta = Some(RequestMetaObject::from(ask.meta));
+        let request = ClientRequest::CallToolRequest(CallToolRequest::new(params));
+        // Held until the token is known, so that no progress comes before its receiver.
+        let mut routes = connection.connection.listener.progress.lock().await;
+        let mut handle = match connection.connection.peer().send_cancellable_request(request, options).await {
+            Ok(handle) => handle,
+            Err(error) => return away(&error.to_string()),
+        };
+        let route = ask.progress.map(|to| {
+            routes.insert(handle.progress_token.clone(), to);
+            Route { token: handle.progress_token.clone(), routes: Arc::clone(&connection.connection.listener.progress) }
+        });
+        drop(routes);
+
+        let timeout = tool.upstream.timeout;
+        let ended = tokio::select! {
+            answer = &mut handle.rx => match answer {
+                Ok(Ok(result)) => finished(result),
+                Ok(Err(ServiceError::McpError(error))) => Ended { outcome: Outcome::UpstreamError, answer: Answer::Error(error) },
+                Ok(Err(error)) => away(&error.to_string()),
+                Err(_) => away("the connection was lost during the call"),
+            },
+            () = tokio::time::sleep(timeout) => {
+                drop(handle.cancel(Some("the gateway's timeout".to_owned())).await);
+                let text = format!("The call took longer than {} and was given up; the server may still act on it", seconds(timeout));
+                Ended { outcome: Outcome::Timeout, answer: Answer::None(text) }
+            }
+            () = ask.cancel.cancelled() => {
+                drop(handle.cancel(Some("cancelled by the client".to_owned())).await);
+                Ended { outcome: Outcome::Cancelled, answer: Answer::None("The call was cancelled".to_owned()) }
+            }
+        };
+        if let Some(route) = route {
+            route.close().await;
+        }
+        ended
+    }
+}
+
+fn seconds(d: Duration) -> String {
+    if d.subsec_millis() == 0 { format!("{} s", d.as_secs()) } else { format!("{} ms", d.as_millis()) }
+}
+
+fn finished(result: rmcp::model::ServerResult) -> Ended {
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Shape {
+        is_error: Option<bool>,
+        result_type: Option<String>,
+    }
+    let malformed = |why: &str| Ended { outcome: Outcome::UpstreamError, answer: Answer::None(format!("The server's answer {why}")) };
+    let Some(text) = raw::open(result) else { return malformed("is not an object") };
+    let Ok(shape) = serde_json::from_str::<Shape>(text.get()) else { return malformed("is not a tool result") };
+    if shape.result_type.is_some_and(|kind| kind != "complete") {
+        return malformed("asks for more input, which this gateway does not pass on");
+    }
+    let outcome = if shape.is_error == Some(true) { Outcome::ToolError } else { Outcome::Ok };
+    Ended { outcome, answer: Answer::Result(text) }
+}
+
+struct Route {
+    token: ProgressToken,
+    routes: Arc<tokio::sync::Mutex<HashMap<ProgressToken, Progress>>>,
+}
+
+impl Route {
+    async fn close(self) {
+        self.routes.lock().await.remove(&self.token);
+    }
+}
+
+/// A tool result of our own making, in the shape of the protocol.
+#[must_use]
+pub fn error_result(text: &str) -> Box<RawValue> {
+    let result = json!({"content": [{"type": "text", "text": text}], "isError": true});
+    serde_json::value::to_raw_value(&result).unwrap_or_else(|_| RawValue::NULL.to_owned())
+}
