@@ -61,7 +61,7 @@ pub async fn serve(parts: WorkerParts) -> anyhow::Result<()> {
         worker,
     };
     let upstreams = upstream::Upstreams::start(tools, &directory, &shutdown)?;
-    let audit = AuditWriter::start(&store);
+    let audit = AuditWriter::start(&store, config.limits.audit_queue);
     let gate = Gate {
         store: store.clone(),
         config: Arc::clone(&config),

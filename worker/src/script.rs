@@ -2,7 +2,10 @@
 
 use futures::future::join_all;
 use serde_json::{Value, json};
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use tokio_util::sync::CancellationToken;
 use tollgate_codemode::wire::{self, ErrorKind, JournalEntry, Limits, PendingCall, ScriptError, Step, StepReply};
 use tollgate_domain::{ScriptRunId, tool::sha256};
@@ -16,7 +19,7 @@ use tollgate_store::{
 use crate::{
     call::{self, Ask, Asked, Parent, Reply},
     caller::Caller,
-    gate::Gate,
+    gate::{Gate, InFlightGuard},
 };
 
 /// What `executeToolCode` answers, as structured content.
@@ -42,6 +45,8 @@ struct Run<'a> {
     step: Step,
     calls: Vec<Value>,
     cancel: CancellationToken,
+    /// In the register until the last row of the run is durable; its calls are younger and need not be.
+    in_flight: Option<InFlightGuard>,
 }
 
 /// Run a script to its end. Its row, its calls and its result are durable when this returns.
@@ -51,8 +56,7 @@ struct Run<'a> {
 pub async fn run(gate: &Gate, caller: &Caller, parent: &Parent, source: String, cancel: CancellationToken) -> Result<RunAnswer, RunError> {
     let now = gate.clock.now();
     let id = ScriptRunId::mint(now);
-    // In the register until the last row of the run is durable; its calls are younger and need not be.
-    let _in_flight = gate.in_flight.enter(id.uuid());
+    let in_flight = Some(gate.in_flight.enter(id.uuid()));
     let catalog = caller.visible().library.catalog().clone();
     let catalog_text = serde_json::to_vec(&catalog).map_err(|_| AuditError::Unavailable)?;
     let mut entry = parent.take_carry();
@@ -73,7 +77,7 @@ pub async fn run(gate: &Gate, caller: &Caller, parent: &Parent, source: String, 
 
     let limits = limits(gate);
     let step = Step { source, catalog, journal: Vec::new(), limits };
-    let mut run = Run { gate, caller, parent: parent.clone(), id, step, calls: Vec::new(), cancel };
+    let mut run = Run { gate, caller, parent: parent.clone(), id, step, calls: Vec::new(), cancel, in_flight };
     let reply = run.to_its_end().await;
     run.close(reply).await
 }
@@ -136,7 +140,25 @@ impl Run<'_> {
         Ok((reply, entry))
     }
 
-    async fn close(self, reply: Result<StepReply, AuditError>) -> Result<RunAnswer, RunError> {
+    /// Write how the run ended. Where the database does not take it now, the caller is refused and the end is written later:
+    /// a run that has ended must not stand there as running.
+    async fn write_end(&mut self, end: RunEnd) -> Result<(), StoreError> {
+        let (store, tenant, id, now) = (self.gate.store.clone(), self.caller.tenant(), self.id, self.gate.clock.now());
+        let Err(error) = runs::close(&store, tenant, id, &end, now).await else { return Ok(()) };
+        let still_open = self.in_flight.take();
+        tokio::spawn(async move {
+            for _ in 0..RETRIES {
+                tokio::time::sleep(RETRY_PAUSE).await;
+                if runs::close(&store, tenant, id, &end, now).await.is_ok() {
+                    break;
+                }
+            }
+            drop(still_open);
+        });
+        Err(error)
+    }
+
+    async fn close(mut self, reply: Result<StepReply, AuditError>) -> Result<RunAnswer, RunError> {
         let carried = self.parent.take_carry();
         if !carried.is_empty() {
             self.gate.audit.after(carried).await?;
@@ -153,7 +175,7 @@ impl Run<'_> {
         let error = error.map(|error| json!(error));
         let end = RunEnd { state, result: result.clone(), logs: reply.logs.clone(), error: error.clone(), ticks: reply.ticks };
         metrics::counter!("tollgate_script_runs_total", "state" => state).increment(1);
-        runs::close(&self.gate.store, self.caller.tenant(), self.id, &end, self.gate.clock.now()).await?;
+        self.write_end(end).await?;
         if let Some(error) = broken {
             return Err(error.into());
         }
@@ -170,6 +192,10 @@ impl Run<'_> {
         Ok(RunAnswer { value, failed: state == "failed" })
     }
 }
+
+/// How often, and how far apart, a run's end is tried to be written once its caller has been refused.
+const RETRIES: u32 = 600;
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
 fn error(kind: ErrorKind, message: &str) -> ScriptError {
     ScriptError { kind, message: message.to_owned(), line: None, column: None }

@@ -6,4 +6,6 @@ mod door;
 mod idempotency;
 mod lists;
 mod resources;
+mod trail;
+mod upstreams;
 mod world;

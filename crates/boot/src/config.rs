@@ -78,7 +78,7 @@ pub struct Telemetry {
 
 impl Default for Telemetry {
     fn default() -> Self {
-        Self { otlp_endpoint: None, log: "info".to_owned(), log_format: LogFormat::Text }
+        Self { otlp_endpoint: None, log: "info,rmcp=warn".to_owned(), log_format: LogFormat::Text }
     }
 }
 
@@ -98,8 +98,7 @@ pub struct Limits {
     /// How long a client may take to send the head of a request.
     pub request_head_seconds: u64,
     pub connections: usize,
-    /// One call to an upstream, from sending to its last byte.
-    pub tool_call_seconds: u64,
+    /// One answer of an upstream.
     pub tool_result_bytes: usize,
     /// Calls waiting for the audit log; beyond it new calls are refused, not left unrecorded.
     pub audit_queue: usize,
@@ -115,9 +114,8 @@ impl Default for Limits {
             request_body_bytes: 4 << 20,
             request_head_seconds: 10,
             connections: 10_000,
-            tool_call_seconds: 60,
-            tool_result_bytes: 8 << 20,
-            audit_queue: 10_000,
+            tool_result_bytes: 16 << 20,
+            audit_queue: 4_096,
             database_connections: 20,
             drain_seconds: 20,
             script: ScriptLimits::default(),
@@ -126,10 +124,6 @@ impl Default for Limits {
 }
 
 impl Limits {
-    pub fn tool_call(&self) -> Duration {
-        Duration::from_secs(self.tool_call_seconds)
-    }
-
     pub fn drain(&self) -> Duration {
         Duration::from_secs(self.drain_seconds)
     }
@@ -142,7 +136,7 @@ pub struct ScriptLimits {
     /// Calls and loop back-edges.
     pub ticks: u64,
     pub heap_bytes: u64,
-    /// Wall clock of one step. Time in which a run waits for a tool or for a person is not counted.
+    /// Wall clock of a whole run, the time that its tools take included.
     pub wall_seconds: u64,
     pub source_bytes: usize,
     pub log_bytes: usize,
@@ -158,7 +152,7 @@ impl Default for ScriptLimits {
         Self {
             ticks: 5_000_000,
             heap_bytes: 128 << 20,
-            wall_seconds: 10,
+            wall_seconds: 120,
             source_bytes: 64 << 10,
             log_bytes: 256 << 10,
             result_bytes: 1 << 20,

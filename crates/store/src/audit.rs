@@ -23,8 +23,6 @@ use columns::Batch;
 
 /// Entries that one commit takes at most.
 const MAX_BATCH: usize = 1000;
-/// Entries that wait at most; beyond, callers are refused rather than kept waiting.
-const QUEUE: usize = 4096;
 /// Commits under way at once: while one waits for the disk, the next is filled.
 const WRITERS: usize = 2;
 /// How long a caller waits for its commit. The entry itself is retried until it is written.
@@ -157,10 +155,11 @@ pub struct AuditWriter {
 }
 
 impl AuditWriter {
-    /// Start the writer tasks on the current runtime.
+    /// Start the writer tasks on the current runtime. At most `queue` entries wait; beyond, callers are refused rather than
+    /// kept waiting.
     #[must_use]
-    pub fn start(store: &Store) -> Self {
-        let (queue, jobs) = mpsc::channel(QUEUE);
+    pub fn start(store: &Store, queue: usize) -> Self {
+        let (queue, jobs) = mpsc::channel(queue);
         let jobs = Arc::new(Mutex::new(jobs));
         for _ in 0..WRITERS {
             tokio::spawn(run(store.clone(), Arc::clone(&jobs)));

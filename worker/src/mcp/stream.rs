@@ -37,6 +37,8 @@ pub fn with_progress(
                     drop(to.try_send(notification(&params, &token)));
                 }
                 text = &mut answer => break text,
+                // The client has gone; what that means is for the answer's own guard to say.
+                () = to.closed() => return,
             }
         };
         drop(to.send(last).await);

@@ -137,7 +137,7 @@ pub async fn connect(
             let program = config.program(name).ok_or_else(|| {
                 format!("the operator's configuration of this worker lists no program \"{name}\"; add a [[program]] to tollgate.toml")
             })?;
-            let start = || ProgramTransport::start(program).map_err(|e| format!("cannot start {}: {e}", program.command.display()));
+            let start = || ProgramTransport::start(program, config.limits.tool_result_bytes).map_err(|e| format!("cannot start {}: {e}", program.command.display()));
             // Most programs speak the older era, and one that speaks only the newer says so at once.
             let old = serve(start()?, ClientLifecycleMode::Initialize, PROGRAM_START).await;
             match old {
@@ -155,7 +155,7 @@ pub async fn connect(
                 let mut settings = StreamableHttpClientTransportConfig::with_uri(url.as_str());
                 settings.custom_headers = headers.clone();
                 settings.max_concurrent_requests = 1024;
-                StreamableHttpClientTransport::with_client(RawHttp::new(client.clone()), settings)
+                StreamableHttpClientTransport::with_client(RawHttp::new(client.clone(), config.limits.tool_result_bytes), settings)
             };
             match serve(start(), newest(), DISCOVER).await {
                 Ok(connection) => Ok(connection),

@@ -21,8 +21,6 @@ use sse_stream::{Sse, SseStream};
 
 use super::raw::RawIds;
 
-/// The longest answer taken from an upstream, in bytes, whether it comes at once or as a stream.
-const MAX_ANSWER: usize = 16 << 20;
 const MAX_ERROR_BODY: usize = 64 << 10;
 
 /// The client for all upstreams: pooled, no redirects (they would carry credentials elsewhere), no proxy, no decompression.
@@ -95,6 +93,8 @@ fn is_global(ip: IpAddr) -> bool {
 #[derive(Debug, Clone)]
 pub struct RawHttp {
     inner: reqwest::Client,
+    /// The longest answer taken, in bytes, whether it comes at once or as a stream.
+    max_answer: usize,
     raw: RawIds,
 }
 
@@ -102,8 +102,8 @@ type Failure = StreamableHttpError<reqwest::Error>;
 
 impl RawHttp {
     #[must_use]
-    pub fn new(inner: reqwest::Client) -> Self {
-        Self { inner, raw: RawIds::default() }
+    pub fn new(inner: reqwest::Client, max_answer: usize) -> Self {
+        Self { inner, max_answer, raw: RawIds::default() }
     }
 
     /// POST a request whose answer stays raw.
@@ -142,7 +142,7 @@ impl RawHttp {
         if !kind.starts_with("application/json") {
             return Err(StreamableHttpError::UnexpectedContentType(Some(kind)));
         }
-        let body = bounded(answer, MAX_ANSWER).await?;
+        let body = bounded(answer, self.max_answer).await?;
         let message = self.raw.read(&body).map_err(|e| unexpected(format!("not a JSON-RPC message: {e}")))?;
         Ok(StreamableHttpPostResponse::Json(message, session))
     }
@@ -169,7 +169,7 @@ impl RawHttp {
 
     /// The events of an answer, raw ones enveloped, under the limit on one answer.
     fn raw_events(&self, answer: reqwest::Response) -> BoxStream<'static, Result<Sse, SseError>> {
-        let mut left = MAX_ANSWER;
+        let mut left = self.max_answer;
         let bytes = answer.bytes_stream().map(move |chunk| {
             let chunk = chunk.map_err(std::io::Error::other)?;
             left = left.checked_sub(chunk.len()).ok_or_else(|| std::io::Error::other("the answer is over the size limit"))?;

@@ -16,8 +16,6 @@ use tollgate_boot::config::Program;
 
 use super::raw::RawIds;
 
-/// The longest message taken from a program, in bytes.
-const MAX_LINE: u64 = 16 << 20;
 /// Messages that wait to be handled; a program that talks faster is not read until they are.
 const QUEUE: usize = 256;
 /// What a program inherits of our environment: enough to find its interpreter, no secret of ours.
@@ -31,11 +29,11 @@ pub struct ProgramTransport {
 }
 
 impl ProgramTransport {
-    /// Start the program.
+    /// Start the program; a message of it longer than `max_message` bytes ends the connection.
     ///
     /// # Errors
     /// When it cannot be started.
-    pub fn start(program: &Program) -> std::io::Result<Self> {
+    pub fn start(program: &Program, max_message: usize) -> std::io::Result<Self> {
         let mut command = Command::new(&program.command);
         command.args(&program.args).env_clear().stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         #[expect(clippy::disallowed_methods, reason = "a child's environment is ours to hand down, name by name")]
@@ -51,7 +49,7 @@ impl ProgramTransport {
         let stderr = child.stderr.take().ok_or_else(closed)?;
         let raw = RawIds::default();
         let (to, messages) = mpsc::channel(QUEUE);
-        tokio::spawn(read_messages(stdout, raw.clone(), to, program.name.clone()));
+        tokio::spawn(read_messages(stdout, raw.clone(), to, program.name.clone(), max_message as u64));
         let name = program.name.clone();
         tokio::spawn(async move {
             let mut lines = BufReader::new(stderr).take(u64::MAX).lines();
@@ -63,17 +61,23 @@ impl ProgramTransport {
     }
 }
 
-async fn read_messages(stdout: ChildStdout, raw: RawIds, to: mpsc::Sender<RxJsonRpcMessage<RoleClient>>, program: String) {
+async fn read_messages(
+    stdout: ChildStdout,
+    raw: RawIds,
+    to: mpsc::Sender<RxJsonRpcMessage<RoleClient>>,
+    program: String,
+    max_message: u64,
+) {
     let mut reader = BufReader::new(stdout);
     let mut line = Vec::new();
     loop {
         line.clear();
-        match (&mut reader).take(MAX_LINE).read_until(b'\n', &mut line).await {
+        match (&mut reader).take(max_message).read_until(b'\n', &mut line).await {
             Ok(0) | Err(_) => return,
             Ok(_) => {}
         }
-        if line.len() as u64 >= MAX_LINE {
-            tracing::warn!(program, limit = MAX_LINE, "the program sent a message over the limit; its connection is closed");
+        if line.len() as u64 >= max_message {
+            tracing::warn!(program, limit = max_message, "the program sent a message over the limit; its connection is closed");
             return;
         }
         let Ok(text) = std::str::from_utf8(&line) else { continue };

@@ -1,0 +1,112 @@
+//! What has happened, read three ways: as rows, as sums, as a file.
+
+use serde_json::{Value, json};
+use sqlx::PgPool;
+use tollgate_domain::{CallId, KeyId, LlmRequestId, ScriptRunId, TenantId, ids};
+use tollgate_store::payload;
+
+use crate::world::World;
+
+struct Call {
+    id: CallId,
+    request: LlmRequestId,
+    run: ScriptRunId,
+    key: KeyId,
+}
+
+/// One call that went well, in a script, with a name that a spreadsheet would run.
+async fn record(world: &World, tenant: &str) -> Call {
+    let now = tollgate_domain::Clock::now(&*world.clock);
+    let tenant: TenantId = tenant.rsplit('/').next().unwrap().parse().unwrap();
+    let call = Call { id: CallId::mint(now), request: LlmRequestId::mint(now), run: ScriptRunId::mint(now), key: KeyId::mint(now) };
+    let all = [tenant.uuid(), call.id.uuid(), call.request.uuid(), call.run.uuid(), call.key.uuid()];
+    for sql in [
+        "INSERT INTO llm_requests (tenant_id, llm_request_id, key_id, origin, method, at) SELECT $1[1], $1[3], $1[5], 'minted', 'tools/call', $2 WHERE $3 IS NOT NULL",
+        "INSERT INTO script_runs (tenant_id, script_run_id, llm_request_id, key_id, state, source, catalog, catalog_sha256, engine, worker_id, opened_at, result)
+         SELECT $1[1], $1[4], $1[3], $1[5], 'done', 'result = 1', '', '', 'e', $1[1], $2, $3",
+        "INSERT INTO tool_call_events (tenant_id, call_id, kind, at, llm_request_id, origin, script_run_id, sequence, key_id, tool_name, decision, currency)
+         SELECT $1[1], $1[2], 0, $2, $1[3], 'minted', $1[4], 1, $1[5], '=evil()', 'permitted', 'USD' WHERE $3 IS NOT NULL",
+        "INSERT INTO tool_call_events (tenant_id, call_id, kind, at, outcome, latency_us, amount_picos)
+         SELECT $1[1], $1[2], 1, $2, 'ok', 1500, 2000000000 WHERE $3 IS NOT NULL",
+        "INSERT INTO tool_call_payloads (tenant_id, call_id, kind, size, body) SELECT $1[1], $1[2], 0, 5, $3 WHERE $2 IS NOT NULL",
+    ] {
+        let sql = sql.replace("$1[", "($1::uuid[])[").replace("$2", "$2::timestamptz").replace("$3", "$3::bytea");
+        let sql = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(all.to_vec()).bind(now).bind(payload::pack(b"{ \"a\": 1,\n \"a\": 2 }"));
+        sql.execute(&world.pool).await.unwrap();
+    }
+    call
+}
+
+#[sqlx::test(migrator = "tollgate_store::MIGRATOR")]
+async fn one_row_is_read_as_a_call_a_sum_and_a_line(pool: PgPool) {
+    let world = World::new(pool).await;
+    let (tenant, other) = (world.tenant("acme").await, world.tenant("other").await);
+    let call = record(&world, &tenant).await;
+    world.pass(chrono::Duration::seconds(1));
+    let auditor = world.token(&tenant, "auditor").await;
+
+    let listed = world.get(&auditor, &format!("{tenant}/tool-calls?key_id={}&outcome=ok", call.key)).await;
+    let row = &listed.json["items"][0];
+    assert_eq!((&row["id"], &row["amount"], &row["currency"]), (&json!(call.id), &json!("0.002"), &json!("USD")), "{}", listed.text);
+    assert!(listed.text.contains("\"arguments\":{ \"a\": 1,\n \"a\": 2 }"), "verbatim: {}", listed.text);
+    assert_eq!(world.get(&auditor, &format!("{tenant}/tool-calls/{}", call.id)).await.json, *row);
+    world.get(&world.root, &format!("{other}/tool-calls/{}", call.id)).await.is(404, "not_found");
+    assert_eq!(world.get(&world.root, &format!("{other}/tool-calls")).await.json["items"], json!([]));
+
+    let tree = world.get(&auditor, &format!("{tenant}/llm-requests/{}", call.request)).await;
+    assert_eq!(tree.json["script_runs"][0]["tool_calls"][0]["id"], json!(call.id), "{}", tree.text);
+    assert_eq!((&tree.json["tool_calls"], &tree.json["complete"]), (&json!([]), &json!(true)));
+    let run = world.get(&auditor, &format!("{tenant}/script-runs/{}", call.run)).await;
+    assert_eq!((&run.json["source"], &run.json["state"], &run.json["journal"]), (&json!("result = 1"), &json!("done"), &json!([])));
+    for list in ["llm-requests", "script-runs"] {
+        let listed = world.get(&auditor, &format!("{tenant}/{list}?outcome=ok")).await;
+        assert_eq!(listed.json["items"].as_array().unwrap().len(), 1, "{list}: {}", listed.text);
+        assert_eq!(world.get(&auditor, &format!("{tenant}/{list}?outcome=denied")).await.json["items"], json!([]));
+    }
+
+    let costs = world.get(&auditor, &format!("{tenant}/reports/costs?group_by=key,outcome,day")).await;
+    let item = &costs.json["items"][0];
+    assert_eq!((&item["key_id"], &item["outcome"], &item["calls"]), (&json!(call.key), &json!("ok"), &json!(1)), "{}", costs.text);
+    assert_eq!((&item["latency_p50_us"], &item["amount"]), (&json!(1500), &json!("0.002")));
+    assert_eq!((&costs.json["total"], &costs.json["currency"]), (&json!({"calls": 1, "errors": 0, "amount": "0.002"}), &json!("USD")));
+    let csv = world.get(&auditor, &format!("{tenant}/reports/costs?group_by=outcome&format=csv")).await.text;
+    assert_eq!(csv, "outcome,calls,errors,amount,latency_p50_us,latency_p99_us,currency\r\nok,1,0,0.002,1500,1500,USD\r\n");
+
+    let file = world.get(&auditor, &format!("{tenant}/audit/export")).await;
+    let mut line: Value = serde_json::from_str(file.text.trim_end()).unwrap();
+    assert_eq!(file.text.lines().count(), 1);
+    assert_eq!(line.as_object_mut().unwrap().remove("tenant_id").unwrap(), json!(tenant.rsplit('/').next()));
+    assert_eq!(line, *row);
+    assert!(file.headers["content-disposition"].to_str().unwrap().ends_with(".ndjson\""));
+    let csv = world.get(&auditor, &format!("{tenant}/audit/export?format=csv")).await.text;
+    assert!(csv.starts_with("id,llm_request_id,") && csv.contains(",'=evil(),"), "{csv}");
+    let events = world.count("SELECT count(*) FROM admin_events WHERE action = 'audit.export'").await;
+    assert_eq!(events, 2);
+}
+
+#[sqlx::test(migrator = "tollgate_store::MIGRATOR")]
+async fn what_cannot_be_read_is_said(pool: PgPool) {
+    let world = World::new(pool).await;
+    let tenant = world.tenant("acme").await;
+    let finance = world.token(&tenant, "finance").await;
+    world.get(&finance, &format!("{tenant}/audit/export")).await.is(403, "forbidden");
+    let get = async |path: &str| world.get(&world.root, &format!("{tenant}/{path}")).await;
+    for format in ["parquet", "ocsf", "bundle", "xml"] {
+        let refused = get(&format!("audit/export?format={format}")).await;
+        assert!(refused.is(422, "unsupported_format").text.contains("ndjson"), "{format}");
+    }
+    get("reports/costs?format=parquet").await.is(422, "unsupported_format");
+    for (path, pointer) in [
+        ("reports/costs?group_by=tool,tools", "?group_by"),
+        ("reports/costs?group_by=hour,day", "?group_by"),
+        ("reports/costs?from=2026-01-02T00:00:00Z&to=2026-01-01T00:00:00Z", "?from"),
+        ("audit/export?from=2026-01-02T00:00:00Z&to=2026-01-01T00:00:00Z", "?from"),
+        ("tool-calls?outcome=fine", "?outcome"),
+        ("tool-calls?tool=x", "?tool"),
+    ] {
+        assert_eq!(get(path).await.is(422, "invalid").pointer(), pointer, "{path}");
+    }
+    assert_eq!(world.count("SELECT count(*) FROM admin_events WHERE action = 'audit.export'").await, 0, "nothing was exported");
+    let unknown = format!("tool-calls/call_{}", ids::encode(uuid::Uuid::nil()));
+    get(&unknown).await.is(404, "not_found");
+}
