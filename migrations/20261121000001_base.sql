@@ -273,7 +273,7 @@ CREATE TABLE admin_events (
   tenant_id   uuid NOT NULL,
   event_id    uuid NOT NULL,
   at          timestamptz NOT NULL,
-  -- 'platform', 'service_token', 'admin', 'system'
+  -- 'platform', 'service_token', 'admin', 'system', 'anonymous'
   actor_kind  text NOT NULL,
   actor_id    text NOT NULL,
   role        text,

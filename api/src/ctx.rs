@@ -215,8 +215,8 @@ impl Write {
     }
 }
 
-/// An answer in the form in which it can be remembered.
-#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
+/// An answer in the form in which it can be remembered. It may hold a secret: no `Debug`.
+#[derive(serde::Serialize, serde::Deserialize)]
 pub(crate) struct Reply {
     #[serde(skip)]
     pub status: StatusCode,

@@ -1,28 +1,24 @@
 //! Bodies in: JSON that can be read in one way only, then a type that knows every field it may have.
 
-use std::{collections::HashSet, fmt};
+use std::{collections::HashSet, fmt, time::Duration};
 
 use axum::{
     body::Body,
     extract::{FromRequest, Request},
     http::{HeaderMap, header},
 };
-use serde::{
-    Deserialize, Deserializer,
-    de::{DeserializeOwned, DeserializeSeed, Error as _, MapAccess, SeqAccess, Visitor},
-};
-use serde_json::{Map, Number, Value};
+use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use tollgate_domain::tool::sha256;
 
 use crate::problem::{FieldError, Kind, Problem};
 
 /// The largest body, in bytes.
 pub const MAX_BODY: usize = 1 << 20;
-/// How deep arrays and objects may nest.
-pub const MAX_DEPTH: usize = 64;
+/// How long a body may take to arrive.
+const DEADLINE: Duration = Duration::from_secs(20);
 
 /// A JSON body. Refused: another content type, more than [`MAX_BODY`], a key that comes twice in one object, nesting
-/// beyond [`MAX_DEPTH`]; and, by `deny_unknown_fields` on `T`, whatever the API does not know.
+/// beyond [`tollgate_domain::json::MAX_DEPTH`]; and, by `deny_unknown_fields` on `T`, whatever the API does not know.
 #[derive(Debug)]
 pub struct Json<T> {
     pub value: T,
@@ -68,7 +64,8 @@ impl<S: Send + Sync, T: DeserializeOwned + Default> FromRequest<S> for MaybeJson
 }
 
 async fn collect(body: Body) -> Result<bytes::Bytes, Problem> {
-    axum::body::to_bytes(body, MAX_BODY).await.map_err(|error| {
+    let reading = tokio::time::timeout(DEADLINE, axum::body::to_bytes(body, MAX_BODY));
+    reading.await.map_err(|_| Problem::new(Kind::Slow))?.map_err(|error| {
         // The two reasons are told apart by the source alone; a cut connection gets no answer anyway.
         let too_large = std::error::Error::source(&error).is_some_and(|s| s.to_string().contains("length limit"));
         if too_large { Problem::because(Kind::TooLarge, format!("A body is at most {MAX_BODY} bytes.")) } else { Problem::new(Kind::Malformed) }
@@ -86,10 +83,7 @@ fn check_content_type(headers: &HeaderMap) -> Result<(), Problem> {
 /// # Errors
 /// 400 for what is not JSON or ambiguous, 422 with a pointer for what does not fit `T`.
 pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
-    let mut reader = serde_json::Deserializer::from_slice(bytes);
-    let value = Strict { depth: 0 }
-        .deserialize(&mut reader)
-        .and_then(|value| reader.end().map(|()| value))
+    let value = tollgate_domain::json::read(bytes)
         .map_err(|e| Problem::because(Kind::Malformed, format!("The body is not JSON that can be accepted: {e}.")))?;
     serde_path_to_error::deserialize(value).map_err(|error| Problem::fields(vec![describe(&error)]))
 }
@@ -124,76 +118,6 @@ fn escape(key: &str) -> String {
     key.replace('~', "~0").replace('/', "~1")
 }
 
-/// Any JSON value, read strictly.
-struct Strict {
-    depth: usize,
-}
-
-impl Strict {
-    fn deeper<E: serde::de::Error>(&self) -> Result<Self, E> {
-        if self.depth >= MAX_DEPTH {
-            return Err(E::custom(format_args!("nested more than {MAX_DEPTH} levels deep")));
-        }
-        Ok(Self { depth: self.depth + 1 })
-    }
-}
-
-impl<'de> DeserializeSeed<'de> for Strict {
-    type Value = Value;
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Strict {
-    type Value = Value;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a JSON value")
-    }
-    fn visit_unit<E>(self) -> Result<Value, E> {
-        Ok(Value::Null)
-    }
-    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
-        Ok(Value::Bool(value))
-    }
-    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-    fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Value, E> {
-        Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom("not a finite number"))
-    }
-    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
-        Ok(Value::String(value.to_owned()))
-    }
-    fn visit_string<E>(self, value: String) -> Result<Value, E> {
-        Ok(Value::String(value))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
-        let mut items = Vec::new();
-        while let Some(item) = seq.next_element_seed(self.deeper()?)? {
-            items.push(item);
-        }
-        Ok(Value::Array(items))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
-        let inner = self.deeper::<A::Error>()?.depth;
-        let (mut object, mut seen) = (Map::new(), HashSet::new());
-        while let Some(key) = map.next_key::<String>()? {
-            if !seen.insert(key.clone()) {
-                return Err(A::Error::custom(format_args!("the key {key:?} comes twice in one object")));
-            }
-            object.insert(key, map.next_value_seed(Self { depth: inner })?);
-        }
-        Ok(Value::Object(object))
-    }
-}
-
 /// For PATCH: tells `"field": null` (`Some(None)`) from a field that is left out (`None`). Goes with `#[serde(default)]`.
 ///
 /// # Errors
@@ -205,6 +129,7 @@ pub fn nullable<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D)
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::Value;
 
     #[derive(Debug, Deserialize)]
     #[serde(deny_unknown_fields)]
@@ -247,8 +172,8 @@ mod tests {
     #[test]
     fn t24_depth_ends_at_the_limit_and_not_at_the_stack() {
         let nested = |n: usize| format!("{}{}", "[".repeat(n), "]".repeat(n));
-        assert!(parse::<Value>(nested(MAX_DEPTH).as_bytes()).is_ok());
-        for depth in [MAX_DEPTH + 1, 127, 128, 1_000_000] {
+        assert!(parse::<Value>(nested(tollgate_domain::json::MAX_DEPTH).as_bytes()).is_ok());
+        for depth in [tollgate_domain::json::MAX_DEPTH + 1, 127, 128, 1_000_000] {
             let problem = parse::<Value>(nested(depth).as_bytes()).unwrap_err();
             assert_eq!(problem.kind(), Kind::Malformed, "{depth}");
         }

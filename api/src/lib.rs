@@ -72,9 +72,11 @@ pub async fn serve(parts: ApiParts) -> anyhow::Result<()> {
     let app = App::new(store, config, secrets, clock);
     health.expect("api");
     let upkeep = tokio::spawn(upkeep(app.clone(), health.clone(), shutdown.clone()));
+    let refresh = tokio::spawn(refresh_keys(app.clone()));
     let router = router(app.clone()).merge(health.router());
     tollgate_boot::serve::serve(listener, router, limits, &shutdown).await;
     upkeep.abort();
+    refresh.abort();
     app.flush_denials(app.clock.now()).await;
     Ok(())
 }
@@ -94,8 +96,8 @@ async fn description() -> impl axum::response::IntoResponse {
     ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], openapi_json())
 }
 
-/// What the door does between requests: keeps its readiness true, forgets old answers, reads identity providers' keys
-/// again, writes down refusals that are still uncounted.
+/// What the door does between requests: keeps its readiness true, writes down refusals that are still uncounted, forgets
+/// old answers.
 async fn upkeep(app: App, health: Health, shutdown: Shutdown) {
     let mut tick = tokio::time::interval(Duration::from_secs(2));
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -110,9 +112,6 @@ async fn upkeep(app: App, health: Health, shutdown: Shutdown) {
             }
         }
         app.flush_denials(app.clock.now()).await;
-        if !app.oidc.is_empty() && round.is_multiple_of(oidc::REFRESH_EVERY.as_secs() / 2) {
-            app.oidc.refresh().await;
-        }
         // Every ten minutes.
         if round % 300 == 1
             && let Err(error) = tollgate_store::idempotency::forget(&app.store, app.clock.now() - idempotency::kept()).await
@@ -120,5 +119,13 @@ async fn upkeep(app: App, health: Health, shutdown: Shutdown) {
             tracing::warn!(%error, "old answers were not forgotten");
         }
         round += 1;
+    }
+}
+
+/// Read the identity providers' keys, now and then again. Apart from the rest: a provider that hangs holds up nothing.
+async fn refresh_keys(app: App) {
+    while !app.oidc.is_empty() {
+        app.oidc.refresh().await;
+        tokio::time::sleep(oidc::REFRESH_EVERY).await;
     }
 }

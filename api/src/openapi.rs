@@ -122,9 +122,9 @@ fn refusals(operation: &mut Operation, route: &RouteInfo, method: &HttpMethod) {
         kinds.push(Kind::NotFound);
     }
     match method {
-        HttpMethod::Post => kinds.extend([Kind::Malformed, Kind::Conflict, Kind::TooLarge, Kind::NotJson, Kind::Invalid]),
+        HttpMethod::Post => kinds.extend([Kind::Malformed, Kind::Slow, Kind::Conflict, Kind::TooLarge, Kind::NotJson, Kind::Invalid]),
         HttpMethod::Patch => {
-            kinds.extend([Kind::Malformed, Kind::Conflict, Kind::Stale, Kind::TooLarge, Kind::NotJson, Kind::Invalid, Kind::MissingIfMatch]);
+            kinds.extend([Kind::Malformed, Kind::Slow, Kind::Conflict, Kind::Stale, Kind::TooLarge, Kind::NotJson, Kind::Invalid, Kind::MissingIfMatch]);
         }
         HttpMethod::Delete => kinds.extend([Kind::Conflict, Kind::Stale, Kind::MissingIfMatch]),
         _ => kinds.extend([Kind::Malformed, Kind::Invalid]),

@@ -88,6 +88,8 @@ kinds! {
     /// Also: it belongs to another tenant.
     NotFound = NOT_FOUND, "not_found", "There is no such resource";
     MethodNotAllowed = METHOD_NOT_ALLOWED, "method_not_allowed", "This path does not know that method";
+    /// The body did not come in time.
+    Slow = REQUEST_TIMEOUT, "request_timeout", "The body did not arrive in time";
     Conflict = CONFLICT, "conflict", "The request conflicts with what is there";
     /// The resource is of no further use (revoked), or waits for something.
     BadState = CONFLICT, "bad_state", "The resource is not in a state that allows this";

@@ -26,9 +26,9 @@ const FORMATS: &str = "This release writes \"json\" and \"csv\".";
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct CostsQuery {
-    /// Calls opened at this time or later; 30 days before `to` when left out.
+    /// Calls opened at this time or later; 30 days before `to` (or now) when left out.
     pub from: Option<DateTime<Utc>>,
-    /// Calls opened before this time; now when left out.
+    /// Calls opened before this time; up to the last one when left out.
     pub to: Option<DateTime<Utc>>,
     /// A comma list of `tool`, `key`, `team`, `upstream`, `outcome`, `model` and one of `hour`, `day`, `month` (UTC). One
     /// line for everything when left out.
@@ -134,8 +134,10 @@ pub async fn handle(ctx: Ctx, Query(asked): Query<CostsQuery>) -> Answer {
     };
     let mut checks = Checks::default();
     let group_by = dimensions(&mut checks, asked.group_by.as_deref().unwrap_or_default());
-    let to = asked.to.unwrap_or(ctx.now);
-    let from = asked.from.or_else(|| to.checked_sub_signed(TimeDelta::days(DEFAULT_DAYS))).unwrap_or(to);
+    // The clock of a worker may be ahead of ours: "up to now" includes what it has just recorded.
+    let to = asked.to.unwrap_or(ctx.now + TimeDelta::days(1));
+    let last = asked.to.unwrap_or(ctx.now);
+    let from = asked.from.or_else(|| last.checked_sub_signed(TimeDelta::days(DEFAULT_DAYS))).unwrap_or(last);
     checks.require(from <= to, "?from", "use a time before `to`");
     checks.done()?;
     let CostsQuery { key_id, team_id, tool_id, upstream_id, outcome, .. } = asked;

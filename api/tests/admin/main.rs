@@ -1,5 +1,7 @@
 //! The admin door, in process, over a real Postgres. Small and fast; the black-box suite is in `/tests`.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod auth;
 mod bodies;
 mod door;

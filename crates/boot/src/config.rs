@@ -54,7 +54,7 @@ pub struct Oidc {
     /// Where the keys are; otherwise read from `<issuer>/.well-known/openid-configuration`.
     #[serde(default)]
     pub jwks_url: Option<String>,
-    /// The claim that holds the tenant's id or slug. Without it, tokens of this issuer speak for the platform.
+    /// The claim that holds the tenant's id or slug. Without it, the admins bound to the token's issuer and subject decide.
     #[serde(default)]
     pub tenant_claim: Option<String>,
     /// The claim that holds the role's name; it may be a list, of which the strongest known role counts.
@@ -65,6 +65,9 @@ pub struct Oidc {
 fn default_algorithms() -> Vec<String> {
     vec!["RS256".to_owned()]
 }
+
+/// The MCP library tells the whole of every handshake at level info; that belongs to debugging.
+const DEFAULT_LOG: &str = "info,rmcp=warn";
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -78,7 +81,7 @@ pub struct Telemetry {
 
 impl Default for Telemetry {
     fn default() -> Self {
-        Self { otlp_endpoint: None, log: "info,rmcp=warn".to_owned(), log_format: LogFormat::Text }
+        Self { otlp_endpoint: None, log: DEFAULT_LOG.to_owned(), log_format: LogFormat::Text }
     }
 }
 

@@ -15,6 +15,8 @@ words! {
         UnknownTool = "unknown_tool",
         /// The tool exists, the key may not see it.
         NotInScope = "not_in_scope",
+        /// The key may call the tool from a script, and called it by name.
+        CodeModeOnly = "code_mode_only",
         /// The tool's definition is new or changed and waits for an admin.
         Quarantined = "quarantined",
         /// People have to confirm the call first.
@@ -34,6 +36,7 @@ impl Reason {
     pub const fn told(self) -> &'static str {
         match self {
             Self::UnknownTool | Self::NotInScope | Self::Quarantined => "Unknown tool",
+            Self::CodeModeOnly => "This tool is called from a script: use executeToolCode",
             Self::ApprovalRequired => "This tool needs the approval of a person before it is called, and none has been given",
             Self::DefinitionChanged => "The tool's definition changed a moment ago and waits for an admin's approval",
             Self::UnknownParent => "The LLM request named as the parent of this call is not one that this key has made",
@@ -71,15 +74,13 @@ pub fn decide(found: &ScopedTool) -> Verdict {
     }
 }
 
-/// Why a tool is not in a scope, for the audit row alone: `tool` is what the tenant has under the asked name.
+/// Why a call by name found no tool, for the audit row: `tool` is what the tenant has under that name.
 #[must_use]
 pub fn absence(scope: &Scope, tool: Option<&Tool>) -> Reason {
     match tool {
         None => Reason::UnknownTool,
+        Some(tool) if scope.by_id(tool.id).is_some() => Reason::CodeModeOnly,
         Some(tool) if tool.status == ToolStatus::Quarantined => Reason::Quarantined,
-        Some(tool) => {
-            debug_assert!(scope.by_id(tool.id).is_none());
-            Reason::NotInScope
-        }
+        Some(_) => Reason::NotInScope,
     }
 }

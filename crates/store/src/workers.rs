@@ -1,7 +1,9 @@
 //! Workers that run, workers that died, and what the dead left open.
 
+use std::collections::HashMap;
+
 use chrono::{DateTime, Utc};
-use tollgate_domain::{CallId, Outcome, ScriptRunId, TenantId, WorkerId};
+use tollgate_domain::{CallId, Outcome, TenantId, WorkerId};
 use uuid::Uuid;
 
 use crate::{error::StoreResult, payload, tx::Store};
@@ -89,10 +91,15 @@ pub async fn sweep(store: &Store, now: DateTime<Utc>) -> StoreResult<Option<Swep
     let swept = Swept { calls: calls.len(), runs: runs.len() };
     let calls: Vec<_> = calls.into_iter().map(|c| (c.tenant_id.into(), CallId::from(c.call_id), c.quoted_picos)).collect();
     resolve(store, &calls, now).await?;
+    let mut by_tenant: HashMap<Uuid, Vec<Uuid>> = HashMap::new();
     for run in runs {
-        fail_run(store, run.tenant_id.into(), run.script_run_id.into(), now).await?;
+        by_tenant.entry(run.tenant_id).or_default().push(run.script_run_id);
     }
-    if calls.len() < usize::try_from(SWEEP).unwrap_or(usize::MAX) {
+    for (tenant, runs) in by_tenant {
+        fail_runs(store, tenant.into(), &runs, now).await?;
+    }
+    let all = usize::try_from(SWEEP).unwrap_or(usize::MAX);
+    if swept.calls < all && swept.runs < all {
         sqlx::query!("DELETE FROM workers WHERE worker_id = $1", dead.worker_id).execute(&mut *tx).await?;
     }
     tx.commit().await?;
@@ -121,14 +128,14 @@ async fn resolve(store: &Store, calls: &[(TenantId, CallId, Option<i64>)], now: 
     Ok(tx.commit().await?)
 }
 
-async fn fail_run(store: &Store, tenant: TenantId, run: ScriptRunId, now: DateTime<Utc>) -> StoreResult<()> {
+async fn fail_runs(store: &Store, tenant: TenantId, runs: &[Uuid], now: DateTime<Utc>) -> StoreResult<()> {
     let error = serde_json::json!({"kind": "sandbox", "message": "The worker ended while the script ran. Run it again; calls that it had made are in the audit trail.", "line": null, "column": null});
     let mut tx = store.tenant(tenant).await?;
     sqlx::query!(
         "UPDATE script_runs SET state = 'failed', error = $3, closed_at = $4
-         WHERE tenant_id = $1 AND script_run_id = $2 AND state = 'running'",
+         WHERE tenant_id = $1 AND script_run_id = ANY($2) AND state = 'running'",
         tenant.uuid(),
-        run.uuid(),
+        runs,
         payload::pack(error.to_string().as_bytes()),
         now,
     )

@@ -177,7 +177,7 @@ impl Turn {
             Reached::Refused(reason @ (Reason::UnknownTool | Reason::NotInScope | Reason::Quarantined)) => {
                 Err(RpcError::new(RpcError::INVALID_PARAMS, format!("{}: {}", reason.told(), clip(&name))).into())
             }
-            Reached::Refused(reason @ Reason::BadArguments) => Err(RpcError::new(RpcError::INVALID_PARAMS, reason.told()).into()),
+            Reached::Refused(reason @ (Reason::BadArguments | Reason::CodeModeOnly)) => Err(RpcError::new(RpcError::INVALID_PARAMS, reason.told()).into()),
             // The upstream's own words, unchanged.
             Reached::Answer(Answer::Error(error)) => {
                 Err(RpcError { code: error.code.0, message: error.message.to_string(), data: error.data.clone() }.into())
