@@ -1,6 +1,6 @@
 //! Bodies in: JSON that can be read in one way only, then a type that knows every field it may have.
 
-use std::{collections::HashSet, fmt, time::Duration};
+use std::time::Duration;
 
 use axum::{
     body::Body,
