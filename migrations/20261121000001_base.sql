@@ -404,20 +404,21 @@ CREATE TABLE tool_call_payloads (
 ) PARTITION BY RANGE (call_id);
 
 -- A call is one row to everyone who reads. A completion that comes after the sweeper's resolution (a worker that was cut
--- off, not dead) is the truth.
+-- off, not dead) is the truth: it sorts first. The look-up per call keeps a page a page; a join would read all completions.
 CREATE VIEW tool_calls WITH (security_invoker = true) AS
 SELECT i.tenant_id, i.call_id, i.llm_request_id, i.origin, i.script_run_id, i.sequence, i.key_id, i.team_id,
        i.upstream_id, i.upstream_name, i.tool_id, i.tool_name, i.definition_sha256, i.decision, i.reason,
-       COALESCE(c.outcome, r.outcome, i.outcome) AS outcome,
-       COALESCE(c.error, r.error, i.error) AS error,
+       COALESCE(d.outcome, i.outcome) AS outcome,
+       CASE WHEN d.outcome IS NULL THEN i.error ELSE d.error END AS error,
        i.at AS opened_at,
-       COALESCE(c.at, r.at, CASE WHEN i.outcome IS NOT NULL THEN i.at END) AS closed_at,
-       COALESCE(c.latency_us, r.latency_us, i.latency_us) AS latency_us,
-       i.price_id, COALESCE(c.amount_picos, r.amount_picos, i.amount_picos) AS amount_picos, i.currency,
-       i.worker_id, i.arguments_sha256, c.result_sha256
+       COALESCE(d.at, CASE WHEN i.outcome IS NOT NULL THEN i.at END) AS closed_at,
+       COALESCE(d.latency_us, i.latency_us) AS latency_us,
+       i.price_id, COALESCE(d.amount_picos, i.amount_picos) AS amount_picos, i.currency,
+       i.worker_id, i.arguments_sha256, d.result_sha256
 FROM tool_call_events i
-LEFT JOIN tool_call_events c ON c.tenant_id = i.tenant_id AND c.call_id = i.call_id AND c.kind = 1
-LEFT JOIN tool_call_events r ON r.tenant_id = i.tenant_id AND r.call_id = i.call_id AND r.kind = 2
+LEFT JOIN LATERAL (
+  SELECT e.outcome, e.error, e.at, e.latency_us, e.amount_picos, e.result_sha256 FROM tool_call_events e
+  WHERE e.tenant_id = i.tenant_id AND e.call_id = i.call_id AND e.kind > 0 ORDER BY e.kind LIMIT 1) d ON true
 WHERE i.kind = 0;
 
 -- ---------------------------------------------------------------- partitions

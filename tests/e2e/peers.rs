@@ -131,12 +131,15 @@ async fn an_answer_arrives_byte_by_byte_whatever_it_holds() {
     assert_eq!(tenant.call_of(&failed.request_id()).await["outcome"], "tool_error");
 
     // A megabyte passes; what is beyond the limit does not, and says so.
-    let big = mcp.call("rec__big", json!({"bytes": 1 << 20})).await;
-    assert_eq!(big.content_text().len(), 1 << 20);
-    let huge = mcp.call("rec__big", json!({"bytes": 20 << 20})).await;
-    assert_eq!(huge.result()["isError"], true, "{}", &huge.text[..huge.text.len().min(500)]);
-    assert!(huge.content_text().contains("bytes") || huge.content_text().contains("size"), "{}", huge.content_text());
-    assert_eq!(tenant.call_of(&huge.request_id()).await["outcome"], "upstream_error");
+    for stream in [false, true] {
+        let big = mcp.call("rec__big", json!({"bytes": 1 << 20, "stream": stream})).await;
+        assert_eq!(big.content_text().len(), 1 << 20);
+        let huge = mcp.call("rec__big", json!({"bytes": 20 << 20, "stream": stream})).await;
+        let error = huge.error();
+        let why = error["message"].as_str().expect("a message");
+        assert!(error["code"] == -32603 && why.starts_with("The server's answer is over the limit of"), "{stream}: {error}");
+        assert_eq!(tenant.call_of(&huge.request_id()).await["outcome"], "upstream_error");
+    }
     assert_eq!(mcp.call("rec__echo", json!({"text": "still here"})).await.structured(), json!({"echo": {"text": "still here"}}));
 }
 

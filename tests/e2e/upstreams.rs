@@ -48,7 +48,9 @@ async fn an_upstream_that_is_away_fails_its_calls_alone_and_comes_back() {
     recorder.stop();
     let reply = mcp.call("rec__echo", json!({"tag": "away"})).await;
     assert_eq!(reply.result()["isError"], true);
-    assert!(reply.content_text().contains("\"rec\" cannot be reached"), "{}", reply.content_text());
+    let told = reply.content_text();
+    assert!(told.contains("\"rec\" cannot be reached"), "{told}");
+    assert!(!told.contains("http") && !told.contains("rmcp"), "a model learns neither the address nor what we are made of: {told}");
     let row = tenant.call_of(&reply.request_id()).await;
     assert_eq!((&row["outcome"], &row["decision"]), (&json!("upstream_error"), &json!("permitted")), "{row}");
     assert!(recorder.tagged("away").is_empty());

@@ -177,8 +177,9 @@ async fn reach(gate: &Gate, caller: &Caller, permit: Permit, dispatch: Dispatch)
 impl Dispatch {
     /// `None` unless the arguments are a JSON object.
     fn of(ask: &Ask) -> Option<Self> {
-        let arguments = serde_json::from_slice(&ask.arguments).ok()?;
-        Some(Self { arguments, meta: ask.meta.clone(), progress: ask.progress.clone(), cancel: ask.cancel.clone() })
+        let text = String::from_utf8(ask.arguments.to_vec()).ok()?;
+        let arguments = serde_json::from_str(&text).ok()?;
+        Some(Self { arguments, text, meta: ask.meta.clone(), progress: ask.progress.clone(), cancel: ask.cancel.clone() })
     }
 }
 

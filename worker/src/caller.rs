@@ -19,6 +19,10 @@ pub struct Caller {
     pub team: Option<TeamId>,
     tenant: Arc<TenantView>,
     visible: Arc<KeyScope>,
+    /// The tool group to which the path narrows the key.
+    group: Option<String>,
+    /// The stored hash that the shown secret fits.
+    proof: Vec<u8>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,19 +53,53 @@ impl Caller {
         now: DateTime<Utc>,
     ) -> Result<Self, Refused> {
         let secret = bearer(headers).ok_or(Refused::Unauthorized)?;
-        let tenant = directory.of_key(secret.id().into()).await?.ok_or(Refused::Unauthorized)?;
-        let key = tenant.config.keys.get(&secret.id().into()).ok_or(Refused::Unauthorized)?;
-        if !opens(key, &secret, pepper, now) {
+        let id: KeyId = secret.id().into();
+        let tenant = directory.of_key(id).await?.ok_or(Refused::Unauthorized)?;
+        match Self::proved(&tenant, id, &secret, pepper, group, now) {
+            // A secret that does not fit may be a rotation's, made a moment ago elsewhere.
+            Err(Refused::Unauthorized) => {
+                let tenant = directory.of_key_now(id).await?.ok_or(Refused::Unauthorized)?;
+                Self::proved(&tenant, id, &secret, pepper, group, now)
+            }
+            other => other,
+        }
+    }
+
+    fn proved(
+        tenant: &Arc<TenantView>,
+        id: KeyId,
+        secret: &Secret,
+        pepper: &Pepper,
+        group: Option<&str>,
+        now: DateTime<Utc>,
+    ) -> Result<Self, Refused> {
+        let key = tenant.config.keys.get(&id).ok_or(Refused::Unauthorized)?;
+        let proof = good_hashes(key, now).find(|hash| secret.matches(hash, pepper)).ok_or(Refused::Unauthorized)?.to_vec();
+        Self::of(tenant, key, group.map(str::to_owned), proof)
+    }
+
+    /// The same caller as things stand now: what takes its time asks again before each thing that it does.
+    ///
+    /// # Errors
+    /// [`Refused`], once the key or the secret that was shown is no longer good.
+    pub async fn renewed(&self, directory: &Directory, now: DateTime<Utc>) -> Result<Self, Refused> {
+        let tenant = directory.of_key(self.key).await?.ok_or(Refused::Unauthorized)?;
+        let key = tenant.config.keys.get(&self.key).ok_or(Refused::Unauthorized)?;
+        if !good_hashes(key, now).any(|hash| hash == self.proof) {
             return Err(Refused::Unauthorized);
         }
-        let visible = match group {
+        Self::of(&tenant, key, self.group.clone(), self.proof.clone())
+    }
+
+    fn of(tenant: &Arc<TenantView>, key: &KeyConfig, group: Option<String>, proof: Vec<u8>) -> Result<Self, Refused> {
+        let visible = match &group {
             None => tenant.scope(&key.groups),
             Some(slug) => {
-                let named = |id: &&_| tenant.config.groups.get(*id).is_some_and(|g| g.slug == slug);
+                let named = |id: &&_| tenant.config.groups.get(*id).is_some_and(|g| g.slug == *slug);
                 tenant.scope(&[*key.groups.iter().find(named).ok_or(Refused::UnknownGroup)?])
             }
         };
-        Ok(Self { key: key.id, team: key.team, visible, tenant })
+        Ok(Self { key: key.id, team: key.team, visible, tenant: Arc::clone(tenant), group, proof })
     }
 
     #[must_use]
@@ -85,11 +123,11 @@ impl Caller {
     }
 }
 
-/// Whether `secret` is this key's, and the key is good at `now`.
-fn opens(key: &KeyConfig, secret: &Secret, pepper: &Pepper, now: DateTime<Utc>) -> bool {
-    let current = secret.matches(&key.hash, pepper);
-    let previous = key.previous.as_ref().is_some_and(|(hash, until)| secret.matches(hash, pepper) && now < *until);
-    (current || previous) && !key.revoked && key.expires_at.is_none_or(|until| now < until)
+/// Hashes of the secrets that open this key at `now`: none when it has ended, two during a rotation.
+fn good_hashes(key: &KeyConfig, now: DateTime<Utc>) -> impl Iterator<Item = &[u8]> {
+    let good = !key.revoked && key.expires_at.is_none_or(|until| now < until);
+    let previous = key.previous.as_ref().filter(|(_, until)| now < *until).map(|(hash, _)| hash.as_slice());
+    std::iter::once(key.hash.as_slice()).chain(previous).filter(move |_| good)
 }
 
 /// The one virtual key in the headers. Two different ones are no key: which of them would be audited?

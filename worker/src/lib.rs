@@ -9,6 +9,7 @@ mod sandbox;
 mod scope;
 mod script;
 mod upstream;
+mod verbatim;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -120,6 +121,8 @@ async fn sweep(store: Store, clock: SharedClock, shutdown: Shutdown) {
             _ = sweeps.tick() => match workers::sweep(&store, clock.now()).await {
                 Ok(Some(swept)) => {
                     tracing::warn!(calls = swept.calls, runs = swept.runs, "a dead worker's calls and runs were resolved");
+                    // There may be more of it, and more dead workers: they do not wait for another tick each.
+                    sweeps.reset_immediately();
                     Ok(())
                 }
                 Ok(None) => Ok(()),

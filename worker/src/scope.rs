@@ -149,6 +149,14 @@ impl Directory {
         if let Some(view) = self.look_up(key) {
             return Ok(Some(view));
         }
+        self.of_key_now(key).await
+    }
+
+    /// [`Self::of_key`] as the database has it now.
+    ///
+    /// # Errors
+    /// [`Stale`] when the database cannot be asked.
+    pub async fn of_key_now(&self, key: KeyId) -> Result<Option<Arc<TenantView>>, Stale> {
         self.ask().await?;
         Ok(self.look_up(key))
     }

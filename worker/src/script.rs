@@ -18,7 +18,7 @@ use tollgate_store::{
 
 use crate::{
     call::{self, Ask, Asked, Parent, Reply},
-    caller::Caller,
+    caller::{Caller, Refused},
     gate::{Gate, InFlightGuard},
 };
 
@@ -39,7 +39,8 @@ pub enum RunError {
 
 struct Run<'a> {
     gate: &'a Gate,
-    caller: &'a Caller,
+    /// As of the last step: authority is asked for again before each.
+    caller: Caller,
     parent: Parent,
     id: ScriptRunId,
     step: Step,
@@ -77,7 +78,7 @@ pub async fn run(gate: &Gate, caller: &Caller, parent: &Parent, source: String, 
 
     let limits = limits(gate);
     let step = Step { source, catalog, journal: Vec::new(), limits };
-    let mut run = Run { gate, caller, parent: parent.clone(), id, step, calls: Vec::new(), cancel, in_flight };
+    let mut run = Run { gate, caller: caller.clone(), parent: parent.clone(), id, step, calls: Vec::new(), cancel, in_flight };
     let reply = run.to_its_end().await;
     run.close(reply).await
 }
@@ -108,6 +109,13 @@ impl Run<'_> {
                 let wall = self.gate.config.limits.script.wall_seconds;
                 return Ok(stopped(reply, &format!("The run took longer than {wall} s in all. Split it into several runs.")));
             }
+            self.caller = match self.caller.renewed(&self.gate.directory, self.gate.clock.now()).await {
+                Ok(caller) => caller,
+                Err(Refused::Unavailable) => return Err(AuditError::Unavailable),
+                Err(Refused::Unauthorized | Refused::UnknownGroup) => {
+                    return Ok(StepReply { outcome: failed(ErrorKind::ToolError, KEY_HAS_ENDED), ..reply });
+                }
+            };
             let answers = join_all(calls.iter().map(|pending| self.call(pending.clone()))).await;
             for (pending, answer) in calls.clone().into_iter().zip(answers) {
                 let (reply, entry) = answer?;
@@ -135,7 +143,7 @@ impl Run<'_> {
             cancel: self.cancel.child_token(),
             pending: Some(pending.clone()),
         };
-        let mut reply = call::call(self.gate, self.caller, &parent, ask).await?;
+        let mut reply = call::call(self.gate, &self.caller, &parent, ask).await?;
         let entry = reply.journal.take().ok_or(AuditError::Unavailable)?;
         Ok((reply, entry))
     }
@@ -196,6 +204,8 @@ impl Run<'_> {
 /// How often, and how far apart, a run's end is tried to be written once its caller has been refused.
 const RETRIES: u32 = 600;
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
+
+const KEY_HAS_ENDED: &str = "The key of this run has ended or lost its tool group, so the run makes no more calls.";
 
 fn error(kind: ErrorKind, message: &str) -> ScriptError {
     ScriptError { kind, message: message.to_owned(), line: None, column: None }

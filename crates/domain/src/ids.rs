@@ -54,7 +54,8 @@ pub fn mint(now: DateTime<Utc>) -> Uuid {
 #[must_use]
 pub fn floor(at: DateTime<Utc>) -> Uuid {
     let millis = u128::try_from(at.timestamp_millis()).unwrap_or(0);
-    Uuid::from_u128(millis << 80)
+    // 48 bits of milliseconds reach into the year 10889; what lies beyond is after everything.
+    if millis >> 48 > 0 { Uuid::max() } else { Uuid::from_u128(millis << 80) }
 }
 
 macro_rules! ids {

@@ -81,21 +81,6 @@ pub struct ToolCall {
     pub currency: Option<Currency>,
 }
 
-/// The rows of the view `tool_calls`, closed by the completion or, failing that, the sweeper's resolution. The view joins
-/// both, and Postgres may then read all resolutions of a tenant for one page; this looks up the one row that counts.
-const CALLS: &str = "(
-  SELECT i.tenant_id, i.call_id, i.llm_request_id, i.origin, i.script_run_id, i.sequence, i.key_id, i.team_id, i.upstream_id,
-         i.upstream_name, i.tool_id, i.tool_name, i.definition_sha256, i.decision, i.reason,
-         COALESCE(d.outcome, i.outcome) AS outcome, CASE WHEN d.outcome IS NULL THEN i.error ELSE d.error END AS error,
-         i.at AS opened_at, COALESCE(d.at, CASE WHEN i.outcome IS NOT NULL THEN i.at END) AS closed_at,
-         COALESCE(d.latency_us, i.latency_us) AS latency_us, i.price_id,
-         COALESCE(d.amount_picos, i.amount_picos) AS amount_picos, i.currency
-  FROM tool_call_events i
-  LEFT JOIN LATERAL (
-    SELECT outcome, error, at, latency_us, amount_picos FROM tool_call_events
-    WHERE tenant_id = i.tenant_id AND call_id = i.call_id AND kind > 0 ORDER BY kind LIMIT 1) d ON true
-  WHERE i.kind = 0) t";
-
 /// How much of the payloads a query brings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Payloads {
@@ -153,7 +138,7 @@ pub(crate) fn select_calls(tenant: TenantId, payloads: Payloads) -> QueryBuilder
             .push_bind(LIST_PAYLOAD)
             .push(" AS cut"),
     };
-    query.push(" FROM ").push(CALLS).push(
+    query.push(" FROM ").push("tool_calls t").push(
         " LEFT JOIN LATERAL (SELECT size, body FROM tool_call_payloads
                               WHERE tenant_id = t.tenant_id AND call_id = t.call_id AND kind = 0 LIMIT 1) a ON true
           LEFT JOIN LATERAL (SELECT size, body FROM tool_call_payloads
@@ -185,7 +170,7 @@ fn order(query: &mut QueryBuilder<Postgres>, id: &'static str, slice: Slice) {
     query.push_bind(slice.page.fetch());
 }
 
-/// The conditions on a tool call, where `table` is [`CALLS`] or has columns of the same names.
+/// The conditions on a tool call, where `table` is the view `tool_calls` or has columns of the same names.
 pub(crate) fn call_conditions(query: &mut QueryBuilder<Postgres>, table: &'static str, filter: &CallFilter) {
     let ids = [
         (".key_id = ", filter.key_id.map(KeyId::uuid)),
@@ -312,7 +297,7 @@ pub async fn list_requests(tx: &mut Tx, tenant: TenantId, filter: &CallFilter, s
     window(&mut query, "l.llm_request_id", filter, slice);
     call_conditions(&mut query, "l", &own(filter));
     if has_call_filter(filter) || filter.script_run_id.is_some() {
-        query.push(" AND EXISTS (SELECT FROM ").push(CALLS);
+        query.push(" AND EXISTS (SELECT FROM ").push("tool_calls t");
         query.push(" WHERE t.tenant_id = l.tenant_id AND t.llm_request_id = l.llm_request_id");
         call_conditions(&mut query, "t", filter);
         query.push(")");
@@ -357,7 +342,7 @@ pub async fn list_runs(tx: &mut Tx, tenant: TenantId, filter: &CallFilter, slice
     let parents = CallFilter { script_run_id: filter.script_run_id, ..own(filter) };
     call_conditions(&mut query, "s", &parents);
     if has_call_filter(filter) {
-        query.push(" AND EXISTS (SELECT FROM ").push(CALLS);
+        query.push(" AND EXISTS (SELECT FROM ").push("tool_calls t");
         query.push(" WHERE t.tenant_id = s.tenant_id AND t.script_run_id = s.script_run_id");
         call_conditions(&mut query, "t", filter);
         query.push(")");

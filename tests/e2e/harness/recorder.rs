@@ -4,7 +4,7 @@
 //! does not slow it down. It speaks Streamable HTTP without sessions' memory, so any process may call it; the older era unless
 //! started as [`Recorder::modern`].
 //!
-//! Tools: `echo` (answers its arguments), `slow` (`ms`), `fail` (an error of the tool), `broken` (a JSON-RPC error), `big` (`bytes`), `odd`
+//! Tools: `echo` (answers its arguments), `slow` (`ms`), `fail` (an error of the tool), `broken` (a JSON-RPC error), `big` (`bytes`, and as a `stream`), `odd`
 //! (answers what no typed model would let through, see [`ODD`]), `progress` (`steps`), `count` (how often it was called).
 
 use std::{
@@ -367,7 +367,12 @@ async fn call_tool(shared: &Arc<Shared>, call: Received) -> Response {
         "broken" => error_of(&call.id, -32050, "broken on purpose"),
         "big" => {
             let text = "x".repeat(usize::try_from(args["bytes"].as_u64().unwrap_or(1000)).expect("a size"));
-            result_of(&call.id, &format!(r#"{{"content":[{{"type":"text","text":"{text}"}}]}}"#))
+            let result = format!(r#"{{"content":[{{"type":"text","text":"{text}"}}]}}"#);
+            if args["stream"] == true {
+                let message = format!(r#"{{"jsonrpc":"2.0","id":{},"result":{result}}}"#, call.id);
+                return Sse::new(futures::stream::iter([Ok::<_, std::convert::Infallible>(Event::default().data(message))])).into_response();
+            }
+            result_of(&call.id, &result)
         }
         "odd" => result_of(&call.id, ODD),
         "count" => {

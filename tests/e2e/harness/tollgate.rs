@@ -5,7 +5,7 @@ use std::{
     fs,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
@@ -64,8 +64,9 @@ impl Tollgate {
     pub async fn shared() -> &'static Self {
         SHARED
             .get_or_init(|| async {
-                // On a runtime's thread this would block other tests; on its own thread it blocks nobody.
-                Self::start(Options::default()).await
+                let tollgate = Self::start(Options::default()).await;
+                remove_afterwards(tollgate.scratch.path(), tollgate.process.pid());
+                tollgate
             })
             .await
     }
@@ -229,7 +230,17 @@ impl Drop for Scratch {
     }
 }
 
-/// What is shared is never dropped, so its directory stays behind: the next run removes those whose process has gone.
+/// What is shared is never dropped. A shell that sees the end of this process removes its directory once `pid` has ended.
+fn remove_afterwards(path: &Path, pid: u32) {
+    let script = "cat; while kill -0 $1 2>/dev/null; do sleep 0.2; done; rm -rf \"$2\"";
+    let mut shell = Command::new("sh");
+    shell.args(["-c", script, "sh"]).arg(pid.to_string()).arg(path);
+    shell.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+    // Its input stays open as long as we live.
+    std::mem::forget(shell.spawn().expect("sh").stdin.take());
+}
+
+/// Directories of runs that were killed.
 fn sweep() {
     let Ok(entries) = fs::read_dir(std::env::temp_dir()) else { return };
     for entry in entries.flatten() {

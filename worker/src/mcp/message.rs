@@ -96,11 +96,16 @@ pub fn read(bytes: &[u8]) -> Result<Body, RpcError> {
 #[derive(Deserialize)]
 struct Envelope<'a> {
     jsonrpc: String,
-    #[serde(borrow)]
+    #[serde(borrow, default, deserialize_with = "present")]
     id: Option<&'a RawValue>,
     method: Option<String>,
     #[serde(borrow)]
     params: Option<&'a RawValue>,
+}
+
+/// A request whose id is `null` is a malformed request, not a notification.
+fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
+    <&RawValue>::deserialize(deserializer).map(Some)
 }
 
 fn message(text: &str) -> Result<Message, RpcError> {

@@ -23,6 +23,7 @@ use crate::{
     meta::{self, MetaTool},
     script::RunError,
     upstream::{Answer, Progress},
+    verbatim::Members,
 };
 
 /// How a client names the parent of a call, beside the header of [`PARENT_HEADER`].
@@ -260,17 +261,17 @@ fn instructions(caller: &Caller) -> &'static str {
 
 /// A tool result as the client's era writes it: the newer one marks every result with its type, the older knows no such field.
 fn for_era(era: Era, result: &str) -> String {
-    let Ok(mut fields) = serde_json::from_str::<serde_json::Map<String, Value>>(result) else { return result.to_owned() };
-    match (era, fields.contains_key("resultType")) {
+    let Ok(mut members) = Members::read(result) else { return result.to_owned() };
+    match (era, members.get("resultType").is_some()) {
         (Era::Modern, false) => {
             // Spliced, not reprinted: the rest stays as the upstream wrote it.
             let rest = result.trim_start().strip_prefix('{').unwrap_or_default();
-            let comma = if fields.is_empty() { "" } else { "," };
+            let comma = if rest.trim_start().starts_with('}') { "" } else { "," };
             format!(r#"{{"resultType":"complete"{comma}{rest}"#)
         }
         (Era::Legacy, true) => {
-            fields.remove("resultType");
-            Value::Object(fields).to_string()
+            members.remove("resultType");
+            members.to_string()
         }
         _ => result.to_owned(),
     }
@@ -290,6 +291,7 @@ mod tests {
         assert_eq!(for_era(Era::Legacy, odd), odd);
         assert_eq!(for_era(Era::Modern, odd), r#"{"resultType":"complete", "content": [],"x":1.0,"y":1e2 }"#);
         assert_eq!(for_era(Era::Modern, "{}"), r#"{"resultType":"complete"}"#);
-        assert_eq!(for_era(Era::Legacy, r#"{"resultType":"complete","content":[]}"#), r#"{"content":[]}"#);
+        let marked = r#"{"resultType":"complete","x":1.10,"content":[],"y":1E+2,"z":12345678901234567890123}"#;
+        assert_eq!(for_era(Era::Legacy, marked), r#"{"x":1.10,"content":[],"y":1E+2,"z":12345678901234567890123}"#);
     }
 }

@@ -4,7 +4,10 @@ use std::{
     borrow::Cow,
     collections::HashMap,
     net::{IpAddr, SocketAddr},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -12,14 +15,14 @@ use futures::{StreamExt, stream::BoxStream};
 use http::{HeaderName, HeaderValue, header};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use rmcp::{
-    model::{ClientJsonRpcMessage, ClientRequest, JsonRpcMessage, ServerJsonRpcMessage},
+    model::{ClientJsonRpcMessage, ClientRequest, ErrorData, JsonRpcMessage, ServerJsonRpcMessage},
     transport::streamable_http_client::{
         AuthRequiredError, SseError, StreamableHttpClient, StreamableHttpError, StreamableHttpPostResponse,
     },
 };
 use sse_stream::{Sse, SseStream};
 
-use super::raw::RawIds;
+use super::raw::{self, RawIds};
 
 const MAX_ERROR_BODY: usize = 64 << 10;
 
@@ -126,7 +129,8 @@ impl RawHttp {
         if let Some(session) = session {
             request = request.header("mcp-session-id", session);
         }
-        let answer = request.json(message).send().await?;
+        let body = raw::write(message).map_err(|e| unexpected(format!("the request cannot be written: {e}")))?;
+        let answer = request.header(header::CONTENT_TYPE, "application/json").body(body).send().await?;
         let status = answer.status();
         if !status.is_success() {
             return Err(self.refused(answer, session.is_some()).await).or_else(|failure| match failure {
@@ -137,12 +141,14 @@ impl RawHttp {
         let header_text = |name: &str| answer.headers().get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
         let (session, kind) = (header_text("mcp-session-id"), header_text("content-type").unwrap_or_default());
         if kind.starts_with("text/event-stream") {
-            return Ok(StreamableHttpPostResponse::Sse(self.raw_events(answer), session));
+            return Ok(StreamableHttpPostResponse::Sse(self.raw_events(answer, message), session));
         }
         if !kind.starts_with("application/json") {
             return Err(StreamableHttpError::UnexpectedContentType(Some(kind)));
         }
-        let body = bounded(answer, self.max_answer).await?;
+        let Some(body) = bounded(answer, self.max_answer).await? else {
+            return Ok(StreamableHttpPostResponse::Json(too_long(message, self.max_answer), session));
+        };
         let message = self.raw.read(&body).map_err(|e| unexpected(format!("not a JSON-RPC message: {e}")))?;
         Ok(StreamableHttpPostResponse::Json(message, session))
     }
@@ -159,7 +165,7 @@ impl RawHttp {
         }
         match bounded(answer, MAX_ERROR_BODY).await {
             // An error of the protocol is an answer, whatever its status.
-            Ok(body) => match self.raw.read(&body) {
+            Ok(body) => match self.raw.read(&body.unwrap_or_default()) {
                 Ok(message @ JsonRpcMessage::Error(_)) => Refusal::Answer(Box::new(message)),
                 _ => Refusal::Failure(unexpected(format!("HTTP {status}"))),
             },
@@ -168,16 +174,36 @@ impl RawHttp {
     }
 
     /// The events of an answer, raw ones enveloped, under the limit on one answer.
-    fn raw_events(&self, answer: reqwest::Response) -> BoxStream<'static, Result<Sse, SseError>> {
+    fn raw_events(&self, answer: reqwest::Response, asked: &ClientJsonRpcMessage) -> BoxStream<'static, Result<Sse, SseError>> {
         let mut left = self.max_answer;
+        let over = Arc::new(AtomicBool::new(false));
+        let tell = Arc::clone(&over);
         let bytes = answer.bytes_stream().map(move |chunk| {
             let chunk = chunk.map_err(std::io::Error::other)?;
-            left = left.checked_sub(chunk.len()).ok_or_else(|| std::io::Error::other("the answer is over the size limit"))?;
+            left = left.checked_sub(chunk.len()).ok_or_else(|| {
+                tell.store(true, Ordering::Relaxed);
+                std::io::Error::other("the answer is over the size limit")
+            })?;
             Ok::<_, std::io::Error>(chunk)
         });
         let raw = self.raw.clone();
-        SseStream::from_bytes_stream(bytes).map(move |event| event.map(|event| enveloped(&raw, event))).boxed()
+        let instead = serde_json::to_string(&too_long(asked, self.max_answer)).unwrap_or_default();
+        let event = move |event: Result<Sse, SseError>| match event {
+            Err(_) if over.swap(false, Ordering::Relaxed) => Ok(Sse::default().data(instead.clone())),
+            event => event.map(|event| enveloped(&raw, event)),
+        };
+        SseStream::from_bytes_stream(bytes).map(event).boxed()
     }
+}
+
+/// What a request is answered whose own answer is longer than is taken. The connection is as good as before.
+fn too_long(asked: &ClientJsonRpcMessage, limit: usize) -> ServerJsonRpcMessage {
+    let id = match asked {
+        JsonRpcMessage::Request(request) => Some(request.id.clone()),
+        _ => None,
+    };
+    let message = format!("The server's answer is over the limit of {limit} bytes");
+    JsonRpcMessage::error(ErrorData::internal_error(message, None), id)
 }
 
 enum Refusal {
@@ -196,17 +222,18 @@ fn unexpected(what: String) -> Failure {
     StreamableHttpError::UnexpectedServerResponse(Cow::Owned(what))
 }
 
-async fn bounded(answer: reqwest::Response, limit: usize) -> Result<String, Failure> {
+/// `None` beyond the limit.
+async fn bounded(answer: reqwest::Response, limit: usize) -> Result<Option<String>, Failure> {
     let mut body = Vec::new();
     let mut chunks = answer.bytes_stream();
     while let Some(chunk) = chunks.next().await {
         let chunk = chunk?;
         if body.len() + chunk.len() > limit {
-            return Err(unexpected(format!("the answer is over {limit} bytes")));
+            return Ok(None);
         }
         body.extend_from_slice(&chunk);
     }
-    String::from_utf8(body).map_err(|_| unexpected("the answer is not UTF-8".to_owned()))
+    String::from_utf8(body).map(Some).map_err(|_| unexpected("the answer is not UTF-8".to_owned()))
 }
 
 impl StreamableHttpClient for RawHttp {

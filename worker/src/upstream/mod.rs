@@ -51,6 +51,8 @@ pub struct Upstreams {
 #[derive(Debug)]
 pub struct Dispatch {
     pub arguments: Map<String, Value>,
+    /// The same as they were written.
+    pub text: String,
     /// The caller's `_meta`, without what belongs to its own connection.
     pub meta: Map<String, Value>,
     pub progress: Option<Progress>,
@@ -142,14 +144,18 @@ impl Upstreams {
     /// Make the call that `permit` permits. The permit is consumed: one call, once.
     pub async fn call(&self, tenant: TenantId, permit: Permit, ask: Dispatch) -> Ended {
         let tool = permit.tool();
-        let away = |why: &str| Ended {
-            outcome: Outcome::UpstreamError,
-            answer: Answer::None(format!("The server \"{}\" cannot be reached at present: {why}", tool.upstream.name)),
+        // What exactly is wrong is the operator's business: it names addresses and programs.
+        let away = |what: &str, why: &str| {
+            tracing::info!(%tenant, upstream = tool.upstream.name, why, "a call found its upstream away");
+            Ended {
+                outcome: Outcome::UpstreamError,
+                answer: Answer::None(format!("The server \"{}\" cannot be reached at present: {what}", tool.upstream.name)),
+            }
         };
-        let Some(link) = self.link(tenant, tool.upstream.id) else { return away("it is being connected") };
+        let Some(link) = self.link(tenant, tool.upstream.id) else { return away("it is being connected", "no link") };
         let connection = match link.connection() {
             Ok(connection) => connection,
-            Err(why) => return away(&why),
+            Err(why) => return away("it is not connected", &why),
         };
         // The definition that was decided upon must still be the one that the upstream serves.
         if connection.live.get(&tool.name) != Some(&tool.definition_sha256) {
@@ -160,13 +166,15 @@ impl Upstreams {
         let mut params = CallToolRequestParams::new(tool.name.clone());
         params.arguments = Some(ask.arguments);
         let mut options = PeerRequestOptions::no_options();
-        options.meta = Some(RequestMetaObject::from(ask.meta));
+        let mut meta = ask.meta;
+        meta.insert(raw::ARGUMENTS.to_owned(), ask.text.into());
+        options.meta = Some(RequestMetaObject::from(meta));
         let request = ClientRequest::CallToolRequest(CallToolRequest::new(params));
         // Held until the token is known, so that no progress comes before its receiver.
         let mut routes = connection.connection.listener.progress.lock().await;
         let mut handle = match connection.connection.peer().send_cancellable_request(request, options).await {
             Ok(handle) => handle,
-            Err(error) => return away(&error.to_string()),
+            Err(error) => return away("the call could not be sent", &error.to_string()),
         };
         let route = ask.progress.map(|to| {
             routes.insert(handle.progress_token.clone(), to);
@@ -179,8 +187,8 @@ impl Upstreams {
             answer = &mut handle.rx => match answer {
                 Ok(Ok(result)) => finished(result),
                 Ok(Err(ServiceError::McpError(error))) => Ended { outcome: Outcome::UpstreamError, answer: Answer::Error(error) },
-                Ok(Err(error)) => away(&error.to_string()),
-                Err(_) => away("the connection was lost during the call"),
+                Ok(Err(error)) => away("the call failed on its way; the server may still act on it", &error.to_string()),
+                Err(_) => away("the connection was lost during the call", "the connection was lost during the call"),
             },
             () = tokio::time::sleep(timeout) => {
                 drop(handle.cancel(Some("the gateway's timeout".to_owned())).await);

@@ -1,7 +1,8 @@
 //! Tool lists and tool results as the upstream wrote them.
 //!
 //! rmcp's models drop fields that they do not know. Answers to `tools/list` and `tools/call` therefore travel through it as an
-//! opaque envelope around the exact JSON text; handshakes and notifications stay typed.
+//! opaque envelope around the exact JSON text; handshakes and notifications stay typed. The arguments of a call go the other way:
+//! rmcp keeps them as values, so their text travels beside them and takes their place when the message is written.
 
 use std::{
     collections::HashSet,
@@ -15,7 +16,33 @@ use rmcp::model::{
 use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
 
+use crate::verbatim::Members;
+
 const ENVELOPE: &str = "tollgate/raw";
+/// The member of a call's `_meta` under which the text of its arguments travels as far as [`write`].
+pub const ARGUMENTS: &str = "tollgate/arguments";
+
+/// An outgoing message as text. What the audit row says was sent is sent: 1.10 as 1.10, and long integers with all their digits.
+///
+/// # Errors
+/// Never in practice: the message is ours.
+pub fn write(message: &ClientJsonRpcMessage) -> serde_json::Result<String> {
+    let text = serde_json::to_string(message)?;
+    let is_call = matches!(message, JsonRpcMessage::Request(r) if matches!(r.request, ClientRequest::CallToolRequest(_)));
+    if !is_call {
+        return Ok(text);
+    }
+    let mut whole = Members::read(&text)?;
+    let mut params = Members::read(whole.get("params").unwrap_or("{}"))?;
+    let mut meta = Members::read(params.get("_meta").unwrap_or("{}"))?;
+    let Some(arguments) = meta.remove(ARGUMENTS) else { return Ok(text) };
+    let (arguments, meta) = (serde_json::from_str(&arguments)?, meta.to_string());
+    params.replace("arguments", arguments);
+    params.replace("_meta", meta);
+    let params = params.to_string();
+    whole.replace("params", params);
+    Ok(whole.to_string())
+}
 
 /// The requests whose answers stay raw.
 #[derive(Debug, Clone, Default)]

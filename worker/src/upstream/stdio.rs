@@ -14,7 +14,7 @@ use tokio::{
 };
 use tollgate_boot::config::Program;
 
-use super::raw::RawIds;
+use super::raw::{self, RawIds};
 
 /// Messages that wait to be handled; a program that talks faster is not read until they are.
 const QUEUE: usize = 256;
@@ -105,10 +105,11 @@ impl Transport<RoleClient> for ProgramTransport {
         let stdin = self.stdin.clone();
         async move {
             let stdin = stdin.ok_or(std::io::ErrorKind::BrokenPipe)?;
-            let mut line = serde_json::to_vec(&item)?;
-            line.push(b'\n');
+            // A line break outside a string means nothing, and inside one it cannot stand.
+            let mut line = raw::write(&item)?.replace(['\n', '\r'], " ");
+            line.push('\n');
             let mut stdin = stdin.lock().await;
-            stdin.write_all(&line).await?;
+            stdin.write_all(line.as_bytes()).await?;
             stdin.flush().await
         }
     }
