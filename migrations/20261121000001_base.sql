@@ -436,6 +436,8 @@ DECLARE
   part text;
 BEGIN
   PERFORM pg_advisory_xact_lock(7420001);
+  -- A new partition locks its parent for a moment. Behind a long read it would wait, and every insert behind it.
+  PERFORM set_config('lock_timeout', '2s', true);
   FOREACH parent IN ARRAY ARRAY['llm_requests', 'script_runs', 'script_journal', 'tool_call_events', 'tool_call_payloads'] LOOP
     FOR step IN 0..2 LOOP
       month := (date_trunc('month', at AT TIME ZONE 'UTC') + make_interval(months => step)) AT TIME ZONE 'UTC';
@@ -462,6 +464,8 @@ CREATE FUNCTION tollgate_touch(tenant uuid) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
 DECLARE now_at bigint;
 BEGIN
+  -- Always the tenant first: a change of the tenant's own row holds that lock already.
+  PERFORM 1 FROM tenants WHERE tenant_id = tenant FOR NO KEY UPDATE;
   UPDATE config_revision SET revision = revision + 1 RETURNING revision INTO now_at;
   UPDATE tenants SET revision = now_at WHERE tenant_id = tenant;
   PERFORM pg_notify('tollgate_config', now_at::text);

@@ -149,8 +149,8 @@ async fn t22_a_body_over_the_limit_is_refused_and_one_at_the_limit_is_not() {
     assert!(recorder.tagged("over").is_empty());
     assert_eq!(recorder.tagged("at").len(), 1);
 
-    // At the other door as well.
-    let name = "x".repeat(LIMIT);
+    // The other door takes less. (Just over: a server that refuses early may cut off a client that is still sending.)
+    let name = "x".repeat(1 << 20);
     let refused = tenant.post("teams", json!({"name": name})).await;
     assert_eq!(refused.status, 413, "{}", refused.text);
 }

@@ -170,6 +170,9 @@ async fn what_a_key_does_not_have_no_script_can_name() {
     let classic = tenant.upstream("plain", secret.transport(), "classic").await;
     let group = tenant.group_with(json!([{"upstream_id": upstream.id, "tools": ["echo"]}, {"upstream_id": classic.id, "tools": ["*"]}])).await;
     let mcp = tenant.mcp(&tenant.key(&[&group]).await);
+    // Another key of the same tenant has it all.
+    let (_, rich) = tenant.open(&[&upstream, &hidden, &classic]).await;
+    assert_eq!(run(&rich, "result = vault.echo(text=\"rich\")[\"echo\"][\"text\"]").await["result"], "rich");
 
     // Hidden and unknown read alike: a server, a tool of a server, a tool in Classic mode.
     for (there, nowhere) in [("vault.echo(tag=\"x\")", "wault.echo(tag=\"x\")"), ("rec.slow(tag=\"x\")", "rec.slaw(tag=\"x\")"), ("plain.echo(tag=\"x\")", "plein.echo(tag=\"x\")")] {
@@ -196,7 +199,7 @@ async fn what_a_key_does_not_have_no_script_can_name() {
         assert_eq!(answer["state"], "failed", "{code}: {answer}");
         assert!(!answer.to_string().contains("vault"), "{code}: {answer}");
     }
-    assert!(secret.calls().is_empty() && recorder.calls().iter().all(|call| call.tool == "echo"));
+    assert!(secret.calls().len() == 1 && recorder.calls().iter().all(|call| call.tool == "echo"));
     assert!(tenant.list("tool-calls").await.iter().all(|row| row["tool_name"] == "echo"));
 
     let code = "f = rec.echo\ng = [f]\ndef h(t): return g[0](tag=t)\nresult = h(\"alias\")[\"echo\"][\"tag\"]";

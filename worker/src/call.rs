@@ -248,7 +248,8 @@ impl<'a> Row<'a> {
         }
         entry.intent = Some(row.intent);
         count(decision, outcome);
-        row.gate.audit.after(entry).await?;
+        // What a script carries has happened; a refusal alone has not, and waits its turn like any other beginning.
+        if entry.completions.is_empty() { row.gate.audit.before(entry).await? } else { row.gate.audit.after(entry).await? }
         Ok(Reply { id, outcome, answer: Reached::Refused(reason), journal })
     }
 
@@ -259,9 +260,14 @@ impl<'a> Row<'a> {
         let carries_the_past = !entry.completions.is_empty();
         entry.intent = Some(self.intent.clone());
         let written = if carries_the_past { self.gate.audit.after(entry).await } else { self.gate.audit.before(entry).await };
-        if let Err(error) = written {
-            self.abandon(guard);
-            return Err(error);
+        match written {
+            Ok(()) => {}
+            // It was never queued: there is nothing to take back.
+            Err(AuditError::Overloaded) => return Err(AuditError::Overloaded),
+            Err(error) => {
+                self.abandon(guard);
+                return Err(error);
+            }
         }
         Ok(Open { row: self, quote, started: Instant::now(), guard })
     }
@@ -281,8 +287,7 @@ impl<'a> Row<'a> {
         };
         let audit = self.gate.audit.clone();
         tokio::spawn(async move {
-            let _ = audit.after(Entry { completions: vec![completion], ..Entry::default() }).await;
-            drop(guard);
+            let _ = audit.after_keeping(Entry { completions: vec![completion], ..Entry::default() }, Some(Box::new(guard))).await;
         });
     }
 }
@@ -311,7 +316,7 @@ impl Open<'_> {
             outcome: ended.outcome,
             error,
             latency,
-            amount: quote.settle(ended.outcome),
+            amount: if ended.sent { quote.settle(ended.outcome) } else { tollgate_domain::Picos(0) },
             result,
             at: gate.clock.now(),
         };
@@ -321,14 +326,15 @@ impl Open<'_> {
             (Some(place), Some(line)) => {
                 // Its run is in the register until all that it carries is durable.
                 parent.put(completion, Some(journal_row(&intent, place, line)));
+                drop(guard);
             }
             _ => {
                 // A worker that is asked to end waits for this task; a caller that has gone does not stop it.
                 let entry = Entry { completions: vec![completion], ..parent.take_carry() };
-                gate.audit.after(entry).await?;
+                // In the register until the row is written, also when that takes longer than anyone waits.
+                gate.audit.after_keeping(entry, Some(Box::new(guard))).await?;
             }
         }
-        drop(guard);
         Ok(Reply { id: intent.id, outcome: ended.outcome, answer: Reached::Answer(ended.answer), journal })
     }
 }

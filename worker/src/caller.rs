@@ -93,10 +93,10 @@ impl Caller {
 
     fn of(tenant: &Arc<TenantView>, key: &KeyConfig, group: Option<String>, proof: Vec<u8>) -> Result<Self, Refused> {
         let visible = match &group {
-            None => tenant.scope(&key.groups),
+            None => tenant.scope(&key.groups, None),
             Some(slug) => {
                 let named = |id: &&_| tenant.config.groups.get(*id).is_some_and(|g| g.slug == *slug);
-                tenant.scope(&[*key.groups.iter().find(named).ok_or(Refused::UnknownGroup)?])
+                tenant.scope(&key.groups, Some(*key.groups.iter().find(named).ok_or(Refused::UnknownGroup)?))
             }
         };
         Ok(Self { key: key.id, team: key.team, visible, tenant: Arc::clone(tenant), group, proof })

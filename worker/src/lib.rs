@@ -25,6 +25,7 @@ use gate::{Gate, InFlight};
 
 const HEARTBEAT: Duration = Duration::from_secs(2);
 const SWEEP: Duration = Duration::from_secs(3);
+const STALE: Duration = Duration::from_secs(10);
 const HOUSEKEEPING: Duration = Duration::from_secs(3600);
 
 /// What a worker is made of.
@@ -50,7 +51,10 @@ pub async fn serve(parts: WorkerParts) -> anyhow::Result<()> {
     health.expect("worker");
     let worker = WorkerId::mint(clock.now());
     let in_flight = InFlight::default();
-    workers::housekeeping(&store, clock.now()).await?;
+    if let Err(error) = workers::housekeeping(&store, clock.now()).await {
+        // Rows of a month without a partition go to the default one; that is no reason not to serve.
+        tracing::warn!(%error, "housekeeping failed; it is tried again");
+    }
     workers::heartbeat(&store, worker, in_flight.oldest(clock.now())).await?;
     let sandbox = sandbox::SandboxPool::start(&sandbox_path, config.limits.script.processes).await?;
     let directory = scope::Directory::start(store.clone()).await?;
@@ -71,13 +75,13 @@ pub async fn serve(parts: WorkerParts) -> anyhow::Result<()> {
         worker,
         directory,
         audit,
-        upstreams,
+        upstreams: upstreams.clone(),
         sandbox,
         in_flight: in_flight.clone(),
         shutdown: shutdown.clone(),
     };
     let beats = tokio::spawn(beat(gate.clone(), health.clone()));
-    shutdown.spawn(sweep(store.clone(), Arc::clone(&clock), shutdown.clone()));
+    shutdown.spawn(sweep(gate.clone(), shutdown.clone()));
 
     let address = listener.local_addr()?;
     let router = mcp::routes(gate, address).merge(health.router());
@@ -90,6 +94,7 @@ pub async fn serve(parts: WorkerParts) -> anyhow::Result<()> {
     while in_flight.count() > 0 && tokio::time::Instant::now() < until {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+    upstreams.stop();
     beats.abort();
     if in_flight.count() == 0 {
         workers::retire(&store, worker).await?;
@@ -112,13 +117,15 @@ async fn beat(gate: Gate, health: Health) {
     }
 }
 
-async fn sweep(store: Store, clock: SharedClock, shutdown: Shutdown) {
-    let mut sweeps = tokio::time::interval(SWEEP);
+async fn sweep(gate: Gate, shutdown: Shutdown) {
+    let Gate { store, clock, worker, .. } = gate;
+    // The first look comes after every live worker has had time to say so: after an outage of the database they are all late.
+    let mut sweeps = tokio::time::interval_at(tokio::time::Instant::now() + SWEEP, SWEEP);
     let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
     loop {
         let result = tokio::select! {
             () = shutdown.requested() => return,
-            _ = sweeps.tick() => match workers::sweep(&store, clock.now()).await {
+            _ = sweeps.tick() => match workers::sweep(&store, worker, clock.now()).await {
                 Ok(Some(swept)) => {
                     tracing::warn!(calls = swept.calls, runs = swept.runs, "a dead worker's calls and runs were resolved");
                     // There may be more of it, and more dead workers: they do not wait for another tick each.
@@ -126,7 +133,11 @@ async fn sweep(store: Store, clock: SharedClock, shutdown: Shutdown) {
                     Ok(())
                 }
                 Ok(None) => Ok(()),
-                Err(error) => Err(error),
+                Err(error) => {
+                    // The database was away, and with it everyone's heartbeat: they get time to come back before anyone is dead.
+                    sweeps.reset_after(STALE);
+                    Err(error)
+                }
             },
             _ = housekeeping.tick() => workers::housekeeping(&store, clock.now()).await,
         };

@@ -1,7 +1,7 @@
 //! The pool of sandbox processes. A process serves one tenant at a time and is thrown away at the first sign of trouble.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     path::{Path, PathBuf},
     process::Stdio,
     sync::{Arc, Mutex, PoisonError},
@@ -21,7 +21,7 @@ const IDLE: usize = 16;
 /// The sandbox ends a step by itself well before; this is for one that cannot.
 const STEP_WALL: Duration = Duration::from_secs(6);
 /// How long a step waits for its turn before the run is refused.
-const TURN: Duration = Duration::from_secs(10);
+const TURN: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Clone)]
 pub struct SandboxPool(Arc<Pool>);
@@ -30,8 +30,11 @@ pub struct SandboxPool(Arc<Pool>);
 struct Pool {
     program: PathBuf,
     engine: String,
-    /// Steps at once: one a core keeps neighbours served.
+    /// Steps at once.
     turns: Semaphore,
+    /// Steps at once of one tenant: half of all, so that no tenant takes every turn.
+    per_tenant: usize,
+    of_tenant: Mutex<HashMap<TenantId, Arc<Semaphore>>>,
     /// Oldest first.
     idle: Mutex<VecDeque<Process>>,
 }
@@ -51,12 +54,12 @@ impl SandboxPool {
     /// Why they cannot, and what to do about it.
     pub async fn start(program: &Path, processes: usize) -> anyhow::Result<Self> {
         let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
-        let turns = if processes == 0 { cores.max(2) } else { processes };
+        let turns = if processes == 0 { 2 * cores } else { processes.max(2) };
         let version = Command::new(program).arg("--version").env_clear().output().await.map_err(|e| {
             anyhow::anyhow!("cannot start the sandbox {}: {e}; build it with `make build`, or name it with --sandbox", program.display())
         })?;
         let engine = String::from_utf8_lossy(&version.stdout).trim().to_owned();
-        let pool = Self(Arc::new(Pool { program: program.to_owned(), engine, turns: Semaphore::new(turns), idle: Mutex::default() }));
+        let pool = Self(Arc::new(Pool { program: program.to_owned(), engine, turns: Semaphore::new(turns), per_tenant: turns / 2, of_tenant: Mutex::default(), idle: Mutex::default() }));
         let empty = Step { source: String::new(), catalog: Catalog::default(), journal: Vec::new(), limits: Limits::default() };
         let nobody = TenantId::from_uuid(uuid::Uuid::nil());
         match pool.step(nobody, &empty).await.outcome {
@@ -76,13 +79,22 @@ impl SandboxPool {
 
     /// Run one step. Whatever happens to the process becomes a reply.
     pub async fn step(&self, tenant: TenantId, step: &Step) -> StepReply {
-        let Ok(Ok(_turn)) = tokio::time::timeout(TURN, self.0.turns.acquire()).await else {
+        let own = self.own_turns(tenant);
+        let turn = async { (own.acquire().await, self.0.turns.acquire().await) };
+        let Ok((Ok(_own), Ok(_turn))) = tokio::time::timeout(TURN, turn).await else {
             return failed(ErrorKind::Limit, "Too many scripts are running; try again in a moment.");
         };
         let started = std::time::Instant::now();
         let reply = self.step_in_turn(tenant, step).await;
         metrics::histogram!("tollgate_script_step_seconds").record(started.elapsed());
         reply
+    }
+
+    fn own_turns(&self, tenant: TenantId) -> Arc<Semaphore> {
+        let mut all = self.0.of_tenant.lock().unwrap_or_else(PoisonError::into_inner);
+        // Those that nobody holds are forgotten, so that the map is as large as what is under way.
+        all.retain(|_, turns| Arc::strong_count(turns) > 1);
+        Arc::clone(all.entry(tenant).or_insert_with(|| Arc::new(Semaphore::new(self.0.per_tenant))))
     }
 
     async fn step_in_turn(&self, tenant: TenantId, step: &Step) -> StepReply {
@@ -100,9 +112,13 @@ impl SandboxPool {
                 }
                 reply
             }
-            // Dropping a process kills it.
+            Ok(Err(error)) if error.kind() == std::io::ErrorKind::FileTooLarge => {
+                failed(ErrorKind::Limit, "The script holds more tool results than a sandbox can be given. Work on less data at once.")
+            }
             Ok(Err(error)) => {
-                let status = process.child.wait().await;
+                // It may be alive and have said what we cannot read; dropping it kills it as well, but tells no status.
+                let _ = process.child.start_kill();
+                let status = tokio::time::timeout(Duration::from_secs(1), process.child.wait()).await;
                 tracing::info!(%tenant, %error, ?status, "a sandbox process ended");
                 failed(ErrorKind::Limit, "The script used more memory, stack or time than its sandbox allows. Work on less data at once.")
             }

@@ -26,6 +26,8 @@ use tollgate_store::{
 const LEASE: Duration = Duration::from_secs(1);
 /// A poll behind the notices; well below the lease, so that a healthy worker never waits.
 const POLL: Duration = Duration::from_millis(250);
+/// How long the database may take; a connection into nothing must not hold the keeper.
+const CATCH_UP: Duration = Duration::from_secs(10);
 /// How long a caller waits for a confirmation when there is none in time.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -34,8 +36,11 @@ const PATIENCE: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub struct TenantView {
     pub config: TenantConfig,
-    scopes: RwLock<HashMap<Vec<ToolGroupId>, Arc<KeyScope>>>,
+    scopes: RwLock<HashMap<Groups, Arc<KeyScope>>>,
 }
+
+/// All groups of a key, and the one to which its route narrows it.
+type Groups = (Vec<ToolGroupId>, Option<ToolGroupId>);
 
 /// A scope with what is derived from it.
 #[derive(Debug)]
@@ -50,16 +55,17 @@ impl TenantView {
         Self { config, scopes: RwLock::default() }
     }
 
-    /// What a key with these groups sees. Groups that do not exist grant nothing.
+    /// What a key with these groups sees, on the route of one of them or of all. Groups that do not exist grant nothing.
     #[must_use]
-    pub fn scope(&self, groups: &[ToolGroupId]) -> Arc<KeyScope> {
-        let mut groups = groups.to_vec();
-        groups.sort_unstable();
+    pub fn scope(&self, groups: &[ToolGroupId], only: Option<ToolGroupId>) -> Arc<KeyScope> {
+        let mut groups: Groups = (groups.to_vec(), only);
+        groups.0.sort_unstable();
         if let Some(found) = self.scopes.read().unwrap_or_else(std::sync::PoisonError::into_inner).get(&groups) {
             return Arc::clone(found);
         }
-        let resolved: Vec<_> = groups.iter().filter_map(|id| self.config.groups.get(id)).collect();
-        let scope = Scope::resolve(&self.config.tools, &resolved);
+        let all: Vec<_> = groups.0.iter().filter_map(|id| self.config.groups.get(id)).collect();
+        let members: Vec<_> = all.iter().copied().filter(|group| only.is_none_or(|only| group.id == only)).collect();
+        let scope = Scope::narrowed(&self.config.tools, &members, &all);
         let library = Library::new(server_defs(&scope));
         let fresh = Arc::new(KeyScope { scope, library });
         let mut scopes = self.scopes.write().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -230,10 +236,14 @@ impl Keeper {
             while let Ok(done) = asks.try_recv() {
                 waiting.push(done);
             }
-            let fresh = match self.catch_up().await {
-                Ok(()) => true,
-                Err(error) => {
+            let fresh = match tokio::time::timeout(CATCH_UP, self.catch_up()).await {
+                Ok(Ok(())) => true,
+                Ok(Err(error)) => {
                     tracing::warn!(%error, "the configuration could not be confirmed");
+                    false
+                }
+                Err(_) => {
+                    tracing::warn!("the configuration could not be confirmed: the database does not answer");
                     false
                 }
             };
@@ -250,8 +260,12 @@ impl Keeper {
         if changes.revision != before.revision || !self.broken.is_empty() {
             let mut next = Everything { revision: changes.revision, tenants: before.tenants.clone(), keys: HashMap::new() };
             let again = std::mem::take(&mut self.broken).into_iter().map(|tenant| (tenant, true));
-            for (tenant, serves) in changes.tenants.into_iter().chain(again) {
-                self.reload(&mut next, tenant, serves).await?;
+            let again: Vec<_> = again.collect();
+            for &(tenant, serves) in changes.tenants.iter().chain(&again) {
+                if let Err(error) = self.reload(&mut next, tenant, serves).await {
+                    self.broken.extend(again.iter().map(|(tenant, _)| *tenant));
+                    return Err(error);
+                }
             }
             let keys = next.tenants.values().flat_map(|view| view.config.keys.keys().map(|&key| (key, view.config.tenant)));
             next.keys = keys.collect();

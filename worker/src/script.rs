@@ -8,7 +8,7 @@ use std::{
 };
 use tokio_util::sync::CancellationToken;
 use tollgate_codemode::wire::{self, ErrorKind, JournalEntry, Limits, PendingCall, ScriptError, Step, StepReply};
-use tollgate_domain::{ScriptRunId, tool::sha256};
+use tollgate_domain::{ScriptRunId, TenantId, tool::sha256};
 use tollgate_store::{
     StoreError,
     audit::{AuditError, NewRun, ScriptPlace},
@@ -74,7 +74,13 @@ pub async fn run(gate: &Gate, caller: &Caller, parent: &Parent, source: String, 
         worker: gate.worker,
         at: now,
     });
-    gate.audit.before(entry).await?;
+    if let Err(error) = gate.audit.before(entry).await {
+        // The run may yet become durable though nobody ran it: say so behind it.
+        if error == AuditError::Unavailable {
+            end_later(gate, caller.tenant(), id, never_ran(), in_flight);
+        }
+        return Err(error.into());
+    }
 
     let limits = limits(gate);
     let step = Step { source, catalog, journal: Vec::new(), limits };
@@ -153,24 +159,14 @@ impl Run<'_> {
     async fn write_end(&mut self, end: RunEnd) -> Result<(), StoreError> {
         let (store, tenant, id, now) = (self.gate.store.clone(), self.caller.tenant(), self.id, self.gate.clock.now());
         let Err(error) = runs::close(&store, tenant, id, &end, now).await else { return Ok(()) };
-        let still_open = self.in_flight.take();
-        tokio::spawn(async move {
-            for _ in 0..RETRIES {
-                tokio::time::sleep(RETRY_PAUSE).await;
-                if runs::close(&store, tenant, id, &end, now).await.is_ok() {
-                    break;
-                }
-            }
-            drop(still_open);
-        });
+        end_later(self.gate, tenant, id, end, self.in_flight.take());
         Err(error)
     }
 
     async fn close(mut self, reply: Result<StepReply, AuditError>) -> Result<RunAnswer, RunError> {
         let carried = self.parent.take_carry();
-        if !carried.is_empty() {
-            self.gate.audit.after(carried).await?;
-        }
+        let carried = if carried.is_empty() { Ok(()) } else { self.gate.audit.after(carried).await };
+        let reply = reply.and_then(|reply| carried.map(|()| reply));
         let (reply, broken) = match reply {
             Ok(reply) => (reply, None),
             Err(error) => (StepReply { outcome: failed(ErrorKind::Sandbox, &error.to_string()), logs: Vec::new(), ticks: 0 }, Some(error)),
@@ -204,6 +200,24 @@ impl Run<'_> {
 /// How often, and how far apart, a run's end is tried to be written once its caller has been refused.
 const RETRIES: u32 = 600;
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
+
+fn end_later(gate: &Gate, tenant: TenantId, id: ScriptRunId, end: RunEnd, in_flight: Option<InFlightGuard>) {
+    let (store, clock) = (gate.store.clone(), gate.clock.clone());
+    tokio::spawn(async move {
+        for _ in 0..RETRIES {
+            tokio::time::sleep(RETRY_PAUSE).await;
+            if runs::close(&store, tenant, id, &end, clock.now()).await.is_ok() {
+                break;
+            }
+        }
+        drop(in_flight);
+    });
+}
+
+fn never_ran() -> RunEnd {
+    let error = error(ErrorKind::Sandbox, "the run was not begun: its row could not be confirmed in time");
+    RunEnd { state: "failed", result: None, logs: Vec::new(), error: Some(json!(error)), ticks: 0 }
+}
 
 const KEY_HAS_ENDED: &str = "The key of this run has ended or lost its tool group, so the run makes no more calls.";
 

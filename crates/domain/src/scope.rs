@@ -55,17 +55,24 @@ pub struct Scope {
 }
 
 impl Scope {
-    /// The one predicate: a tool is in scope if it is approved and one of the groups names it. No groups, no tools.
+    /// The scope of a key with these groups.
     #[must_use]
     pub fn resolve<'a>(tools: impl IntoIterator<Item = &'a Arc<Tool>>, groups: &[&ToolGroup]) -> Self {
+        Self::narrowed(tools, groups, groups)
+    }
+
+    /// The one predicate: a tool is in scope if it is approved and one of the groups in `members` names it. No groups, no
+    /// tools. `all` are all groups of the key: their approval rules hold on whichever route its calls come.
+    #[must_use]
+    pub fn narrowed<'a>(tools: impl IntoIterator<Item = &'a Arc<Tool>>, members: &[&ToolGroup], all: &[&ToolGroup]) -> Self {
         let mut scope = Self::default();
         for tool in tools {
-            let granted = groups.iter().any(|g| g.members.iter().any(|m| m.covers(tool)));
+            let granted = members.iter().any(|g| g.members.iter().any(|m| m.covers(tool)));
             if !granted || tool.status != ToolStatus::Approved {
                 continue;
             }
             // Where several groups grant a tool, the strictest of them decides: a wider key is never a way around.
-            let rules = groups.iter().flat_map(|g| &g.approval);
+            let rules = all.iter().flat_map(|g| &g.approval);
             let confirmations = rules.filter(|(grant, _)| grant.covers(tool)).map(|&(_, n)| n).max().unwrap_or(0);
             scope.add(ScopedTool { tool: Arc::clone(tool), confirmations });
         }
@@ -163,6 +170,14 @@ pub(crate) mod tests {
         for groups in [[&open, &strict], [&strict, &open]] {
             assert_eq!(Scope::resolve(&tools, &groups).by_classic_name("crm__wipe").unwrap().confirmations, 2);
         }
+    }
+
+    #[test]
+    fn one_groups_route_is_no_way_around_anothers_approval() {
+        let tools = [tool(1, "crm", 1, "wipe", ToolStatus::Approved)];
+        let (open, strict) = (group(vec![all(1)], vec![]), group(vec![], vec![(named(1, &["wipe"]), 1)]));
+        let scope = Scope::narrowed(&tools, &[&open], &[&open, &strict]);
+        assert_eq!(scope.by_classic_name("crm__wipe").unwrap().confirmations, 1);
     }
 
     #[test]

@@ -23,8 +23,14 @@ use columns::Batch;
 
 /// Entries that one commit takes at most.
 const MAX_BATCH: usize = 1000;
+/// Bytes of payload that one commit takes: well below what Postgres accepts in one message.
+const MAX_BATCH_BYTES: usize = 16 << 20;
+/// A batch that failed this often is written entry by entry: perhaps it is its size that is refused.
+const WHOLE_TRIES: u32 = 3;
 /// Commits under way at once: while one waits for the disk, the next is filled.
 const WRITERS: usize = 2;
+/// Longer than the server's own limit on a statement.
+const COMMIT_WITHIN: Duration = Duration::from_secs(35);
 /// How long a caller waits for its commit. The entry itself is retried until it is written.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -127,6 +133,22 @@ pub struct Entry {
 }
 
 impl Entry {
+    fn bytes(&self) -> usize {
+        let arguments = self.intent.as_ref().map_or(0, |intent| intent.arguments.len());
+        let results = self.completions.iter().filter_map(|c| c.result.as_ref()).map(|r| r.len()).sum::<usize>();
+        let script = self.run.as_ref().map_or(0, |run| run.source.len() + run.catalog.len());
+        arguments + results + script + self.journal.iter().map(|row| row.entry.len()).sum::<usize>()
+    }
+
+    /// What a log may say of it: no payload, no source.
+    fn names(&self) -> String {
+        let calls = self.intent.iter().map(|i| i.id).chain(self.completions.iter().map(|c| c.id));
+        let calls: Vec<_> = calls.map(|id| id.to_string()).collect();
+        let run = self.run.as_ref().map(|run| run.id.to_string()).unwrap_or_default();
+        let request = self.request.as_ref().map(|request| request.id.to_string()).unwrap_or_default();
+        format!("calls {calls:?} run {run:?} request {request:?}")
+    }
+
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.request.is_none() && self.run.is_none() && self.intent.is_none() && self.completions.is_empty() && self.journal.is_empty()
@@ -146,7 +168,12 @@ struct Job {
     done: oneshot::Sender<Result<(), AuditError>>,
     /// Drop the entry once nobody waits for it: true before something has happened, false for what has.
     abandonable: bool,
+    /// Dropped when the entry is written or refused, however long that takes.
+    _keep: Option<Keep>,
 }
+
+/// Something that must live until an entry is durable.
+pub type Keep = Box<dyn Send + Sync>;
 
 /// A handle on the writer tasks. Cheap to clone; the tasks end when the last handle is gone and the queue is empty.
 #[derive(Debug, Clone)]
@@ -173,7 +200,7 @@ impl AuditWriter {
     /// [`AuditError`]; the entry may still become durable a moment later.
     pub async fn before(&self, entry: Entry) -> Result<(), AuditError> {
         let (done, answer) = oneshot::channel();
-        self.queue.try_send(Job { entry, done, abandonable: true }).map_err(|_| AuditError::Overloaded)?;
+        self.queue.try_send(Job { entry, done, abandonable: true, _keep: None }).map_err(|_| AuditError::Overloaded)?;
         wait(answer).await
     }
 
@@ -183,8 +210,16 @@ impl AuditWriter {
     /// # Errors
     /// [`AuditError::Unavailable`] when the commit takes longer than 10 s.
     pub async fn after(&self, entry: Entry) -> Result<(), AuditError> {
+        self.after_keeping(entry, None).await
+    }
+
+    /// [`Self::after`], and `keep` lives until the entry is durable, also when that takes longer than anyone waits.
+    ///
+    /// # Errors
+    /// As [`Self::after`].
+    pub async fn after_keeping(&self, entry: Entry, keep: Option<Keep>) -> Result<(), AuditError> {
         let (done, answer) = oneshot::channel();
-        self.queue.send(Job { entry, done, abandonable: false }).await.map_err(|_| AuditError::Unavailable)?;
+        self.queue.send(Job { entry, done, abandonable: false, _keep: keep }).await.map_err(|_| AuditError::Unavailable)?;
         wait(answer).await
     }
 }
@@ -200,17 +235,30 @@ async fn run(store: Store, jobs: Arc<Mutex<mpsc::Receiver<Job>>>) {
     let mut batch = Vec::with_capacity(MAX_BATCH);
     loop {
         // The lock is held while filling a batch, not while committing it.
-        if jobs.lock().await.recv_many(&mut batch, MAX_BATCH).await == 0 {
+        if !fill(&mut *jobs.lock().await, &mut batch).await {
             return;
         }
         commit(&store, &mut batch).await;
     }
 }
 
+/// Wait for an entry and take what has queued behind it; false at the end.
+async fn fill(jobs: &mut mpsc::Receiver<Job>, batch: &mut Vec<Job>) -> bool {
+    let Some(first) = jobs.recv().await else { return false };
+    let mut bytes = first.entry.bytes();
+    batch.push(first);
+    while batch.len() < MAX_BATCH && bytes < MAX_BATCH_BYTES {
+        let Ok(job) = jobs.try_recv() else { break };
+        bytes += job.entry.bytes();
+        batch.push(job);
+    }
+    true
+}
+
 /// Write a batch, however often it takes, and acknowledge it. Leaves `batch` empty.
 async fn commit(store: &Store, batch: &mut Vec<Job>) {
     let mut pause = Duration::from_millis(20);
-    loop {
+    for attempt in 1.. {
         batch.retain(|job| !(job.abandonable && job.done.is_closed()));
         if batch.is_empty() {
             return;
@@ -226,7 +274,7 @@ async fn commit(store: &Store, batch: &mut Vec<Job>) {
                 }
                 return;
             }
-            Err(error) if error.is_transient() => {
+            Err(error) if error.is_transient() && (attempt < WHOLE_TRIES || batch.len() == 1) => {
                 metrics::counter!("tollgate_audit_commit_failures_total").increment(1);
                 tracing::warn!(%error, entries = batch.len(), "audit commit failed; retrying");
                 tokio::time::sleep(pause).await;
@@ -247,7 +295,7 @@ async fn one_by_one(store: &Store, batch: &mut Vec<Job>) {
         }
         if let Err(error) = &result {
             metrics::counter!("tollgate_audit_refused_total").increment(1);
-            tracing::error!(%error, entry = ?job.entry, "the database refuses an audit row");
+            tracing::error!(%error, entry = job.entry.names(), "the database refuses an audit row");
         }
         let _ = job.done.send(result.map_err(|_| AuditError::Unavailable));
     }
@@ -256,7 +304,11 @@ async fn one_by_one(store: &Store, batch: &mut Vec<Job>) {
 async fn write(store: &Store, entries: impl Iterator<Item = &Entry>) -> StoreResult<()> {
     let mut batch = Batch::default();
     entries.for_each(|entry| batch.push(entry));
-    let mut tx = store.writer().await?;
-    batch.insert(&mut tx).await?;
-    Ok(tx.commit().await?)
+    let written = async {
+        let mut tx = store.writer().await?;
+        batch.insert(&mut tx).await?;
+        Ok(tx.commit().await?)
+    };
+    // A connection into nothing must not hold a writer; the entries are written again, under the same ids.
+    tokio::time::timeout(COMMIT_WITHIN, written).await.unwrap_or(Err(StoreError::Unavailable(sqlx::Error::PoolTimedOut)))
 }

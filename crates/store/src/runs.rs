@@ -21,7 +21,8 @@ pub struct RunEnd {
     pub ticks: u64,
 }
 
-/// Close a run. Durable when it returns.
+/// Close a run. Durable when it returns. A run that a sweeper failed because its worker was cut off, not dead, is closed as
+/// it really ended; the sweeper leaves no tick count.
 ///
 /// # Errors
 /// When the database does not answer; the answer must not be released then.
@@ -30,7 +31,8 @@ pub async fn close(store: &Store, tenant: TenantId, run: ScriptRunId, end: &RunE
     let mut tx = store.tenant(tenant).await?;
     sqlx::query!(
         "UPDATE script_runs SET state = $3, result = $4, logs = $5, error = $6, ticks = $7, closed_at = $8
-         WHERE tenant_id = $1 AND script_run_id = $2 AND state = 'running'",
+         WHERE tenant_id = $1 AND script_run_id = $2
+           AND (state = 'running' OR (state = 'failed' AND ticks IS NULL))",
         tenant.uuid(),
         run.uuid(),
         end.state,

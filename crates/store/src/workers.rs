@@ -52,12 +52,14 @@ pub struct Swept {
 ///
 /// # Errors
 /// When the database does not answer; the next sweep finds the same.
-pub async fn sweep(store: &Store, now: DateTime<Utc>) -> StoreResult<Option<Swept>> {
+pub async fn sweep(store: &Store, own: WorkerId, now: DateTime<Utc>) -> StoreResult<Option<Swept>> {
     let mut tx = store.control().await?;
     let dead = sqlx::query!(
-        "SELECT worker_id, oldest_open_call FROM workers WHERE heartbeat_at < clock_timestamp() - make_interval(secs => $1)
+        "SELECT worker_id, oldest_open_call FROM workers
+         WHERE heartbeat_at < clock_timestamp() - make_interval(secs => $1) AND worker_id <> $2
          ORDER BY heartbeat_at LIMIT 1 FOR UPDATE SKIP LOCKED",
         STALE_AFTER_SECONDS,
+        own.uuid(),
     );
     let Some(dead) = dead.fetch_optional(&mut *tx).await? else { return Ok(None) };
 

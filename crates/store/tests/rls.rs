@@ -9,8 +9,6 @@ use sqlx::{AssertSqlSafe, PgPool};
 use tollgate_domain::TenantId;
 use tollgate_store::{Store, Tx};
 
-use support::tenant;
-
 const ROLES: [&str; 3] = ["tollgate_app", "tollgate_control", "tollgate_writer"];
 
 /// Describe the deployment, not a tenant.
@@ -387,6 +385,4 @@ async fn prices_and_events_are_never_rewritten(pool: PgPool) {
             assert!(refused.contains("permission denied for table"), "{sql}: {refused}");
         }
     }
-    // Unused here, used by the tests beside.
-    let _ = tenant(&pool).await;
 }

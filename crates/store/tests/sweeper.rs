@@ -45,7 +45,7 @@ impl Crash {
     }
 
     async fn sweep(&self) -> Option<workers::Swept> {
-        workers::sweep(&self.store, support::now()).await.unwrap()
+        workers::sweep(&self.store, WorkerId::from_uuid(uuid::Uuid::nil()), support::now()).await.unwrap()
     }
 
     fn run(&self) -> NewRun {

@@ -96,6 +96,10 @@ impl<'v> Converter<'v> {
             "int" => {
                 let text = value.to_str();
                 self.spend(text.len())?;
+                // What 64 bits do not hold would reach a tool as a rounded float.
+                if text.parse::<i64>().is_err() && text.parse::<u64>().is_err() {
+                    return Err(unsupported("an integer of more than 64 bits; write str(n)"));
+                }
                 text.parse::<Number>().map(Json::Number).map_err(|_| unsupported("this integer"))
             }
             "float" => {

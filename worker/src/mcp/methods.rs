@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use axum::http::HeaderMap;
 use serde_json::{Map, Value, json, value::RawValue};
 use tokio_util::sync::CancellationToken;
 use tollgate_codemode::meta_tools;
@@ -39,7 +40,7 @@ pub struct Turn {
     pub caller: Caller,
     pub era: Era,
     pub request: Request,
-    /// The parent as the header names it.
+    /// The parent as the client names it.
     pub parent: Option<String>,
     /// The id of the request as the answer will name it, should it have to be minted.
     pub minted: LlmRequestId,
@@ -127,7 +128,7 @@ impl Turn {
     }
 
     fn list(&self) -> Result<String, Failure> {
-        if self.request.params.all.contains_key("cursor") {
+        if self.request.params.all.get("cursor").is_some_and(|cursor| !cursor.is_null()) {
             return Err(RpcError::new(RpcError::INVALID_PARAMS, "Invalid cursor: the list is one page").into());
         }
         let mut tools: Vec<Value> = if self.caller.scope().has_code() { meta_tools() } else { Vec::new() };
@@ -189,11 +190,7 @@ impl Turn {
 
     /// The parent that the client names, if it is one of this key's; else a new one.
     async fn parent(&self) -> Result<Parent, Failure> {
-        let named = match self.request.params.meta.get(PARENT_META) {
-            Some(named) => Some(named.as_str().unwrap_or_default().to_owned()),
-            None => self.parent.clone(),
-        };
-        let Some(named) = named else { return Ok(self.mint()) };
+        let Some(named) = self.parent.clone() else { return Ok(self.mint()) };
         let (tenant, key) = (self.caller.tenant(), self.caller.key);
         let origin = match named.parse::<LlmRequestId>() {
             Ok(id) => runs::parent(&self.gate.store, tenant, key, id).await.map(|origin| (id, origin)),
@@ -236,6 +233,15 @@ impl Turn {
             client: era::client(&self.request),
             at: self.gate.clock.now(),
         })
+    }
+}
+
+/// The parent that a client names, in the body or in a header; what is there and is no text names nobody's.
+#[must_use]
+pub fn named_parent(request: &Request, headers: &HeaderMap) -> Option<String> {
+    match request.params.meta.get(PARENT_META) {
+        Some(named) => Some(named.as_str().unwrap_or_default().to_owned()),
+        None => headers.get(PARENT_HEADER).map(|value| value.to_str().unwrap_or_default().to_owned()),
     }
 }
 

@@ -7,12 +7,12 @@ mod methods;
 mod session;
 mod stream;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Router,
-    body::Bytes,
-    extract::{DefaultBodyLimit, OriginalUri, Path, State, rejection::BytesRejection},
+    body::Body,
+    extract::{OriginalUri, Path, State},
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
     routing::post,
@@ -28,7 +28,7 @@ use crate::{
     gate::Gate,
 };
 use era::Era;
-use message::{Body, Message, Request, RpcError};
+use message::{Body as Messages, Message, Request, RpcError};
 use methods::{Answered, Failure, PARENT_HEADER, Turn};
 use session::{Cancellable, SessionId};
 
@@ -44,16 +44,16 @@ struct Door {
 
 /// The routes of the model door. `listener` is the address on which they are served.
 pub fn routes(gate: Gate, listener: SocketAddr) -> Router {
-    let limit = gate.config.limits.request_body_bytes;
     let door = Door { gate, listener, cancellable: Cancellable::default() };
     let whole = post(post_all).get(get_all).delete(no_delete);
     let group = post(post_group).get(get_group).delete(no_delete);
-    Router::new().route("/mcp", whole).route("/mcp/{group}", group).layer(DefaultBodyLimit::max(limit)).with_state(Arc::new(door))
+    Router::new().route("/mcp", whole).route("/mcp/{group}", group).with_state(Arc::new(door))
 }
 
-type Received = Result<Bytes, BytesRejection>;
+/// How long a client may take to send a body.
+const BODY_WITHIN: Duration = Duration::from_secs(30);
 
-async fn post_all(State(door): State<Arc<Door>>, headers: HeaderMap, uri: OriginalUri, body: Received) -> Response {
+async fn post_all(State(door): State<Arc<Door>>, headers: HeaderMap, uri: OriginalUri, body: Body) -> Response {
     door.post(None, uri.path(), &headers, body).await
 }
 
@@ -62,7 +62,7 @@ async fn post_group(
     Path(group): Path<String>,
     headers: HeaderMap,
     uri: OriginalUri,
-    body: Received,
+    body: Body,
 ) -> Response {
     door.post(Some(&group), uri.path(), &headers, body).await
 }
@@ -104,14 +104,17 @@ impl Door {
         })
     }
 
-    async fn post(self: &Arc<Self>, group: Option<&str>, route: &str, headers: &HeaderMap, body: Received) -> Response {
+    async fn post(self: &Arc<Self>, group: Option<&str>, route: &str, headers: &HeaderMap, body: Body) -> Response {
         let caller = match self.admit(group, headers).await {
             Ok(caller) => caller,
             Err(refused) => return refused,
         };
-        let body = match body {
-            Ok(body) => body,
-            Err(_) => return plain(StatusCode::PAYLOAD_TOO_LARGE, RpcError::INVALID_REQUEST, "The body is over the size limit"),
+        // Read only for someone who may ask: a stranger does not make us hold megabytes.
+        let limit = self.gate.config.limits.request_body_bytes;
+        let body = match tokio::time::timeout(BODY_WITHIN, axum::body::to_bytes(body, limit)).await {
+            Ok(Ok(body)) => body,
+            Ok(Err(_)) => return plain(StatusCode::PAYLOAD_TOO_LARGE, RpcError::INVALID_REQUEST, "The body is over the size limit"),
+            Err(_) => return plain(StatusCode::REQUEST_TIMEOUT, RpcError::INVALID_REQUEST, "The body did not come in time"),
         };
         let kind = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
         if !kind.to_ascii_lowercase().starts_with("application/json") {
@@ -123,13 +126,13 @@ impl Door {
         };
         match message::read(&body) {
             Err(error) => json_answer(StatusCode::BAD_REQUEST, error.answer(None)),
-            Ok(Body::One(Message::Request(request))) => self.request(caller, session, route, headers, request).await,
-            Ok(Body::One(Message::Notification { method, params })) => {
+            Ok(Messages::One(Message::Request(request))) => self.request(caller, session, route, headers, request).await,
+            Ok(Messages::One(Message::Notification { method, params })) => {
                 self.notified(session, &method, &params);
                 StatusCode::ACCEPTED.into_response()
             }
-            Ok(Body::One(Message::Response)) => StatusCode::ACCEPTED.into_response(),
-            Ok(Body::Batch(messages)) => self.batch(caller, session, headers, messages).await,
+            Ok(Messages::One(Message::Response)) => StatusCode::ACCEPTED.into_response(),
+            Ok(Messages::Batch(messages)) => self.batch(caller, session, headers, messages).await,
         }
     }
 
@@ -172,13 +175,16 @@ impl Door {
             let id = tollgate_domain::ids::mint(self.gate.clock.now());
             session::mint(&self.gate.secrets.sealer, id, caller.tenant(), caller.key, route)
         });
+        let named = methods::named_parent(&request, headers);
         let answering = self.begin(caller, session, headers, request, era, progress);
         let mut answer = match (token, receive) {
             (Some(token), Some(receive)) => {
-                let minted = answering.minted;
+                // A parent that is not this key's is refused within the stream, under the same id.
+                let named = named.and_then(|named| named.parse().ok());
+                let id = named.unwrap_or(answering.minted);
                 let text = async move { answering.text().await.1 };
                 let mut answer = stream::events(stream::with_progress(receive, token, text)).into_response();
-                mark(&mut answer, minted);
+                mark(&mut answer, id);
                 answer
             }
             _ => {
@@ -213,7 +219,7 @@ impl Door {
         let guard = (era == Era::Modern).then(|| cancel.clone().drop_guard());
         let minted = LlmRequestId::mint(self.gate.clock.now());
         let id = request.id.clone();
-        let parent = headers.get(&REQUEST_ID).map(|value| value.to_str().unwrap_or_default().to_owned());
+        let parent = methods::named_parent(&request, headers);
         let span = tracing::info_span!(
             "mcp",
             otel.name = %request.method,

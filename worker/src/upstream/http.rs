@@ -15,7 +15,7 @@ use futures::{StreamExt, stream::BoxStream};
 use http::{HeaderName, HeaderValue, header};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use rmcp::{
-    model::{ClientJsonRpcMessage, ClientRequest, ErrorData, JsonRpcMessage, ServerJsonRpcMessage},
+    model::{ClientJsonRpcMessage, ClientRequest, ErrorData, JsonRpcMessage, RequestId, ServerJsonRpcMessage},
     transport::streamable_http_client::{
         AuthRequiredError, SseError, StreamableHttpClient, StreamableHttpError, StreamableHttpPostResponse,
     },
@@ -133,7 +133,11 @@ impl RawHttp {
         let answer = request.header(header::CONTENT_TYPE, "application/json").body(body).send().await?;
         let status = answer.status();
         if !status.is_success() {
-            return Err(self.refused(answer, session.is_some()).await).or_else(|failure| match failure {
+            let id = match message {
+                JsonRpcMessage::Request(request) => Some(request.id.clone()),
+                _ => None,
+            };
+            return Err(self.refused(answer, id, session.is_some()).await).or_else(|failure| match failure {
                 Refusal::Answer(message) => Ok(StreamableHttpPostResponse::Json(*message, None)),
                 Refusal::Failure(failure) => Err(failure),
             });
@@ -153,7 +157,7 @@ impl RawHttp {
         Ok(StreamableHttpPostResponse::Json(message, session))
     }
 
-    async fn refused(&self, answer: reqwest::Response, in_session: bool) -> Refusal {
+    async fn refused(&self, answer: reqwest::Response, id: Option<RequestId>, in_session: bool) -> Refusal {
         let status = answer.status();
         if status == reqwest::StatusCode::NOT_FOUND && in_session {
             return Refusal::Failure(StreamableHttpError::SessionExpired);
@@ -166,7 +170,11 @@ impl RawHttp {
         match bounded(answer, MAX_ERROR_BODY).await {
             // An error of the protocol is an answer, whatever its status.
             Ok(body) => match self.raw.read(&body.unwrap_or_default()) {
-                Ok(message @ JsonRpcMessage::Error(_)) => Refusal::Answer(Box::new(message)),
+                // Whatever id it bears, it is the answer to this request: there is no other on this connection.
+                Ok(JsonRpcMessage::Error(mut error)) => {
+                    error.id = id.or(error.id);
+                    Refusal::Answer(Box::new(JsonRpcMessage::Error(error)))
+                }
                 _ => Refusal::Failure(unexpected(format!("HTTP {status}"))),
             },
             Err(failure) => Refusal::Failure(failure),

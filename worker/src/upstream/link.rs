@@ -9,7 +9,7 @@ use std::{
 use arc_swap::ArcSwap;
 use serde_json::json;
 use tokio::sync::{Notify, mpsc};
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tollgate_domain::{
     SyncRequestId, TenantId,
     tool::{DefinitionHash, UpstreamState},
@@ -26,6 +26,8 @@ use super::{
 };
 
 const HEALTH_EVERY: Duration = Duration::from_secs(10);
+/// Checks in a row that a connection may miss.
+const HEALTH_MISSES: u32 = 3;
 const HEALTH_WITHIN: Duration = Duration::from_secs(5);
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
@@ -170,18 +172,27 @@ impl Supervisor {
             tokio::time::Instant::now() + self.upstream.sync_interval,
             self.upstream.sync_interval,
         );
-        let news = tokio::spawn(listen(Arc::clone(&connection)));
-        let why = loop {
+        let _news = AbortOnDropHandle::new(tokio::spawn(listen(Arc::clone(&connection))));
+        let mut missed = 0;
+        loop {
             let result = tokio::select! {
                 _ = health.tick() => {
                     if connection.peer().is_transport_closed() {
                         break "the connection was closed".to_owned();
                     }
-                    let healthy = connection.check(HEALTH_WITHIN).await;
-                    if healthy.is_ok() {
-                        self.report(UpstreamState::Connected, None, server.clone()).await;
+                    match connection.check(HEALTH_WITHIN).await {
+                        Ok(()) => {
+                            missed = 0;
+                            self.report(UpstreamState::Connected, None, server.clone()).await;
+                            Ok(())
+                        }
+                        // A server that works on a call may have no ear for a ping.
+                        Err(_) if missed + 1 < HEALTH_MISSES => {
+                            missed += 1;
+                            Ok(())
+                        }
+                        Err(why) => Err(why),
                     }
-                    healthy
                 }
                 _ = renew.tick() => self.synchronise(&connection).await.map(drop),
                 () = connection.listener.list_changed.notified() => self.synchronise(&connection).await.map(drop),
@@ -197,21 +208,27 @@ impl Supervisor {
             if let Err(why) = result {
                 break why;
             }
-        };
-        news.abort();
-        why
+        }
     }
 
-    /// Ask for the tools and write down what changed.
+    /// Ask for the tools and write down what changed. While the database is away, that is tried again: the upstream is not to
+    /// blame, and its connection and state are kept.
     async fn synchronise(&self, connection: &Arc<Connection>) -> Result<Discovery, String> {
         let found = discover(connection).await?;
         let live = found.iter().map(|tool| (tool.name.clone(), tool.sha256)).collect();
         // First what is served, then what is known: a call between the two finds a definition that is not the approved one.
         self.now.store(Arc::new(Now::Connected(Arc::new(Live { connection: Arc::clone(connection), live }))));
         let upstream = self.upstream.upstream.id;
-        record_discovery(&self.tools.store, self.tenant, upstream, found, self.tools.clock.now())
-            .await
-            .map_err(|error| format!("the discovered tools cannot be stored: {error}"))
+        loop {
+            match record_discovery(&self.tools.store, self.tenant, upstream, found.clone(), self.tools.clock.now()).await {
+                Ok(discovery) => return Ok(discovery),
+                Err(error) if error.is_transient() => {
+                    tracing::warn!(%error, upstream = self.upstream.upstream.name, "discovered tools cannot be stored yet");
+                    tokio::time::sleep(FIRST_PAUSE).await;
+                }
+                Err(error) => return Err(format!("the discovered tools cannot be stored: {error}")),
+            }
+        }
     }
 
     async fn answer(&self, request: SyncRequestId, result: Result<Discovery, String>) {
@@ -239,11 +256,20 @@ async fn listen(connection: Arc<Connection>) {
         return;
     }
     let filter = rmcp::model::SubscriptionFilter::builder().tools_list_changed().build();
-    while let Ok(mut subscription) = connection.peer().listen(filter.clone()).await {
-        while let Ok(Some(_)) = subscription.next().await {
-            connection.listener.list_changed.notify_one();
+    let mut pause = FIRST_PAUSE;
+    loop {
+        match connection.peer().listen(filter.clone()).await {
+            Ok(mut subscription) => {
+                pause = FIRST_PAUSE;
+                while let Ok(Some(_)) = subscription.next().await {
+                    connection.listener.list_changed.notify_one();
+                }
+            }
+            // A server without this has only the interval.
+            Err(rmcp::ServiceError::McpError(error)) if error.code == rmcp::model::ErrorCode::METHOD_NOT_FOUND => return,
+            Err(_) => pause = (pause * 2).min(LONGEST_PAUSE),
         }
-        tokio::time::sleep(FIRST_PAUSE).await;
+        tokio::time::sleep(pause).await;
     }
 }
 

@@ -62,6 +62,8 @@ pub struct Dispatch {
 /// How a dispatched call ended.
 #[derive(Debug)]
 pub struct Ended {
+    /// Whether the upstream was asked; what it was not asked for costs nothing.
+    pub sent: bool,
     pub outcome: Outcome,
     pub answer: Answer,
 }
@@ -95,7 +97,8 @@ impl Upstreams {
         asks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                () = shutdown.requested() => break,
+                // Links stay until the calls under way have ended; see `stop`.
+                () = shutdown.requested() => return,
                 changed = changes.changed() => match changed {
                     Ok(()) => self.reconcile(&directory),
                     Err(_) => break,
@@ -103,6 +106,10 @@ impl Upstreams {
                 _ = asks.tick() => self.take_sync_requests().await,
             }
         }
+    }
+
+    /// Let go of all upstreams.
+    pub fn stop(&self) {
         let links: Vec<_> = self.links.write().unwrap_or_else(std::sync::PoisonError::into_inner).drain().collect();
         links.into_iter().for_each(|(_, link)| link.stop());
     }
@@ -148,6 +155,7 @@ impl Upstreams {
         let away = |what: &str, why: &str| {
             tracing::info!(%tenant, upstream = tool.upstream.name, why, "a call found its upstream away");
             Ended {
+                sent: false,
                 outcome: Outcome::UpstreamError,
                 answer: Answer::None(format!("The server \"{}\" cannot be reached at present: {what}", tool.upstream.name)),
             }
@@ -160,7 +168,12 @@ impl Upstreams {
         // The definition that was decided upon must still be the one that the upstream serves.
         if connection.live.get(&tool.name) != Some(&tool.definition_sha256) {
             link.ask_resync();
-            return Ended { outcome: Outcome::Denied, answer: Answer::None(Reason::DefinitionChanged.told().to_owned()) };
+            return Ended { sent: false, outcome: Outcome::Denied, answer: Answer::None(Reason::DefinitionChanged.told().to_owned()) };
+        }
+
+        if ask.cancel.is_cancelled() {
+            let text = "The call was cancelled before it was made".to_owned();
+            return Ended { sent: false, outcome: Outcome::Cancelled, answer: Answer::None(text) };
         }
 
         let mut params = CallToolRequestParams::new(tool.name.clone());
@@ -186,18 +199,19 @@ impl Upstreams {
         let ended = tokio::select! {
             answer = &mut handle.rx => match answer {
                 Ok(Ok(result)) => finished(result),
-                Ok(Err(ServiceError::McpError(error))) => Ended { outcome: Outcome::UpstreamError, answer: Answer::Error(error) },
-                Ok(Err(error)) => away("the call failed on its way; the server may still act on it", &error.to_string()),
-                Err(_) => away("the connection was lost during the call", "the connection was lost during the call"),
+                Ok(Err(ServiceError::McpError(error))) => Ended { sent: true, outcome: Outcome::UpstreamError, answer: Answer::Error(error) },
+                Ok(Err(error)) => lost(away("the call failed on its way; the server may still act on it", &error.to_string())),
+                Err(_) => lost(away("the connection was lost during the call", "the connection was lost during the call")),
             },
             () = tokio::time::sleep(timeout) => {
-                drop(handle.cancel(Some("the gateway's timeout".to_owned())).await);
+                // Told on a task of its own: an upstream that does not listen must not hold the answer back.
+                tokio::spawn(handle.cancel(Some("the gateway's timeout".to_owned())));
                 let text = format!("The call took longer than {} and was given up; the server may still act on it", seconds(timeout));
-                Ended { outcome: Outcome::Timeout, answer: Answer::None(text) }
+                Ended { sent: true, outcome: Outcome::Timeout, answer: Answer::None(text) }
             }
             () = ask.cancel.cancelled() => {
-                drop(handle.cancel(Some("cancelled by the client".to_owned())).await);
-                Ended { outcome: Outcome::Cancelled, answer: Answer::None("The call was cancelled".to_owned()) }
+                tokio::spawn(handle.cancel(Some("cancelled by the client".to_owned())));
+                Ended { sent: true, outcome: Outcome::Cancelled, answer: Answer::None("The call was cancelled".to_owned()) }
             }
         };
         if let Some(route) = route {
@@ -205,6 +219,11 @@ impl Upstreams {
         }
         ended
     }
+}
+
+/// The call had been sent: what became of it nobody can say.
+fn lost(ended: Ended) -> Ended {
+    Ended { sent: true, outcome: Outcome::Unknown, ..ended }
 }
 
 fn seconds(d: Duration) -> String {
@@ -218,14 +237,14 @@ fn finished(result: rmcp::model::ServerResult) -> Ended {
         is_error: Option<bool>,
         result_type: Option<String>,
     }
-    let malformed = |why: &str| Ended { outcome: Outcome::UpstreamError, answer: Answer::None(format!("The server's answer {why}")) };
+    let malformed = |why: &str| Ended { sent: true, outcome: Outcome::UpstreamError, answer: Answer::None(format!("The server's answer {why}")) };
     let Some(text) = raw::open(result) else { return malformed("is not an object") };
     let Ok(shape) = serde_json::from_str::<Shape>(text.get()) else { return malformed("is not a tool result") };
     if shape.result_type.is_some_and(|kind| kind != "complete") {
         return malformed("asks for more input, which this gateway does not pass on");
     }
     let outcome = if shape.is_error == Some(true) { Outcome::ToolError } else { Outcome::Ok };
-    Ended { outcome, answer: Answer::Result(text) }
+    Ended { sent: true, outcome, answer: Answer::Result(text) }
 }
 
 struct Route {

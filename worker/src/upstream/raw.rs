@@ -80,7 +80,18 @@ impl RawIds {
                 result: ServerResult::CustomResult(result),
             }));
         }
-        serde_json::from_str(text)
+        let message: ServerJsonRpcMessage = serde_json::from_str(text)?;
+        if let JsonRpcMessage::Error(error) = &message
+            && let Some(id) = &error.id
+        {
+            self.forget(id);
+        }
+        Ok(message)
+    }
+
+    /// The request has ended without an answer that was read here.
+    pub fn forget(&self, id: &RequestId) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
     }
 
     /// [`Self::read`] for a transport that wants text again.

@@ -16,6 +16,8 @@ use tollgate_boot::config::Program;
 
 use super::raw::{self, RawIds};
 
+/// A longer line of a program's log is cut into several.
+const MAX_STDERR_LINE: u64 = 4096;
 /// Messages that wait to be handled; a program that talks faster is not read until they are.
 const QUEUE: usize = 256;
 /// What a program inherits of our environment: enough to find its interpreter, no secret of ours.
@@ -26,6 +28,7 @@ pub struct ProgramTransport {
     messages: mpsc::Receiver<RxJsonRpcMessage<RoleClient>>,
     raw: RawIds,
     child: Child,
+    group: Option<rustix::process::Pid>,
 }
 
 impl ProgramTransport {
@@ -52,12 +55,15 @@ impl ProgramTransport {
         tokio::spawn(read_messages(stdout, raw.clone(), to, program.name.clone(), max_message as u64));
         let name = program.name.clone();
         tokio::spawn(async move {
-            let mut lines = BufReader::new(stderr).take(u64::MAX).lines();
-            while let Ok(Some(line)) = lines.next_line().await {
-                tracing::debug!(program = name, line = line.chars().take(1000).collect::<String>(), "stderr");
+            // Read to the end whatever it holds: a program whose stderr is closed may die of it.
+            let (mut reader, mut line) = (BufReader::new(stderr), Vec::new());
+            while (&mut reader).take(MAX_STDERR_LINE).read_until(b'\n', &mut line).await.is_ok_and(|read| read > 0) {
+                tracing::debug!(program = name, line = %String::from_utf8_lossy(&line).trim_end(), "stderr");
+                line.clear();
             }
         });
-        Ok(Self { stdin: Some(Arc::new(Mutex::new(stdin))), messages, raw, child })
+        let group = child.id().and_then(|id| rustix::process::Pid::from_raw(i32::try_from(id).ok()?));
+        Ok(Self { stdin: Some(Arc::new(Mutex::new(stdin))), messages, raw, child, group })
     }
 }
 
@@ -125,5 +131,14 @@ impl Transport<RoleClient> for ProgramTransport {
             self.child.kill().await?;
         }
         Ok(())
+    }
+}
+
+impl Drop for ProgramTransport {
+    /// Launchers such as `npx` run the server as a child of their own: the whole group goes.
+    fn drop(&mut self) {
+        if let Some(group) = self.group {
+            let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+        }
     }
 }

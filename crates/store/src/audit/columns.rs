@@ -122,7 +122,6 @@ impl Batch {
     }
 
     /// One statement: the rows of a batch exist together or not at all, after one round trip.
-    #[expect(clippy::too_many_lines, reason = "one statement; cutting it would hide it")]
     pub(super) async fn insert(self, tx: &mut Tx) -> StoreResult<()> {
         let Self { requests: q, runs: r, events: e, payloads: p, journal: j } = self;
         sqlx::query!(
