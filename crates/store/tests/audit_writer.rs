@@ -1,5 +1,7 @@
 //! The audit writer: what it acknowledged is there, once, byte by byte; what it cannot write it refuses, and nothing else.
 
+#![allow(clippy::unwrap_used, reason = "a panic fails the test")]
+
 mod support;
 
 use std::{

@@ -1,5 +1,7 @@
 //! A reader that has seen revision n has every change up to n, however many admins commit at once.
 
+#![allow(clippy::unwrap_used, reason = "a panic fails the test")]
+
 mod support;
 
 use std::{

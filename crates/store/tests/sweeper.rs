@@ -1,5 +1,7 @@
 //! What a dead worker leaves open is resolved once, and a living one's calls are its own.
 
+#![allow(clippy::unwrap_used, reason = "a panic fails the test")]
+
 mod support;
 
 use futures::future::join_all;

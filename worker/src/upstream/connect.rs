@@ -102,8 +102,8 @@ impl Connection {
     /// Whether the peer still answers.
     ///
     /// # Errors
-    /// A sentence for an admin.
-    pub async fn check(&self, within: Duration) -> Result<(), String> {
+    /// [`Unwell`], with a sentence for an admin.
+    pub async fn check(&self, within: Duration) -> Result<(), Unwell> {
         let request = if self.is_modern() {
             ClientRequest::ListToolsRequest(ListToolsRequest::default())
         } else {
@@ -113,10 +113,18 @@ impl Connection {
             Ok(Ok(_)) => Ok(()),
             // An answer of any kind is a sign of life.
             Ok(Err(rmcp::ServiceError::McpError(_))) => Ok(()),
-            Ok(Err(error)) => Err(error.to_string()),
-            Err(_) => Err(format!("no answer to a health check within {} s", within.as_secs())),
+            Ok(Err(error)) => Err(Unwell::Broken(error.to_string())),
+            Err(_) => Err(Unwell::Silent(format!("no answer to a health check within {} s", within.as_secs()))),
         }
     }
+}
+
+/// What a health check found.
+#[derive(Debug)]
+pub enum Unwell {
+    Broken(String),
+    /// It did not answer in time: a server that works on a call may have no ear for a ping.
+    Silent(String),
 }
 
 /// Connect as the configuration says.

@@ -22,11 +22,11 @@ use tollgate_store::{
 
 use super::{
     Tools,
-    connect::{Connection, connect, discover},
+    connect::{Connection, Unwell, connect, discover},
 };
 
 const HEALTH_EVERY: Duration = Duration::from_secs(10);
-/// Checks in a row that a connection may miss.
+/// So many checks in a row without an answer, and the connection is given up.
 const HEALTH_MISSES: u32 = 3;
 const HEALTH_WITHIN: Duration = Duration::from_secs(5);
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
@@ -186,12 +186,12 @@ impl Supervisor {
                             self.report(UpstreamState::Connected, None, server.clone()).await;
                             Ok(())
                         }
-                        // A server that works on a call may have no ear for a ping.
-                        Err(_) if missed + 1 < HEALTH_MISSES => {
+                        Err(Unwell::Silent(why)) if missed + 1 < HEALTH_MISSES => {
                             missed += 1;
+                            self.report(UpstreamState::Connected, Some(&why), server.clone()).await;
                             Ok(())
                         }
-                        Err(why) => Err(why),
+                        Err(Unwell::Silent(why) | Unwell::Broken(why)) => Err(why),
                     }
                 }
                 _ = renew.tick() => self.synchronise(&connection).await.map(drop),

@@ -16,6 +16,7 @@ use rmcp::{
     ServiceError,
     model::{CallToolRequest, CallToolRequestParams, ClientRequest, ErrorData, ProgressToken, RequestMetaObject},
     service::PeerRequestOptions,
+    transport::streamable_http_client::StreamableHttpError,
 };
 use serde_json::{Map, Value, json, value::RawValue};
 use tokio_util::sync::CancellationToken;
@@ -200,6 +201,7 @@ impl Upstreams {
             answer = &mut handle.rx => match answer {
                 Ok(Ok(result)) => finished(result),
                 Ok(Err(ServiceError::McpError(error))) => Ended { sent: true, outcome: Outcome::UpstreamError, answer: Answer::Error(error) },
+                Ok(Err(error)) if never_sent(&error) => away("it does not accept connections", &error.to_string()),
                 Ok(Err(error)) => lost(away("the call failed on its way; the server may still act on it", &error.to_string())),
                 Err(_) => lost(away("the connection was lost during the call", "the connection was lost during the call")),
             },
@@ -219,6 +221,12 @@ impl Upstreams {
         }
         ended
     }
+}
+
+/// Whether no connection was made, so that the upstream cannot have heard of the call.
+fn never_sent(error: &ServiceError) -> bool {
+    let ServiceError::TransportSend(error) = error else { return false };
+    matches!(error.error.downcast_ref(), Some(StreamableHttpError::<reqwest::Error>::Client(error)) if error.is_connect())
 }
 
 /// The call had been sent: what became of it nobody can say.

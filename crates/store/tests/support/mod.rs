@@ -15,6 +15,7 @@ use tollgate_domain::{
 };
 use tollgate_store::audit::{Completion, Entry, Intent, NewRequest};
 
+#[expect(clippy::disallowed_methods, reason = "a test's own clock")]
 pub fn now() -> DateTime<Utc> {
     Utc::now()
 }
