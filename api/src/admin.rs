@@ -57,7 +57,12 @@ impl From<StoreError> for Refusal {
 
 impl App {
     /// `wanted` is the tenant of the path: a person may be an admin of several.
-    pub(crate) async fn authenticate(&self, headers: &HeaderMap, wanted: Option<TenantId>, now: DateTime<Utc>) -> Result<Admin, Refusal> {
+    pub(crate) async fn authenticate(
+        &self,
+        headers: &HeaderMap,
+        wanted: Option<TenantId>,
+        now: DateTime<Utc>,
+    ) -> Result<Admin, Refusal> {
         let bearer = bearer(headers).map_err(Refusal::Unknown)?;
         match Secret::parse(bearer) {
             Some(secret) if secret.kind() == SecretKind::Service => self.service_token(&secret, now).await,

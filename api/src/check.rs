@@ -71,11 +71,8 @@ pub const MAX_SLUG: usize = 63;
 /// A slug from a name: what is left of it in lower-case ASCII, or `fallback`.
 #[must_use]
 pub fn slug_of(name: &str, fallback: &str) -> String {
-    let words: Vec<String> = name
-        .split(|c: char| !c.is_ascii_alphanumeric())
-        .filter(|word| !word.is_empty())
-        .map(str::to_ascii_lowercase)
-        .collect();
+    let words: Vec<String> =
+        name.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty()).map(str::to_ascii_lowercase).collect();
     let mut slug = words.join("-");
     slug.truncate(48);
     let slug = slug.trim_end_matches('-');

@@ -115,13 +115,8 @@ impl Ctx {
         if self.admin.role.may_grant(role) {
             return Ok(());
         }
-        let denial = Denial {
-            reason: "grant",
-            method: self.method.as_str(),
-            route: self.route,
-            request_id: &self.request_id,
-            peer: None,
-        };
+        let denial =
+            Denial { reason: "grant", method: self.method.as_str(), route: self.route, request_id: &self.request_id, peer: None };
         self.app.record_forbidden(self.tenant, self.actor(), &denial, self.now).await?;
         let sentence = format!("A role of {:?} is not yours to give or take.", role.as_str());
         Err(Problem::because(Kind::Forbidden, sentence).into())

@@ -83,7 +83,13 @@ impl App {
     ///
     /// # Errors
     /// When the database does not take the row.
-    pub(crate) async fn record_forbidden(&self, tenant: TenantId, actor: Actor, denial: &Denial<'_>, now: DateTime<Utc>) -> StoreResult<()> {
+    pub(crate) async fn record_forbidden(
+        &self,
+        tenant: TenantId,
+        actor: Actor,
+        denial: &Denial<'_>,
+        now: DateTime<Utc>,
+    ) -> StoreResult<()> {
         metrics::counter!("tollgate_admin_denied_total", "code" => "forbidden").increment(1);
         let detail = json!({"status": 403, "reason": denial.reason, "count": 1, "peer": denial.peer});
         let target = format!("{} {}", denial.method, denial.route);
@@ -94,7 +100,9 @@ impl App {
     pub(crate) async fn flush_denials(&self, now: DateTime<Utc>) {
         let count = self.denials.left();
         let denial = Denial { reason: "many", method: "*", route: "*", request_id: "", peer: None };
-        if count > 0 && let Err(error) = self.write_unauthenticated(&denial, count, now).await {
+        if count > 0
+            && let Err(error) = self.write_unauthenticated(&denial, count, now).await
+        {
             self.denials.put_back(count);
             tracing::warn!(%error, count, "refused requests were not recorded yet");
         }

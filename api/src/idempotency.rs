@@ -78,7 +78,9 @@ fn read_key(ctx: &Ctx) -> Result<Option<String>, Problem> {
     let fits = |key: &&str| !key.is_empty() && key.len() <= MAX_KEY;
     match value.to_str().ok().filter(fits) {
         Some(key) if values.next().is_none() => Ok(Some(key.to_owned())),
-        _ => Err(Problem::because(Kind::BadIdempotencyKey, format!("Send it once, as 1 to {MAX_KEY} printable ASCII characters."))),
+        _ => {
+            Err(Problem::because(Kind::BadIdempotencyKey, format!("Send it once, as 1 to {MAX_KEY} printable ASCII characters.")))
+        }
     }
 }
 

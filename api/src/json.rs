@@ -68,7 +68,11 @@ async fn collect(body: Body) -> Result<bytes::Bytes, Problem> {
     reading.await.map_err(|_| Problem::new(Kind::Slow))?.map_err(|error| {
         // The two reasons are told apart by the source alone; a cut connection gets no answer anyway.
         let too_large = std::error::Error::source(&error).is_some_and(|s| s.to_string().contains("length limit"));
-        if too_large { Problem::because(Kind::TooLarge, format!("A body is at most {MAX_BODY} bytes.")) } else { Problem::new(Kind::Malformed) }
+        if too_large {
+            Problem::because(Kind::TooLarge, format!("A body is at most {MAX_BODY} bytes."))
+        } else {
+            Problem::new(Kind::Malformed)
+        }
     })
 }
 

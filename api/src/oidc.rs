@@ -157,7 +157,9 @@ impl Provider {
         match self.read_keys().await {
             Ok(keys) => self.keys.store(Arc::new(keys)),
             // The keys of before stay: a provider that is away for a minute locks nobody out.
-            Err(error) => tracing::warn!(issuer = self.config.issuer, error = format!("{error:#}"), "cannot read the provider's keys"),
+            Err(error) => {
+                tracing::warn!(issuer = self.config.issuer, error = format!("{error:#}"), "cannot read the provider's keys")
+            }
         }
     }
 
@@ -176,7 +178,8 @@ impl Provider {
 
     async fn discover(&self, client: &reqwest::Client) -> anyhow::Result<String> {
         let issuer = self.config.issuer.trim_end_matches('/');
-        let found: Discovery = serde_json::from_slice(&get(client, &format!("{issuer}/.well-known/openid-configuration")).await?)?;
+        let found: Discovery =
+            serde_json::from_slice(&get(client, &format!("{issuer}/.well-known/openid-configuration")).await?)?;
         anyhow::ensure!(found.issuer == self.config.issuer, "the discovery document names another issuer: {:?}", found.issuer);
         anyhow::ensure!(
             found.jwks_uri.starts_with("https://") || self.config.issuer.starts_with("http://"),

@@ -122,9 +122,20 @@ fn refusals(operation: &mut Operation, route: &RouteInfo, method: &HttpMethod) {
         kinds.push(Kind::NotFound);
     }
     match method {
-        HttpMethod::Post => kinds.extend([Kind::Malformed, Kind::Slow, Kind::Conflict, Kind::TooLarge, Kind::NotJson, Kind::Invalid]),
+        HttpMethod::Post => {
+            kinds.extend([Kind::Malformed, Kind::Slow, Kind::Conflict, Kind::TooLarge, Kind::NotJson, Kind::Invalid])
+        }
         HttpMethod::Patch => {
-            kinds.extend([Kind::Malformed, Kind::Slow, Kind::Conflict, Kind::Stale, Kind::TooLarge, Kind::NotJson, Kind::Invalid, Kind::MissingIfMatch]);
+            kinds.extend([
+                Kind::Malformed,
+                Kind::Slow,
+                Kind::Conflict,
+                Kind::Stale,
+                Kind::TooLarge,
+                Kind::NotJson,
+                Kind::Invalid,
+                Kind::MissingIfMatch,
+            ]);
         }
         HttpMethod::Delete => kinds.extend([Kind::Conflict, Kind::Stale, Kind::MissingIfMatch]),
         _ => kinds.extend([Kind::Malformed, Kind::Invalid]),
@@ -138,10 +149,7 @@ fn refusals(operation: &mut Operation, route: &RouteInfo, method: &HttpMethod) {
 
 fn refusal(kind: Kind) -> Response {
     let schema: RefOr<Schema> = RefOr::Ref(Ref::from_schema_name("Problem"));
-    ResponseBuilder::new()
-        .description(kind.title())
-        .content("application/problem+json", Content::new(Some(schema)))
-        .build()
+    ResponseBuilder::new().description(kind.title()).content("application/problem+json", Content::new(Some(schema))).build()
 }
 
 fn slots(item: &mut PathItem) -> [(HttpMethod, &mut Option<Operation>); 5] {

@@ -258,10 +258,21 @@ mod tests {
             let writes = route.method != Method::GET;
             let reading = matches!(
                 route.action,
-                Action::ReadTenant | Action::ReadAdmins | Action::ReadConfig | Action::ReadPrices | Action::ReadReports
-                    | Action::ReadAudit | Action::ReadAdminEvents
+                Action::ReadTenant
+                    | Action::ReadAdmins
+                    | Action::ReadConfig
+                    | Action::ReadPrices
+                    | Action::ReadReports
+                    | Action::ReadAudit
+                    | Action::ReadAdminEvents
             );
-            assert!(route.action == Action::Platform || writes != reading, "{} {} is {:?}", route.method, route.path, route.action);
+            assert!(
+                route.action == Action::Platform || writes != reading,
+                "{} {} is {:?}",
+                route.method,
+                route.path,
+                route.action
+            );
         }
     }
 }

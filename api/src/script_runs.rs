@@ -34,7 +34,8 @@ pub struct ScriptRun {
 
 impl From<calls::ScriptRun> for ScriptRun {
     fn from(row: calls::ScriptRun) -> Self {
-        let calls::ScriptRun { id, llm_request_id, key_id, team_id, state, engine, catalog_sha256, ticks, opened_at, closed_at } = row;
+        let calls::ScriptRun { id, llm_request_id, key_id, team_id, state, engine, catalog_sha256, ticks, opened_at, closed_at } =
+            row;
         let catalog_sha256 = catalog_sha256.iter().map(|byte| format!("{byte:02x}")).collect();
         Self { id, llm_request_id, key_id, team_id, state, engine, catalog_sha256, ticks, opened_at, closed_at }
     }

@@ -68,7 +68,8 @@ impl From<groups::ToolGroup> for ToolGroup {
     fn from(row: groups::ToolGroup) -> Self {
         let groups::ToolGroup { id, name, slug, members, approval, created_at, updated_at, version } = row;
         let members = members.into_iter().map(|grant| Member { upstream_id: grant.upstream_id, tools: written(grant) }).collect();
-        let rule = |(grant, confirmations): (Grant, u8)| Rule { upstream_id: grant.upstream_id, tools: written(grant), confirmations };
+        let rule =
+            |(grant, confirmations): (Grant, u8)| Rule { upstream_id: grant.upstream_id, tools: written(grant), confirmations };
         let approval = approval.into_iter().map(rule).collect();
         Self { id, name, slug, members, approval, created_at, updated_at, version }
     }

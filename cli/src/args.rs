@@ -146,8 +146,8 @@ impl Secret {
         match (&self.secret, &self.secret_file) {
             (Some(text), _) => decode_secret(text),
             (None, Some(path)) => {
-                let text = std::fs::read_to_string(path)
-                    .with_context(|| format!("cannot read the secret from {}", path.display()))?;
+                let text =
+                    std::fs::read_to_string(path).with_context(|| format!("cannot read the secret from {}", path.display()))?;
                 decode_secret(&text)
             }
             (None, None) => bail!("no secret: set TOLLGATE_SECRET or TOLLGATE_SECRET_FILE. {SECRET_HELP}"),

@@ -23,8 +23,7 @@ impl DataDir {
     /// Creates the directory where it is missing and takes its lock.
     pub fn open(path: &Path) -> Result<Self> {
         create(path).with_context(|| format!("cannot create the data directory {}", path.display()))?;
-        let path =
-            fs::canonicalize(path).with_context(|| format!("cannot enter the data directory {}", path.display()))?;
+        let path = fs::canonicalize(path).with_context(|| format!("cannot enter the data directory {}", path.display()))?;
         let lock = lock(&path)?;
         Ok(Self { path, _lock: lock })
     }

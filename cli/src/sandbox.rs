@@ -11,8 +11,9 @@ pub fn find(named: Option<PathBuf>) -> Result<PathBuf> {
     match named {
         Some(path) if path.is_file() => Ok(path.canonicalize()?),
         Some(path) => bail!("there is no sandbox at {} (--sandbox, TOLLGATE_SANDBOX)", path.display()),
-        None => beside(SANDBOX)
-            .context("scripts run in a process of their own; name its program with --sandbox or TOLLGATE_SANDBOX"),
+        None => {
+            beside(SANDBOX).context("scripts run in a process of their own; name its program with --sandbox or TOLLGATE_SANDBOX")
+        }
     }
 }
 

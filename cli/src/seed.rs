@@ -140,13 +140,7 @@ impl Garden {
 
     /// A key whose secret we kept is shown again. One that exists without (the data directory is new, the database is
     /// not) gets a new secret.
-    async fn key(
-        &self,
-        name: &str,
-        group: &str,
-        secrets: &mut InstallationSecrets,
-        dir: &DataDir,
-    ) -> Result<(String, String)> {
+    async fn key(&self, name: &str, group: &str, secrets: &mut InstallationSecrets, dir: &DataDir) -> Result<(String, String)> {
         let keys = self.path("keys");
         let body = json!({"name": name, "tool_group_ids": [group]});
         let found = self.api.find_or_create(&keys, "name", body).await?;

@@ -136,9 +136,7 @@ async fn serve(plan: Plan, url: &str) -> (DataDir, Result<()>) {
         doors.spawn(parts::worker(shared, gateway.listener, gateway.health, sandbox));
         await_ready(&healths, &mut doors, &shutdown).await?;
         let demo = match seed {
-            Seed::Demo => {
-                Some(seed::plant(&api_url, &mut secrets, &dir).await.context("the demo could not be set up")?)
-            }
+            Seed::Demo => Some(seed::plant(&api_url, &mut secrets, &dir).await.context("the demo could not be set up")?),
             Seed::None => None,
         };
         let admin_token = secrets.admin_token;

@@ -14,8 +14,7 @@ use tollgate_sandbox::{ENGINE, engine};
 #[global_allocator]
 static ALLOCATOR: lockdown::Metered = lockdown::Metered;
 
-const USAGE: &str =
-    "usage: tollgate-sandbox [--memory-mb N] [--step-seconds N] [--allow-unconfined] [--self-test | --version]";
+const USAGE: &str = "usage: tollgate-sandbox [--memory-mb N] [--step-seconds N] [--allow-unconfined] [--self-test | --version]";
 /// sysexits.h: wrong usage, bad data, an internal error, and a machine that cannot do what is configured.
 const EX_USAGE: u8 = 64;
 const EX_DATAERR: u8 = 65;
@@ -65,9 +64,7 @@ fn parse(arguments: &[String]) -> Result<(Settings, Mode), String> {
         let mut value = || rest.next().ok_or(format!("{flag} needs a value"));
         match flag.as_str() {
             "--memory-mb" => settings.memory_mb = value()?.parse().map_err(|_| "--memory-mb takes a number")?,
-            "--step-seconds" => {
-                settings.step_seconds = value()?.parse().map_err(|_| "--step-seconds takes a number")?
-            }
+            "--step-seconds" => settings.step_seconds = value()?.parse().map_err(|_| "--step-seconds takes a number")?,
             "--allow-unconfined" => settings.allow_unconfined = true,
             "--version" => mode = Mode::Version,
             "--self-test" => mode = Mode::SelfTest,
@@ -115,13 +112,9 @@ fn locked_down(settings: Settings, body: impl FnOnce(Settings) -> ExitCode + Sen
     };
     match lockdown::confine_system_calls() {
         Ok(()) => {}
-        Err(e) if settings.allow_unconfined => {
-            complain(&format!("running without seccomp, as --allow-unconfined asks: {e}"))
-        }
+        Err(e) if settings.allow_unconfined => complain(&format!("running without seccomp, as --allow-unconfined asks: {e}")),
         Err(e) => {
-            return refuse(io::Error::other(format!(
-                "seccomp is not available: {e}. Give --allow-unconfined to run without it"
-            )));
+            return refuse(io::Error::other(format!("seccomp is not available: {e}. Give --allow-unconfined to run without it")));
         }
     }
     lockdown::limit_memory(&settings);

@@ -143,5 +143,8 @@ async fn a_postgres_that_is_killed_is_started_again_and_has_lost_nothing() {
     for id in &acknowledged {
         assert_eq!(rows.iter().filter(|row| row["llm_request_id"] == id.as_str()).count(), 1, "{id}");
     }
-    assert!(recorder.tagged("meanwhile").len() <= rows.iter().filter(|row| row["arguments"]["tag"] == "meanwhile").count(), "each has its row");
+    assert!(
+        recorder.tagged("meanwhile").len() <= rows.iter().filter(|row| row["arguments"]["tag"] == "meanwhile").count(),
+        "each has its row"
+    );
 }

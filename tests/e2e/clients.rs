@@ -30,7 +30,11 @@ async fn python_client(version: &'static str) {
     let url = format!("{}/mcp", world.tollgate.gateway_url);
     let secret = world.key.secret.clone();
     let output = tokio::task::spawn_blocking(move || {
-        Command::new(python()).arg(root().join("tests/peers/client.py")).args([&url, &secret, version, "rec"]).output().expect("client.py")
+        Command::new(python())
+            .arg(root().join("tests/peers/client.py"))
+            .args([&url, &secret, version, "rec"])
+            .output()
+            .expect("client.py")
     })
     .await
     .expect("it ran");
@@ -46,8 +50,14 @@ async fn python_client(version: &'static str) {
     names.sort();
     assert_eq!(report["tools"], json!(names));
     assert_eq!(report["echo"]["structuredContent"], json!({"echo": {"text": "grüße", "tag": "python"}}), "{report}");
-    assert_eq!((&report["fail"]["isError"], &report["fail"]["content"][0]["text"]), (&json!(true), &json!("it failed on purpose")));
-    assert_eq!(report["progress"], json!({"steps": [[1.0, 3.0, "step 1"], [2.0, 3.0, "step 2"], [3.0, 3.0, "step 3"]], "text": "done"}));
+    assert_eq!(
+        (&report["fail"]["isError"], &report["fail"]["content"][0]["text"]),
+        (&json!(true), &json!("it failed on purpose"))
+    );
+    assert_eq!(
+        report["progress"],
+        json!({"steps": [[1.0, 3.0, "step 1"], [2.0, 3.0, "step 2"], [3.0, 3.0, "step 3"]], "text": "done"})
+    );
     assert_eq!(report["unknown"], json!({"code": -32602, "message": "Unknown tool: rec__nothing"}));
     assert_eq!(report["cancelled"], true, "the client gave the slow call up");
 
@@ -56,13 +66,20 @@ async fn python_client(version: &'static str) {
         rows.iter().all(|row| !row["outcome"].is_null()).then_some(rows)
     })
     .await;
-    let outcomes: Vec<(&str, &str)> = rows.iter().map(|row| (row["tool_name"].as_str().expect("a name"), row["outcome"].as_str().expect("an outcome"))).collect();
-    let expected = [("echo", "ok"), ("fail", "tool_error"), ("progress", "ok"), ("slow", "cancelled"), ("rec__nothing", "denied")];
+    let outcomes: Vec<(&str, &str)> = rows
+        .iter()
+        .map(|row| (row["tool_name"].as_str().expect("a name"), row["outcome"].as_str().expect("an outcome")))
+        .collect();
+    let expected =
+        [("echo", "ok"), ("fail", "tool_error"), ("progress", "ok"), ("slow", "cancelled"), ("rec__nothing", "denied")];
     assert_eq!(outcomes, expected, "{version}");
     let given_up = &world.recorder.tagged("given-up")[0];
     assert!(world.recorder.cancelled().contains(&given_up.id), "the upstream was told: {:?}", world.recorder.cancelled());
     let requests = world.tenant.list("llm-requests").await;
-    assert!(requests.iter().any(|request| request["client"].as_str().is_some_and(|client| client.starts_with("mcp"))), "{requests:?}");
+    assert!(
+        requests.iter().any(|request| request["client"].as_str().is_some_and(|client| client.starts_with("mcp"))),
+        "{requests:?}"
+    );
 }
 
 #[tokio::test]
@@ -204,7 +221,11 @@ async fn t21_headers_that_contradict_the_body_are_refused_for_every_method() {
         }
     }
     assert!(recorder.tagged("mismatch").is_empty(), "none of them was called");
-    let encoded = mcp.version(None).header("mcp-protocol-version", MODERN).header("mcp-method", "tools/call").header("mcp-name", "=?base64?cmVjX19lY2hv?=");
+    let encoded = mcp
+        .version(None)
+        .header("mcp-protocol-version", MODERN)
+        .header("mcp-method", "tools/call")
+        .header("mcp-name", "=?base64?cmVjX19lY2hv?=");
     let body = mcp.modern().body("tools/call", json!({"name": "rec__echo", "arguments": {}}));
     assert_eq!(encoded.raw(body.to_string()).await.structured(), json!({"echo": {}}), "an encoded name is the same name");
 
@@ -306,7 +327,11 @@ async fn t60_a_client_that_hangs_up_in_the_newest_revision_cancels_its_call() {
         rows.into_iter().find(|row| !row["outcome"].is_null())
     })
     .await;
-    assert_eq!((&row["outcome"], &row["amount"]), (&json!("cancelled"), &json!("0.25")), "the upstream had it, so it is charged: {row}");
+    assert_eq!(
+        (&row["outcome"], &row["amount"]),
+        (&json!("cancelled"), &json!("0.25")),
+        "the upstream had it, so it is charged: {row}"
+    );
     let id = recorder.tagged("hung-up")[0].id.clone();
     until("the upstream is told", Duration::from_secs(10), async || recorder.cancelled().contains(&id).then_some(())).await;
 

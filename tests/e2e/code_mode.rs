@@ -8,7 +8,8 @@ use tollgate_domain::Picos;
 use crate::harness::{Mcp, Tenant, Tollgate, Upstream, stdio, text};
 
 fn sum<'a>(amounts: impl IntoIterator<Item = &'a Value>) -> i128 {
-    let picos = |amount: &Value| amount.as_str().and_then(|text| text.parse::<Picos>().ok()).unwrap_or_else(|| panic!("{amount}")).0;
+    let picos =
+        |amount: &Value| amount.as_str().and_then(|text| text.parse::<Picos>().ok()).unwrap_or_else(|| panic!("{amount}")).0;
     amounts.into_iter().map(|amount| i128::from(picos(amount))).sum()
 }
 
@@ -43,7 +44,8 @@ async fn one_script_over_three_servers_is_one_request_with_priced_rows_in_every_
     assert_eq!(files(&mcp).await, ["servers/everything.pyi", "servers/filesystem.pyi", "servers/memory.pyi"]);
     let stub = mcp.call("readToolFile", json!({"fileName": "servers/memory.pyi"})).await.content_text();
     assert!(stub.contains("def create_entities(entities: list[Entities])"), "{stub}");
-    let lines = mcp.call("readToolFile", json!({"fileName": "servers/memory.pyi", "startLine": 2, "endLine": 2})).await.content_text();
+    let lines =
+        mcp.call("readToolFile", json!({"fileName": "servers/memory.pyi", "startLine": 2, "endLine": 2})).await.content_text();
     assert!(stub.lines().nth(1).is_some_and(|second| lines.contains(second)) && lines.lines().count() <= 2, "{lines}");
     let docs = mcp.call("getToolDocs", json!({"server": "filesystem", "tool": "write_file"})).await.content_text();
     assert!(docs.contains("path: str, required") && docs.contains("content: str, required"), "{docs}");
@@ -93,7 +95,10 @@ result = {{"sum": total, "content": read["content"], "observed": found["entities
         assert_eq!((&row["upstream_name"], &row["tool_name"]), (&json!(upstream), &json!(tool)));
         assert_eq!((&row["amount"], &row["currency"], &row["outcome"]), (&json!(amount), &json!("USD"), &json!("ok")));
         assert_eq!((&row["key_id"], &row["team_id"]), (&json!(key.id), &json!(team)));
-        assert!(row["price_id"].is_string() && row["definition_sha256"].is_string() && row["latency_us"].as_i64() > Some(0), "{row}");
+        assert!(
+            row["price_id"].is_string() && row["definition_sha256"].is_string() && row["latency_us"].as_i64() > Some(0),
+            "{row}"
+        );
         assert_eq!(answer["calls"][n], json!({"call_id": row["id"], "tool": answer["calls"][n]["tool"], "outcome": "ok"}));
     }
     assert_eq!(rows[2]["arguments"], json!({"path": file, "content": "forty-two"}));
@@ -105,13 +110,21 @@ result = {{"sum": total, "content": read["content"], "observed": found["entities
     let found = tenant.get(&format!("script-runs/{run}")).await.expect(200);
     assert_eq!((&found["state"], &found["llm_request_id"], &found["key_id"]), (&json!("done"), &json!(request), &json!(key.id)));
     let parent = tenant.get(&format!("llm-requests/{request}")).await.expect(200);
-    assert_eq!((&parent["method"], &parent["origin"], &parent["key_id"]), (&json!("tools/call"), &json!("minted"), &json!(key.id)));
+    assert_eq!(
+        (&parent["method"], &parent["origin"], &parent["key_id"]),
+        (&json!("tools/call"), &json!("minted"), &json!(key.id))
+    );
 
     // Finance reads the same rows.
     let report = tenant.role("finance").await.get(&tenant.path("reports/costs?group_by=upstream")).await.expect(200);
-    assert_eq!((&report["total"], &report["currency"]), (&json!({"calls": 6, "errors": 0, "amount": "0.642"}), &json!("USD")), "{report}");
+    assert_eq!(
+        (&report["total"], &report["currency"]),
+        (&json!({"calls": 6, "errors": 0, "amount": "0.642"}), &json!("USD")),
+        "{report}"
+    );
     let items = report["items"].as_array().expect("items");
-    let by: BTreeSet<_> = items.iter().map(|item| (text(item, "upstream"), text(item, "amount"), item["calls"].as_i64())).collect();
+    let by: BTreeSet<_> =
+        items.iter().map(|item| (text(item, "upstream"), text(item, "amount"), item["calls"].as_i64())).collect();
     let line = |upstream: &str, amount: &str| (upstream.to_owned(), amount.to_owned(), Some(2));
     assert_eq!(by, BTreeSet::from([line("everything", "0.002"), line("filesystem", "0.04"), line("memory", "0.6")]));
     for group_by in ["tool", "key,team", "outcome", "day,tool"] {
@@ -142,8 +155,10 @@ result = {{"sum": total, "content": read["content"], "observed": found["entities
             let same = match &row[field] {
                 Value::Null => cell.is_empty(),
                 Value::String(text) => cell == text,
-                structured @ (Value::Object(_) | Value::Array(_)) => serde_json::from_str::<Value>(cell).is_ok_and(|v| v == *structured),
-                other => cell == other.to_string(),
+                structured @ (Value::Object(_) | Value::Array(_)) => {
+                    serde_json::from_str::<Value>(cell).is_ok_and(|v| v == *structured)
+                }
+                other => *cell == *other.to_string(),
             };
             assert!(same, "{field}: {cell:?} is not {}", row[field]);
         }
@@ -154,7 +169,9 @@ result = {{"sum": total, "content": read["content"], "observed": found["entities
 async fn what_the_admin_reads_as_a_keys_scope_is_what_its_model_is_shown() {
     let tollgate = Tollgate::shared().await;
     let tenant = Tenant::new(tollgate, "Scopes").await;
-    let memory = tenant.upstream_with(json!({"name": "memory", "transport": stdio("memory"), "exposure": "code", "binding": "tool"})).await;
+    let memory = tenant
+        .upstream_with(json!({"name": "memory", "transport": stdio("memory"), "exposure": "code", "binding": "tool"}))
+        .await;
     let shop = tenant.upstream("shop", stdio("shop"), "code").await;
     let clock = tenant.upstream("clock", stdio("clock"), "classic").await;
 
@@ -180,21 +197,24 @@ async fn what_the_admin_reads_as_a_keys_scope_is_what_its_model_is_shown() {
         }
         assert_eq!(listed, expected);
 
-        let files: Vec<String> = scope["files"].as_array().expect("files").iter().map(|f| f.as_str().expect("a path").to_owned()).collect();
+        let files: Vec<String> =
+            scope["files"].as_array().expect("files").iter().map(|f| f.as_str().expect("a path").to_owned()).collect();
         if of("code").is_empty() {
             assert!(files.is_empty(), "{files:?}");
             assert_eq!(mcp.call("listToolFiles", json!({})).await.error()["code"], -32602, "no meta-tool without Code Mode");
             continue;
         }
         // One file for the shop, one for each tool of the memory; each can be read, and no other.
-        let tools: BTreeSet<String> = of("code").into_iter().filter(|(u, _)| u == "memory").map(|(_, t)| format!("servers/memory/{t}.pyi")).collect();
+        let tools: BTreeSet<String> =
+            of("code").into_iter().filter(|(u, _)| u == "memory").map(|(_, t)| format!("servers/memory/{t}.pyi")).collect();
         let shown: BTreeSet<String> = files.iter().cloned().collect();
         assert_eq!(shown, tools.iter().cloned().chain(["servers/shop.pyi".to_owned()]).collect());
         let mut defined = BTreeSet::new();
         for file in &files {
             let stub = mcp.call("readToolFile", json!({"fileName": file})).await.content_text();
             let server = file.trim_start_matches("servers/").split(['/', '.']).next().expect("a server").to_owned();
-            let names = stub.lines().filter_map(|line| line.trim_start().strip_prefix("def ")?.split('(').next().map(str::to_owned));
+            let names =
+                stub.lines().filter_map(|line| line.trim_start().strip_prefix("def ")?.split('(').next().map(str::to_owned));
             defined.extend(names.map(|name| (server.clone(), name)));
         }
         assert_eq!(defined, of("code"), "the stubs define what the scope lists");
@@ -204,12 +224,19 @@ async fn what_the_admin_reads_as_a_keys_scope_is_what_its_model_is_shown() {
 
         // A script reaches the same tools: what is not in the files is not there.
         let may = of("code").contains(&("memory".to_owned(), "delete_entities".to_owned()));
-        let tried = mcp.call("executeToolCode", json!({"code": "result = memory.delete_entities(entityNames=[])"})).await.result();
+        let tried =
+            mcp.call("executeToolCode", json!({"code": "result = memory.delete_entities(entityNames=[])"})).await.result();
         let tried = &tried["structuredContent"];
         assert_eq!(tried["state"] == "done", may, "{tried}");
         if !may {
             assert!(tried["error"].to_string().contains("delete_entities"), "{tried}");
-            assert!(tenant.calls(&format!("key_id={}", key.id)).await.iter().all(|row| row["tool_name"] != "delete_entities" || row["outcome"] == "denied"));
+            assert!(
+                tenant
+                    .calls(&format!("key_id={}", key.id))
+                    .await
+                    .iter()
+                    .all(|row| row["tool_name"] != "delete_entities" || row["outcome"] == "denied")
+            );
         }
     }
 }

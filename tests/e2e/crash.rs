@@ -111,7 +111,10 @@ async fn drill_kill_9_of_a_worker_leaves_no_call_without_its_row() {
         let worker = Worker::start(&up).await;
         let mcp = Mcp::new(&worker.url, &key.secret);
         until("the worker reaches the upstream", Duration::from_secs(20), async || {
-            let tags = [("rec__echo", format!("warm.{round}.{}", uuid::Uuid::new_v4())), ("rec__echo", format!("warm.{round}.{}", uuid::Uuid::new_v4()))];
+            let tags = [
+                ("rec__echo", format!("warm.{round}.{}", uuid::Uuid::new_v4())),
+                ("rec__echo", format!("warm.{round}.{}", uuid::Uuid::new_v4())),
+            ];
             for (tool, tag) in tags {
                 let reply = mcp.try_call(tool, json!({"tag": tag})).await.ok()?;
                 (reply.status == 200 && reply.result()["isError"] != true).then_some(())?;
@@ -129,7 +132,8 @@ async fn drill_kill_9_of_a_worker_leaves_no_call_without_its_row() {
         let callers: Vec<_> = (0..CALLERS).map(|me| tokio::spawn(caller(mcp.clone(), round, me, Arc::clone(&seen)))).collect();
         let enough = if held { CALLERS } else { 3 * CALLERS + 17 * round };
         until("enough calls are under way", Duration::from_secs(30), async || {
-            (recorder.calls().len() >= before + enough.min(6 * CALLERS) && seen.in_flight.load(Ordering::SeqCst) >= 50).then_some(())
+            (recorder.calls().len() >= before + enough.min(6 * CALLERS) && seen.in_flight.load(Ordering::SeqCst) >= 50)
+                .then_some(())
         })
         .await;
         in_flight += seen.in_flight.load(Ordering::SeqCst);
@@ -186,7 +190,13 @@ async fn drill_kill_9_of_a_worker_leaves_no_call_without_its_row() {
         assert_eq!(after.len(), 1, "{tag}");
         if matches!(before[0].outcome.as_deref(), None | Some("unknown")) {
             assert_eq!(after[0].outcome.as_deref(), Some("unknown"), "{tag}");
-            let quoted = if tag.ends_with(".s") || tag.split('.').nth(1).is_some_and(|me| me.parse::<usize>().is_ok_and(|me| me < SCRIPTS)) { 0 } else { 1_000_000_000 };
+            let quoted = if tag.ends_with(".s")
+                || tag.split('.').nth(1).is_some_and(|me| me.parse::<usize>().is_ok_and(|me| me < SCRIPTS))
+            {
+                0
+            } else {
+                1_000_000_000
+            };
             assert_eq!(after[0].amount, Some(quoted), "{tag} is charged as quoted");
         } else {
             assert_eq!(after[0].outcome, before[0].outcome, "{tag}");

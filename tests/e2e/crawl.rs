@@ -47,7 +47,8 @@ impl Land {
         let key = json!({"name": mark, "team_id": ids["team_id"], "tool_group_ids": [ids["tool_group_id"]]});
         let key = tenant.key_with(key).await;
         ids.insert("key_id", key.id.clone());
-        let reply = tenant.mcp(&key).call("executeToolCode", json!({"code": format!("result = rec.echo(text=\"{mark}\")")})).await;
+        let reply =
+            tenant.mcp(&key).call("executeToolCode", json!({"code": format!("result = rec.echo(text=\"{mark}\")")})).await;
         let run = reply.structured();
         assert_eq!(run["state"], "done", "{run}");
         ids.insert("script_run_id", text(&run, "script_run_id"));
@@ -75,7 +76,18 @@ impl Land {
     /// Everything that an admin may change, as it stands.
     async fn state(&self) -> BTreeMap<&'static str, Value> {
         let mut state = BTreeMap::new();
-        for list in ["service-tokens", "admins", "teams", "keys", "tool-groups", "tools", "prices", "script-runs", "tool-calls", "llm-requests"] {
+        for list in [
+            "service-tokens",
+            "admins",
+            "teams",
+            "keys",
+            "tool-groups",
+            "tools",
+            "prices",
+            "script-runs",
+            "tool-calls",
+            "llm-requests",
+        ] {
             state.insert(list, self.tenant.list(list).await.into());
         }
         let tenant = self.tenant.admin.get(&format!("/v1/tenants/{}", self.tenant.id)).await;
@@ -103,7 +115,8 @@ fn params(path: &str) -> Vec<&str> {
 /// The path with `tenant` and with all other ids from `ids`.
 fn fill(path: &str, tenant: &str, ids: &BTreeMap<&'static str, String>) -> String {
     params(path).into_iter().fold(path.to_owned(), |filled, name| {
-        let known = ids.get(name).unwrap_or_else(|| panic!("the crawler has no id for {{{name}}} of {path}: make one in Land::new"));
+        let known =
+            ids.get(name).unwrap_or_else(|| panic!("the crawler has no id for {{{name}}} of {path}: make one in Land::new"));
         filled.replace(&format!("{{{name}}}"), if name == "tenant_id" { tenant } else { known })
     })
 }
@@ -118,7 +131,9 @@ fn body_of(route: &RouteInfo, ids: &BTreeMap<&'static str, String>) -> Option<Va
     Some(match (route.method.as_str(), rest) {
         ("POST" | "PATCH", "") => json!({"name": "stranger"}),
         ("POST", "/service-tokens") => json!({"name": "stranger", "role": "auditor"}),
-        ("POST", "/admins") => json!({"name": "stranger", "issuer": "https://id.example", "subject": "stranger", "role": "auditor"}),
+        ("POST", "/admins") => {
+            json!({"name": "stranger", "issuer": "https://id.example", "subject": "stranger", "role": "auditor"})
+        }
         ("POST", "/teams") | ("PATCH", "/teams/{team_id}") => json!({"name": "stranger"}),
         ("POST", "/keys") => json!({"name": "stranger", "tool_group_ids": [ids["tool_group_id"]], "team_id": ids["team_id"]}),
         ("PATCH", "/keys/{key_id}") => json!({"name": "stranger"}),
@@ -135,7 +150,8 @@ fn body_of(route: &RouteInfo, ids: &BTreeMap<&'static str, String>) -> Option<Va
 }
 
 async fn knock(admin: &Admin, route: &RouteInfo, path: &str, body: Option<&Value>) -> Answer {
-    let asks = if matches!(route.method, Method::PATCH | Method::DELETE) { admin.with_header("if-match", "*") } else { admin.clone() };
+    let asks =
+        if matches!(route.method, Method::PATCH | Method::DELETE) { admin.with_header("if-match", "*") } else { admin.clone() };
     asks.send(route.method.clone(), path, body).await.unwrap_or_else(|error| panic!("{} {path}: {error:?}", route.method))
 }
 
@@ -151,7 +167,11 @@ async fn t37_the_served_description_and_the_table_name_the_same_routes() {
         .expect("paths")
         .iter()
         .flat_map(|(path, item)| {
-            let methods = item.as_object().expect("methods").keys().filter(|key| ["get", "put", "post", "delete", "patch", "head", "options", "trace"].contains(&key.as_str()));
+            let methods = item
+                .as_object()
+                .expect("methods")
+                .keys()
+                .filter(|key| ["get", "put", "post", "delete", "patch", "head", "options", "trace"].contains(&key.as_str()));
             methods.map(move |method| format!("{} {path}", method.to_uppercase()))
         })
         .collect();
@@ -183,12 +203,18 @@ async fn t37_nobody_gets_in_anywhere() {
         }));
         for (route, answer) in answers.await {
             let asked = format!("{who}: {} {}", route.method, route.path);
-            assert_eq!((answer.status, answer.json()["code"].as_str()), (401, Some("unauthenticated")), "{asked}: {}", answer.text);
+            assert_eq!(
+                (answer.status, answer.json()["code"].as_str()),
+                (401, Some("unauthenticated")),
+                "{asked}: {}",
+                answer.text
+            );
             land.says_nothing_of_it(&asked, &answer);
         }
     }
     // Paths that are no route, and methods that are none of theirs.
-    for path in ["/v1", "/v1/", "/v1/tenants/", "/v2/tenants", "/v1/tenants/x/../..", "/V1/TENANTS", "//v1/tenants", "/v1/admin"] {
+    for path in ["/v1", "/v1/", "/v1/tenants/", "/v2/tenants", "/v1/tenants/x/../..", "/V1/TENANTS", "//v1/tenants", "/v1/admin"]
+    {
         let answer = admin.anonymous().get(path).await;
         assert!(matches!(answer.status, 401 | 404), "{path}: {} {}", answer.status, answer.text);
     }
@@ -252,7 +278,9 @@ async fn t39_filters_and_page_tokens_do_not_reach_across() {
             if parameter["in"] != "query" || !(name.ends_with("_id") || name.ends_with("_ids")) {
                 continue;
             }
-            let ids = |land: &Land| land.ids.get(name).cloned().unwrap_or_else(|| panic!("the crawler has no id for the filter {name} of {path}"));
+            let ids = |land: &Land| {
+                land.ids.get(name).cloned().unwrap_or_else(|| panic!("the crawler has no id for the filter {name} of {path}"))
+            };
             let url = format!("{}?{name}={}", fill(path, &b.tenant.id, &b.ids), ids(&a));
             let answer = owner.get(&url).await;
             assert!(matches!(answer.status, 200 | 404 | 422), "{url}: {} {}", answer.status, answer.text);
@@ -375,7 +403,11 @@ async fn t39_bodies_cannot_name_what_is_anothers() {
             found.extend(here.into_iter().map(|at| format!("{} {path} {at}", method.to_uppercase())));
         }
     }
-    assert_eq!(found.iter().map(String::as_str).collect::<Vec<_>>(), NAMES, "a field that names something and that this test does not try");
+    assert_eq!(
+        found.iter().map(String::as_str).collect::<Vec<_>>(),
+        NAMES,
+        "a field that names something and that this test does not try"
+    );
 
     let (a, b) = tokio::join!(Land::new(tollgate, "mark-of-a-bodies"), Land::new(tollgate, "mark-of-b-bodies"));
     let before = b.state().await;

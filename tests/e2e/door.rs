@@ -35,7 +35,10 @@ async fn t49_whatever_is_wrong_with_a_key_the_answer_is_the_same() {
     let rotated = tenant.key(&[]).await;
     let fresh = tenant.post(&format!("keys/{}/rotate", rotated.id), json!({})).await.expect(200);
     let fresh = fresh["secret"].as_str().expect("a secret").to_owned();
-    let service = tenant.post("service-tokens", json!({"name": "s", "role": "owner"})).await.expect(201)["secret"].as_str().expect("a secret").to_owned();
+    let service = tenant.post("service-tokens", json!({"name": "s", "role": "owner"})).await.expect(201)["secret"]
+        .as_str()
+        .expect("a secret")
+        .to_owned();
     tokio::time::sleep(std::time::Duration::from_millis(1600)).await;
 
     let url = &tollgate.gateway_url;
@@ -117,7 +120,9 @@ async fn t19_a_page_in_a_browser_gets_neither_in_by_its_origin_nor_by_a_rebound_
         }
         assert_eq!(mcp.header(header, value).listen().await.status, 403);
     }
-    for (header, value) in [("origin", "http://localhost:6274".to_owned()), ("host", format!("localhost:{port}")), ("host", format!("[::1]:{port}"))] {
+    for (header, value) in
+        [("origin", "http://localhost:6274".to_owned()), ("host", format!("localhost:{port}")), ("host", format!("[::1]:{port}"))]
+    {
         assert_eq!(list(&mcp.header(header, &value)).await.status, 200, "{header}: {value}");
     }
 }
@@ -143,7 +148,9 @@ async fn t22_a_body_over_the_limit_is_refused_and_one_at_the_limit_is_not() {
     assert_eq!(reply.status, 413, "{}", reply.text);
     assert!(reply.error()["message"].as_str().is_some_and(|why| why.contains("size limit")), "{}", reply.text);
     // Without a length that could be read beforehand.
-    let chunks = futures::stream::iter(sized(LIMIT + 1, "over").into_bytes().chunks(64 << 10).map(|c| Ok::<_, std::io::Error>(c.to_vec())).collect::<Vec<_>>());
+    let chunks = futures::stream::iter(
+        sized(LIMIT + 1, "over").into_bytes().chunks(64 << 10).map(|c| Ok::<_, std::io::Error>(c.to_vec())).collect::<Vec<_>>(),
+    );
     let reply = mcp.raw(reqwest::Body::wrap_stream(chunks)).await;
     assert_eq!(reply.status, 413, "{}", reply.text);
     assert!(recorder.tagged("over").is_empty());
@@ -162,7 +169,9 @@ async fn t24_t20_json_that_is_too_deep_or_reads_in_two_ways_is_refused() {
     let recorder = Recorder::start();
     let upstream = tenant.upstream("rec", recorder.transport(), "classic").await;
     let (key, mcp) = tenant.open(&[&upstream]).await;
-    let call = |arguments: &str| format!(r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{{"name":"rec__echo","arguments":{arguments}}}}}"#);
+    let call = |arguments: &str| {
+        format!(r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{{"name":"rec__echo","arguments":{arguments}}}}}"#)
+    };
     // The message, its params and its arguments are three levels themselves.
     let deep = |levels: usize| call(&format!(r#"{{"tag":"deep","text":{}{}}}"#, "[".repeat(levels - 3), "]".repeat(levels - 3)));
 
@@ -253,7 +262,11 @@ async fn t42_t43_hidden_and_unknown_look_the_same_and_what_is_listed_is_what_can
     for (name, reason) in names {
         let reply = mcp.call(name, json!({"tag": "hidden"})).await;
         let row = tenant.call_of(&reply.request_id()).await;
-        assert_eq!((&row["decision"], &row["outcome"], &row["reason"]), (&json!("denied"), &json!("denied"), &json!(reason)), "{name}: {row}");
+        assert_eq!(
+            (&row["decision"], &row["outcome"], &row["reason"]),
+            (&json!("denied"), &json!("denied"), &json!(reason)),
+            "{name}: {row}"
+        );
         assert_eq!((&row["amount"], &row["key_id"]), (&json!("0"), &json!(key.id)), "{row}");
         let mut error = reply.error();
         let message = error["message"].as_str().expect("a message").to_owned();
@@ -284,7 +297,8 @@ async fn t42_t43_hidden_and_unknown_look_the_same_and_what_is_listed_is_what_can
         assert_eq!(list(&none).await.result()["tools"], json!([]));
         assert_eq!(none.call("rec__echo", json!({})).await.error()["message"], "Unknown tool: rec__echo");
     }
-    for scope in [Value::Null, json!("*"), json!(["*"]), json!([null]), json!({}), json!([foreign_group.id]), json!(["tg_junk"])] {
+    for scope in [Value::Null, json!("*"), json!(["*"]), json!([null]), json!({}), json!([foreign_group.id]), json!(["tg_junk"])]
+    {
         let made = tenant.post("keys", json!({"name": "k", "tool_group_ids": scope})).await;
         assert!((400..500).contains(&made.status), "{scope}: {} {}", made.status, made.text);
     }

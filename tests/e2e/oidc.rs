@@ -64,7 +64,10 @@ impl Issuer {
         let discovery = json!({"issuer": url, "jwks_uri": format!("{url}/keys")});
         let router = Router::new()
             .route("/.well-known/openid-configuration", get(async move || Json(discovery)))
-            .route("/keys", get(async |State(keys): State<Arc<Mutex<Vec<Value>>>>| Json(json!({"keys": *keys.lock().expect("lock")}))))
+            .route(
+                "/keys",
+                get(async |State(keys): State<Arc<Mutex<Vec<Value>>>>| Json(json!({"keys": *keys.lock().expect("lock")}))),
+            )
             .with_state(Arc::clone(&keys));
         listener.set_nonblocking(true).expect("a socket");
         tokio::spawn(async move { axum::serve(tokio::net::TcpListener::from_std(listener).expect("a listener"), router).await });
@@ -183,7 +186,8 @@ async fn t14_t15_a_person_is_who_the_configured_issuer_says_and_nobody_else() {
     // Another key takes over, without a restart. The provider is not asked more than once in 30 s.
     issuer.publish(&[&second]);
     let rotated = second.sign(&claims(json!("finance")));
-    until("the new key is known", Duration::from_secs(60), async || (get(&rotated, &costs).await.status == 200).then_some(())).await;
+    until("the new key is known", Duration::from_secs(60), async || (get(&rotated, &costs).await.status == 200).then_some(()))
+        .await;
     let old = get(&finance, &costs).await;
     assert_eq!(told(&old), told(&nobody), "what the withdrawn key signed is worth nothing now");
 }

@@ -44,7 +44,11 @@ async fn the_description_is_served_and_its_page_loads_nothing_from_elsewhere() {
     for scheme in ["http://", "https://", "src=\"//", "href=\"//"] {
         assert!(!page.text.contains(scheme), "the page names another host ({scheme}): {}", page.text);
     }
-    let links: Vec<&str> = ["src=\"", "href=\""].iter().flat_map(|attribute| page.text.split(attribute).skip(1)).filter_map(|rest| rest.split('"').next()).collect();
+    let links: Vec<&str> = ["src=\"", "href=\""]
+        .iter()
+        .flat_map(|attribute| page.text.split(attribute).skip(1))
+        .filter_map(|rest| rest.split('"').next())
+        .collect();
     assert!(links.len() >= 3, "{links:?}");
     for link in links {
         let path = link.trim_start_matches("./");

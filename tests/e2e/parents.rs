@@ -41,7 +41,10 @@ async fn a_request_that_names_no_parent_gets_one_of_the_servers_own() {
 async fn ones_own_request_is_believed_in_either_place_and_era() {
     let tenant = Tenant::new(Tollgate::shared().await, "Own parent").await;
     let recorder = Recorder::start();
-    let (upstream, code) = (tenant.upstream("rec", recorder.transport(), "classic").await, tenant.upstream("code", recorder.transport(), "code").await);
+    let (upstream, code) = (
+        tenant.upstream("rec", recorder.transport(), "classic").await,
+        tenant.upstream("code", recorder.transport(), "code").await,
+    );
     let (_, mcp) = tenant.open(&[&upstream, &code]).await;
     let parent = mcp.request("tools/list", json!({})).await.request_id();
     for mcp in [mcp.clone(), mcp.modern()] {
@@ -50,7 +53,8 @@ async fn ones_own_request_is_believed_in_either_place_and_era() {
             assert_eq!(reply.request_id(), parent);
         }
     }
-    let script = json!({"name": "executeToolCode", "arguments": {"code": "result = code.echo(tag=\"own\")"}, "_meta": {META: parent}});
+    let script =
+        json!({"name": "executeToolCode", "arguments": {"code": "result = code.echo(tag=\"own\")"}, "_meta": {META: parent}});
     let run = mcp.request("tools/call", script).await.structured();
     assert_eq!(run["state"], "done", "{run}");
     let rows = tenant.calls(&format!("llm_request_id={parent}")).await;
@@ -103,12 +107,22 @@ async fn any_other_request_is_refused_and_the_refusal_is_a_row() {
         for reply in replies {
             let error = reply.error();
             assert_eq!(error["code"], -32602, "{what}: {error}");
-            assert_eq!(error["message"], "The LLM request named as the parent of this call is not one that this key has made", "{what}");
+            assert_eq!(
+                error["message"], "The LLM request named as the parent of this call is not one that this key has made",
+                "{what}"
+            );
             let minted = reply.request_id();
-            assert!(minted != own && parent.as_str() != Some(minted.as_str()), "{what}: recorded under a name of the server's own");
+            assert!(
+                minted != own && parent.as_str() != Some(minted.as_str()),
+                "{what}: recorded under a name of the server's own"
+            );
             let row = tenant.call_of(&minted).await;
             let fields = ["decision", "reason", "outcome", "key_id", "origin", "amount"].map(|field| row[field].clone());
-            assert_eq!(fields, [json!("denied"), json!("unknown_parent"), json!("denied"), json!(key.id), json!("minted"), json!("0")], "{what}: {row}");
+            assert_eq!(
+                fields,
+                [json!("denied"), json!("unknown_parent"), json!("denied"), json!(key.id), json!("minted"), json!("0")],
+                "{what}: {row}"
+            );
             refused += 1;
         }
     }
@@ -122,7 +136,8 @@ async fn any_other_request_is_refused_and_the_refusal_is_a_row() {
     // A script does not run under a foreign parent either, and still its refusal is a row.
     let code = tenant.upstream("code", recorder.transport(), "code").await;
     let (_, scripts) = tenant.open(&[&code]).await;
-    let ask = json!({"name": "executeToolCode", "arguments": {"code": "result = code.echo(tag=\"refused\")"}, "_meta": {META: own}});
+    let ask =
+        json!({"name": "executeToolCode", "arguments": {"code": "result = code.echo(tag=\"refused\")"}, "_meta": {META: own}});
     let reply = scripts.request("tools/call", ask).await;
     assert_eq!(reply.error()["code"], -32602);
     assert_eq!(tenant.call_of(&reply.request_id()).await["reason"], "unknown_parent");

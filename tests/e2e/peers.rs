@@ -23,7 +23,9 @@ fn sorted(mut tools: Vec<Value>) -> Vec<Value> {
 async fn programs_are_discovered_and_listed_as_they_list_themselves() {
     let tollgate = Tollgate::shared().await;
     let tenant = Tenant::new(tollgate, "Programs").await;
-    for peer in peers(tollgate.scratch()).into_iter().filter(|peer| ["everything", "filesystem", "memory"].contains(&peer.program)) {
+    for peer in
+        peers(tollgate.scratch()).into_iter().filter(|peer| ["everything", "filesystem", "memory"].contains(&peer.program))
+    {
         let upstream = tenant.upstream(peer.program, stdio(peer.program), "classic").await;
         let (_, mcp) = tenant.open(&[&upstream]).await;
         let direct = tokio::task::spawn_blocking(move || peer.ask(&[("tools/list", json!({}))])).await.expect("asked");
@@ -55,11 +57,16 @@ async fn a_program_answers_through_the_gateway_what_it_answers_directly() {
     let peer = peers(tollgate.scratch()).into_iter().find(|peer| peer.program == "everything").expect("the peer");
     let direct = {
         let asks = asks.clone();
-        let params = move || asks.iter().map(|(name, arguments)| ("tools/call", json!({"name": name, "arguments": arguments}))).collect::<Vec<_>>();
+        let params = move || {
+            asks.iter().map(|(name, arguments)| ("tools/call", json!({"name": name, "arguments": arguments}))).collect::<Vec<_>>()
+        };
         tokio::task::spawn_blocking(move || peer.ask(&params())).await.expect("asked")
     };
-    let kinds: std::collections::BTreeSet<&str> =
-        direct.iter().flat_map(|result| result["content"].as_array().expect("content")).filter_map(|part| part["type"].as_str()).collect();
+    let kinds: std::collections::BTreeSet<&str> = direct
+        .iter()
+        .flat_map(|result| result["content"].as_array().expect("content"))
+        .filter_map(|part| part["type"].as_str())
+        .collect();
     assert!(kinds.is_superset(&["text", "image", "resource_link"].into()), "the asks cover {kinds:?}");
     assert!(direct.iter().any(|result| result.get("structuredContent").is_some()));
     assert!(direct.iter().flat_map(|r| r["content"].as_array().expect("content")).any(|part| part.get("annotations").is_some()));
@@ -112,7 +119,11 @@ async fn an_answer_arrives_byte_by_byte_whatever_it_holds() {
     let reply = mcp.call("rec__odd", json!({})).await;
     assert_eq!(reply.result_text(), ODD);
     let modern = mcp.modern().call("rec__odd", json!({})).await;
-    assert_eq!(modern.result_text(), ODD.replacen('{', r#"{"resultType":"complete","#, 1), "the newer era marks it, and changes nothing else");
+    assert_eq!(
+        modern.result_text(),
+        ODD.replacen('{', r#"{"resultType":"complete","#, 1),
+        "the newer era marks it, and changes nothing else"
+    );
 
     // The evidence is the same bytes.
     let row = tenant.get(&format!("tool-calls?llm_request_id={}", reply.request_id())).await;

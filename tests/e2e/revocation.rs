@@ -154,7 +154,8 @@ async fn t44_without_any_notice_the_poll_alone_keeps_the_promise() {
     let two = Two::start().await;
     let pool = PgPool::connect(&two.up.database_url()).await.expect("the database");
     // The same function without its notice.
-    let body: String = sqlx::query_scalar("SELECT pg_get_functiondef('tollgate_touch'::regproc)").fetch_one(&pool).await.expect("the function");
+    let body: String =
+        sqlx::query_scalar("SELECT pg_get_functiondef('tollgate_touch'::regproc)").fetch_one(&pool).await.expect("the function");
     assert_eq!(body.matches("PERFORM pg_notify(").count(), 1, "{body}");
     let silent = body.replace("PERFORM pg_notify(", "PERFORM concat(");
     sqlx::query(sqlx::AssertSqlSafe(silent)).execute(&pool).await.expect("a silent function");
@@ -185,7 +186,9 @@ async fn t44_a_script_makes_no_call_after_its_key_has_ended() {
     let upstream = tenant.upstream("rec", recorder.transport(), "code").await;
     let (key, mcp) = tenant.open(&[&upstream]).await;
     let running = tokio::spawn(async move {
-        mcp.call("executeToolCode", json!({"code": "for i in range(40): rec.slow(tag=str(i), ms=100)\nresult = 1"})).await.result()
+        mcp.call("executeToolCode", json!({"code": "for i in range(40): rec.slow(tag=str(i), ms=100)\nresult = 1"}))
+            .await
+            .result()
     });
     until("the script has called", Duration::from_secs(20), async || (recorder.calls().len() >= 3).then_some(())).await;
     tenant.post(&format!("keys/{}/revoke", key.id), json!({})).await.ok();
@@ -234,7 +237,11 @@ async fn t49_whatever_is_wrong_with_a_key_the_answer_is_the_same() {
     let upstream = tenant.upstream("rec", recorder.transport(), "classic").await;
     let (good, mcp) = tenant.open(&[&upstream]).await;
     assert!(!mcp.tool_names().await.is_empty());
-    let (revoked, rotated, expired) = (tenant.key(&[]).await, tenant.key(&[]).await, tenant.key_with(json!({"name": "e", "tool_group_ids": [], "expires_at": in_millis(300)})).await);
+    let (revoked, rotated, expired) = (
+        tenant.key(&[]).await,
+        tenant.key(&[]).await,
+        tenant.key_with(json!({"name": "e", "tool_group_ids": [], "expires_at": in_millis(300)})).await,
+    );
     tenant.post(&format!("keys/{}/revoke", revoked.id), json!({})).await.ok();
     tenant.post(&format!("keys/{}/rotate", rotated.id), json!({})).await.ok();
     tokio::time::sleep(PROMISE).await;
@@ -245,14 +252,25 @@ async fn t49_whatever_is_wrong_with_a_key_the_answer_is_the_same() {
     };
     let admin_token = tollgate.admin_token.clone();
     let secrets = [
-        revoked.secret, rotated.secret, expired.secret, "tg_live_x".to_owned(), String::new(), "x".repeat(5000), admin_token,
-        flipped(good.secret.len() - 1), flipped(good.secret.len() - 12), flipped(10), good.secret.to_uppercase(), format!("{}0", good.secret),
+        revoked.secret,
+        rotated.secret,
+        expired.secret,
+        "tg_live_x".to_owned(),
+        String::new(),
+        "x".repeat(5000),
+        admin_token,
+        flipped(good.secret.len() - 1),
+        flipped(good.secret.len() - 12),
+        flipped(10),
+        good.secret.to_uppercase(),
+        format!("{}0", good.secret),
     ];
     let mut answers = Vec::new();
     for secret in &secrets {
         let reply = tollgate.mcp(secret).request("tools/list", json!({})).await;
         assert_eq!(reply.status, 401, "{secret}: {}", reply.text);
-        let mut names: Vec<_> = reply.headers.keys().filter(|name| *name != "date").map(|name| name.as_str().to_owned()).collect();
+        let mut names: Vec<_> =
+            reply.headers.keys().filter(|name| *name != "date").map(|name| name.as_str().to_owned()).collect();
         names.sort();
         answers.push((reply.text.clone(), names, reply.header("www-authenticate").map(str::to_owned)));
     }
@@ -322,7 +340,10 @@ async fn drill_a_worker_that_is_cut_off_from_postgres_serves_nobody_and_comes_ba
     assert_eq!(two._recorder.calls().len(), calls, "no call without its row");
     drop(frozen);
     for door in two.doors(&key.secret) {
-        until("it serves again", Duration::from_secs(15), async || (door.request("tools/list", json!({})).await.status == 200).then_some(())).await;
+        until("it serves again", Duration::from_secs(15), async || {
+            (door.request("tools/list", json!({})).await.status == 200).then_some(())
+        })
+        .await;
         let reply = door.call("rec__echo", json!({"tag": "back"})).await;
         assert_eq!(reply.structured()["echo"]["tag"], "back");
     }

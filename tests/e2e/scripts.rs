@@ -38,9 +38,16 @@ fn error(answer: &Value) -> (&str, &str) {
 async fn check_stored(tenant: &Tenant, answer: &Value, source: &str) {
     let stored = tenant.get(&format!("script-runs/{}", text(answer, "script_run_id"))).await.expect(200);
     assert_eq!(stored["state"], answer["state"], "{stored}");
-    assert_eq!((&stored["error"]["kind"], &stored["error"]["message"]), (&answer["error"]["kind"], &answer["error"]["message"]), "{stored}");
+    assert_eq!(
+        (&stored["error"]["kind"], &stored["error"]["message"]),
+        (&answer["error"]["kind"], &answer["error"]["message"]),
+        "{stored}"
+    );
     assert_eq!(stored["source"], source);
-    assert!(stored["closed_at"].is_string() && stored["logs"] == answer["logs"] && stored["result"] == answer["result"], "{stored}");
+    assert!(
+        stored["closed_at"].is_string() && stored["logs"] == answer["logs"] && stored["result"] == answer["result"],
+        "{stored}"
+    );
 }
 
 /// What each of the nastiest does, and with which words it ends.
@@ -60,8 +67,16 @@ fn nasty() -> Vec<(&'static str, String, &'static str)> {
         ("parser: brackets", format!("x={}", "(".repeat(30_000)), EXPRESSION),
         ("parser: not", format!("x={}1", "not ".repeat(15_000)), EXPRESSION),
         ("parser: sums", format!("x=1{}", "+1".repeat(30_000)), EXPRESSION),
-        ("gc: a chain of a million", same("x = []\nfor i in range(1000000): x = [x]\nfor j in range(200000): y = [j]\nprint(x)"), "Limit reached: native stack"),
-        ("output: a graph as JSON", same("x = [1]\nfor i in range(60): x = [x, x]\nresult = x"), "Limit reached: result (1048576 bytes"),
+        (
+            "gc: a chain of a million",
+            same("x = []\nfor i in range(1000000): x = [x]\nfor j in range(200000): y = [j]\nprint(x)"),
+            "Limit reached: native stack",
+        ),
+        (
+            "output: a graph as JSON",
+            same("x = [1]\nfor i in range(60): x = [x, x]\nresult = x"),
+            "Limit reached: result (1048576 bytes",
+        ),
     ]
 }
 
@@ -168,18 +183,27 @@ async fn what_a_key_does_not_have_no_script_can_name() {
     let upstream = tenant.upstream("rec", recorder.transport(), "code").await;
     let hidden = tenant.upstream("vault", secret.transport(), "code").await;
     let classic = tenant.upstream("plain", secret.transport(), "classic").await;
-    let group = tenant.group_with(json!([{"upstream_id": upstream.id, "tools": ["echo"]}, {"upstream_id": classic.id, "tools": ["*"]}])).await;
+    let group = tenant
+        .group_with(json!([{"upstream_id": upstream.id, "tools": ["echo"]}, {"upstream_id": classic.id, "tools": ["*"]}]))
+        .await;
     let mcp = tenant.mcp(&tenant.key(&[&group]).await);
     // Another key of the same tenant has it all.
     let (_, rich) = tenant.open(&[&upstream, &hidden, &classic]).await;
     assert_eq!(run(&rich, "result = vault.echo(text=\"rich\")[\"echo\"][\"text\"]").await["result"], "rich");
 
     // Hidden and unknown read alike: a server, a tool of a server, a tool in Classic mode.
-    for (there, nowhere) in [("vault.echo(tag=\"x\")", "wault.echo(tag=\"x\")"), ("rec.slow(tag=\"x\")", "rec.slaw(tag=\"x\")"), ("plain.echo(tag=\"x\")", "plein.echo(tag=\"x\")")] {
+    for (there, nowhere) in [
+        ("vault.echo(tag=\"x\")", "wault.echo(tag=\"x\")"),
+        ("rec.slow(tag=\"x\")", "rec.slaw(tag=\"x\")"),
+        ("plain.echo(tag=\"x\")", "plein.echo(tag=\"x\")"),
+    ] {
         let (one, other) = (run(&mcp, &format!("result = {there}")).await, run(&mcp, &format!("result = {nowhere}")).await);
         assert_eq!(one["error"]["kind"], "unknown_tool", "{there}: {one}");
         let name = |code: &str| code.split(['.', '(']).take(2).map(str::to_owned).collect::<Vec<_>>();
-        let (mut told, like) = (one["error"]["message"].as_str().expect("a message").to_owned(), other["error"]["message"].as_str().expect("a message").to_owned());
+        let (mut told, like) = (
+            one["error"]["message"].as_str().expect("a message").to_owned(),
+            other["error"]["message"].as_str().expect("a message").to_owned(),
+        );
         for (a, b) in name(there).iter().zip(name(nowhere)) {
             told = told.replace(a.as_str(), &b);
         }
@@ -207,7 +231,11 @@ async fn what_a_key_does_not_have_no_script_can_name() {
     assert_eq!(alias["state"], "done", "{alias}");
     assert_eq!(alias["result"], "alias");
     let row = &tenant.calls(&format!("script_run_id={}", text(&alias, "script_run_id"))).await[0];
-    assert_eq!((&row["tool_id"], &row["tool_name"], &row["sequence"]), (&json!(upstream.tool_id("echo")), &json!("echo"), &json!(1)), "{row}");
+    assert_eq!(
+        (&row["tool_id"], &row["tool_name"], &row["sequence"]),
+        (&json!(upstream.tool_id("echo")), &json!("echo"), &json!(1)),
+        "{row}"
+    );
 }
 
 #[tokio::test]
@@ -230,5 +258,8 @@ async fn the_journal_holds_what_the_script_saw() {
     }
     assert_eq!(journal[0]["entry"]["answer"], json!({"Value": {"echo": {"text": "one"}}}));
     assert_eq!(journal[1]["entry"]["answer"], json!({"Error": "it failed on purpose"}));
-    assert_eq!(rows.iter().map(|row| row["outcome"].as_str().expect("an outcome")).collect::<Vec<_>>(), ["ok", "tool_error", "ok", "ok"]);
+    assert_eq!(
+        rows.iter().map(|row| row["outcome"].as_str().expect("an outcome")).collect::<Vec<_>>(),
+        ["ok", "tool_error", "ok", "ok"]
+    );
 }

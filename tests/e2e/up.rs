@@ -38,7 +38,8 @@ async fn the_ready_file_is_private_and_says_everything_and_a_second_start_keeps_
     let fields: BTreeSet<_> = first.ready.as_object().expect("an object").keys().map(String::as_str).collect();
     assert!(fields.is_superset(&BTreeSet::from(["api_url", "gateway_url", "admin_token", "demo", "pid"])), "{fields:?}");
     assert_eq!(first.ready["pid"], first.process.pid());
-    let demo_of = |tollgate: &Tollgate| ["tenant_id", "virtual_key", "virtual_key_id"].map(|field| text(&tollgate.ready["demo"], field));
+    let demo_of =
+        |tollgate: &Tollgate| ["tenant_id", "virtual_key", "virtual_key_id"].map(|field| text(&tollgate.ready["demo"], field));
     let [tenant_id, virtual_key, key_id] = demo_of(&first);
     assert!(tenant_id.starts_with("ten_") && virtual_key.starts_with("tg_live_") && key_id.starts_with("vk_"), "{}", first.ready);
     for shown in [&first.api_url, &first.gateway_url, &first.admin_token, &virtual_key] {
@@ -66,7 +67,11 @@ async fn the_ready_file_is_private_and_says_everything_and_a_second_start_keeps_
     assert_eq!(second.admin_token, first.admin_token);
     is_printed(&second, &virtual_key).await;
     assert_eq!(second.admin().list(&rows).await, before, "the audit trail is the same, field by field");
-    assert_eq!(second.admin().list(&format!("/v1/tenants/{tenant_id}/upstreams")).await.len(), upstreams, "nothing is planted twice");
+    assert_eq!(
+        second.admin().list(&format!("/v1/tenants/{tenant_id}/upstreams")).await.len(),
+        upstreams,
+        "nothing is planted twice"
+    );
     let echo = second.mcp(&virtual_key).call("clock__echo", json!({"text": "after"})).await;
     assert_eq!(echo.content_text(), "after");
 }
@@ -171,7 +176,8 @@ async fn a_supervisor_that_is_killed_takes_its_postgres_with_it() {
 
 /// A process and everything below it: id and name.
 fn tree_of(root: u32) -> Vec<(u32, String)> {
-    let all: Vec<(u32, u32, String)> = processes().into_iter().filter_map(|pid| Some((pid, parent_of(pid)?, name_of(pid)?))).collect();
+    let all: Vec<(u32, u32, String)> =
+        processes().into_iter().filter_map(|pid| Some((pid, parent_of(pid)?, name_of(pid)?))).collect();
     let mut tree = vec![root];
     let mut at = 0;
     while at < tree.len() {
@@ -185,7 +191,8 @@ fn tree_of(root: u32) -> Vec<(u32, String)> {
 /// Processes whose command line names the directory.
 fn descendants_in(dir: &Path) -> Vec<u32> {
     let dir = dir.display().to_string();
-    let names = |pid: &u32| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| String::from_utf8_lossy(&line).contains(&dir));
+    let names =
+        |pid: &u32| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| String::from_utf8_lossy(&line).contains(&dir));
     processes().into_iter().filter(names).collect()
 }
 

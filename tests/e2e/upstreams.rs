@@ -50,7 +50,10 @@ async fn an_upstream_that_is_away_fails_its_calls_alone_and_comes_back() {
     assert_eq!(reply.result()["isError"], true);
     let told = reply.content_text();
     assert!(told.contains("\"rec\" cannot be reached"), "{told}");
-    assert!(!told.contains("http") && !told.contains("rmcp"), "a model learns neither the address nor what we are made of: {told}");
+    assert!(
+        !told.contains("http") && !told.contains("rmcp"),
+        "a model learns neither the address nor what we are made of: {told}"
+    );
     let row = tenant.call_of(&reply.request_id()).await;
     assert_eq!((&row["outcome"], &row["decision"]), (&json!("upstream_error"), &json!("permitted")), "{row}");
     assert!(recorder.tagged("away").is_empty());
@@ -166,10 +169,15 @@ async fn t52_an_upstreams_credential_goes_to_the_upstream_and_to_nobody_else() {
     let masked = json!({"type": "http", "url": recorder.url(), "headers": {"authorization": "***", "x-own": "***"}});
     tenant.patch(&format!("upstreams/{}", upstream.id), json!({"transport": masked, "description": "masked"})).await.expect(200);
     let before = recorder.headers().len();
-    until("the changed upstream is connected again", Duration::from_secs(20), async || (recorder.headers().len() > before + 1).then_some(())).await;
+    until("the changed upstream is connected again", Duration::from_secs(20), async || {
+        (recorder.headers().len() > before + 1).then_some(())
+    })
+    .await;
     assert!(recorder.headers().iter().all(|headers| headers.get("x-own").is_some_and(|v| v == CREDENTIAL)));
 
-    for path in ["upstreams", "tools", "admin-events", "tool-calls", "llm-requests", "audit/export", &format!("keys/{}/scope", key.id)] {
+    for path in
+        ["upstreams", "tools", "admin-events", "tool-calls", "llm-requests", "audit/export", &format!("keys/{}/scope", key.id)]
+    {
         let answer = tenant.get(path).await;
         assert_eq!(answer.status, 200, "{path}: {}", answer.text);
         assert!(answer.text.len() > 2 && !answer.text.contains(CREDENTIAL), "{path}: {}", answer.text);

@@ -249,7 +249,11 @@ impl<'a> Row<'a> {
         entry.intent = Some(row.intent);
         count(decision, outcome);
         // What a script carries has happened; a refusal alone has not, and waits its turn like any other beginning.
-        if entry.completions.is_empty() { row.gate.audit.before(entry).await? } else { row.gate.audit.after(entry).await? }
+        if entry.completions.is_empty() {
+            row.gate.audit.before(entry).await?
+        } else {
+            row.gate.audit.after(entry).await?
+        }
         Ok(Reply { id, outcome, answer: Reached::Refused(reason), journal })
     }
 

@@ -4,10 +4,7 @@ use std::sync::Arc;
 
 use axum::http::{HeaderMap, header::AUTHORIZATION};
 use chrono::{DateTime, Utc};
-use tollgate_domain::{
-    KeyId, Pepper, Secret, SecretKind, TeamId, TenantId,
-    scope::Scope,
-};
+use tollgate_domain::{KeyId, Pepper, Secret, SecretKind, TeamId, TenantId, scope::Scope};
 use tollgate_store::snapshot::{KeyConfig, TenantConfig};
 
 use crate::scope::{Directory, KeyScope, Stale, TenantView};
@@ -144,7 +141,6 @@ fn bearer(headers: &HeaderMap) -> Option<Secret> {
         _ => None,
     }
 }
-
 
 #[cfg(test)]
 mod tests {

@@ -77,8 +77,9 @@ pub async fn answer(
         MetaTool::ReadToolFile => parse(arguments).and_then(|ReadToolFile { file_name, start_line, end_line }| {
             library.read_file(&file_name, start_line, end_line).map_err(|e| e.to_string())
         }),
-        MetaTool::GetToolDocs => parse(arguments)
-            .and_then(|GetToolDocs { server, tool }| library.docs(&server, &tool).map_err(|e| e.to_string())),
+        MetaTool::GetToolDocs => {
+            parse(arguments).and_then(|GetToolDocs { server, tool }| library.docs(&server, &tool).map_err(|e| e.to_string()))
+        }
         MetaTool::ExecuteToolCode => match parse(arguments) {
             Ok(ExecuteToolCode { code }) => return execute(gate, caller, parent, code, cancel).await,
             Err(error) => Err(error),

@@ -56,17 +56,30 @@ impl SandboxPool {
         let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
         let turns = if processes == 0 { 2 * cores } else { processes.max(2) };
         let version = Command::new(program).arg("--version").env_clear().output().await.map_err(|e| {
-            anyhow::anyhow!("cannot start the sandbox {}: {e}; build it with `make build`, or name it with --sandbox", program.display())
+            anyhow::anyhow!(
+                "cannot start the sandbox {}: {e}; build it with `make build`, or name it with --sandbox",
+                program.display()
+            )
         })?;
         let engine = String::from_utf8_lossy(&version.stdout).trim().to_owned();
-        let pool = Self(Arc::new(Pool { program: program.to_owned(), engine, turns: Semaphore::new(turns), per_tenant: turns / 2, of_tenant: Mutex::default(), idle: Mutex::default() }));
+        let pool = Self(Arc::new(Pool {
+            program: program.to_owned(),
+            engine,
+            turns: Semaphore::new(turns),
+            per_tenant: turns / 2,
+            of_tenant: Mutex::default(),
+            idle: Mutex::default(),
+        }));
         let empty = Step { source: String::new(), catalog: Catalog::default(), journal: Vec::new(), limits: Limits::default() };
         let nobody = TenantId::from_uuid(uuid::Uuid::nil());
         match pool.step(nobody, &empty).await.outcome {
             Outcome::Done { .. } => Ok(pool),
             other => {
                 let refused = Command::new(program).env_clear().stdin(Stdio::null()).output().await?;
-                anyhow::bail!("the sandbox does not run scripts here: {other:?} {}", String::from_utf8_lossy(&refused.stderr).trim())
+                anyhow::bail!(
+                    "the sandbox does not run scripts here: {other:?} {}",
+                    String::from_utf8_lossy(&refused.stderr).trim()
+                )
             }
         }
     }
@@ -107,20 +120,25 @@ impl SandboxPool {
         };
         match tokio::time::timeout(STEP_WALL, process.exchange(step)).await {
             Ok(Ok(reply)) => {
-                if !matches!(&reply.outcome, Outcome::Failed { error } if matches!(error.kind, ErrorKind::Limit | ErrorKind::Sandbox)) {
+                if !matches!(&reply.outcome, Outcome::Failed { error } if matches!(error.kind, ErrorKind::Limit | ErrorKind::Sandbox))
+                {
                     self.give_back(process);
                 }
                 reply
             }
-            Ok(Err(error)) if error.kind() == std::io::ErrorKind::FileTooLarge => {
-                failed(ErrorKind::Limit, "The script holds more tool results than a sandbox can be given. Work on less data at once.")
-            }
+            Ok(Err(error)) if error.kind() == std::io::ErrorKind::FileTooLarge => failed(
+                ErrorKind::Limit,
+                "The script holds more tool results than a sandbox can be given. Work on less data at once.",
+            ),
             Ok(Err(error)) => {
                 // It may be alive and have said what we cannot read; dropping it kills it as well, but tells no status.
                 let _ = process.child.start_kill();
                 let status = tokio::time::timeout(Duration::from_secs(1), process.child.wait()).await;
                 tracing::info!(%tenant, %error, ?status, "a sandbox process ended");
-                failed(ErrorKind::Limit, "The script used more memory, stack or time than its sandbox allows. Work on less data at once.")
+                failed(
+                    ErrorKind::Limit,
+                    "The script used more memory, stack or time than its sandbox allows. Work on less data at once.",
+                )
             }
             Err(_) => failed(
                 ErrorKind::Limit,

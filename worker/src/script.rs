@@ -54,7 +54,13 @@ struct Run<'a> {
 ///
 /// # Errors
 /// When a row cannot be written; the run's answer is withheld then.
-pub async fn run(gate: &Gate, caller: &Caller, parent: &Parent, source: String, cancel: CancellationToken) -> Result<RunAnswer, RunError> {
+pub async fn run(
+    gate: &Gate,
+    caller: &Caller,
+    parent: &Parent,
+    source: String,
+    cancel: CancellationToken,
+) -> Result<RunAnswer, RunError> {
     let now = gate.clock.now();
     let id = ScriptRunId::mint(now);
     let in_flight = Some(gate.in_flight.enter(id.uuid()));
@@ -85,7 +91,7 @@ pub async fn run(gate: &Gate, caller: &Caller, parent: &Parent, source: String, 
     let limits = limits(gate);
     let step = Step { source, catalog, journal: Vec::new(), limits };
     let mut run = Run { gate, caller: caller.clone(), parent: parent.clone(), id, step, calls: Vec::new(), cancel, in_flight };
-    let reply = run.to_its_end().await;
+    let reply = run.drive().await;
     run.close(reply).await
 }
 
@@ -103,7 +109,7 @@ fn limits(gate: &Gate) -> Limits {
 }
 
 impl Run<'_> {
-    async fn to_its_end(&mut self) -> Result<StepReply, AuditError> {
+    async fn drive(&mut self) -> Result<StepReply, AuditError> {
         let until = Instant::now() + self.gate.config.limits.script.wall();
         loop {
             let reply = self.gate.sandbox.step(self.caller.tenant(), &self.step).await;
@@ -169,7 +175,9 @@ impl Run<'_> {
         let reply = reply.and_then(|reply| carried.map(|()| reply));
         let (reply, broken) = match reply {
             Ok(reply) => (reply, None),
-            Err(error) => (StepReply { outcome: failed(ErrorKind::Sandbox, &error.to_string()), logs: Vec::new(), ticks: 0 }, Some(error)),
+            Err(error) => {
+                (StepReply { outcome: failed(ErrorKind::Sandbox, &error.to_string()), logs: Vec::new(), ticks: 0 }, Some(error))
+            }
         };
         let (state, result, error) = match reply.outcome {
             wire::Outcome::Done { result } => ("done", Some(result), None),

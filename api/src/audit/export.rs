@@ -35,9 +35,31 @@ const FORMATS: &str = "This release writes \"ndjson\" and \"csv\".";
 
 /// In the order of the file.
 const COLUMNS: [&str; 25] = [
-    "id", "llm_request_id", "script_run_id", "sequence", "origin", "key_id", "team_id", "upstream_id", "upstream_name", "tool_id",
-    "tool_name", "definition_sha256", "decision", "reason", "outcome", "arguments", "result", "error", "opened_at", "closed_at",
-    "latency_us", "price_id", "amount", "currency", "tenant_id",
+    "id",
+    "llm_request_id",
+    "script_run_id",
+    "sequence",
+    "origin",
+    "key_id",
+    "team_id",
+    "upstream_id",
+    "upstream_name",
+    "tool_id",
+    "tool_name",
+    "definition_sha256",
+    "decision",
+    "reason",
+    "outcome",
+    "arguments",
+    "result",
+    "error",
+    "opened_at",
+    "closed_at",
+    "latency_us",
+    "price_id",
+    "amount",
+    "currency",
+    "tenant_id",
 ];
 
 #[derive(Debug, Default, Deserialize, IntoParams)]
@@ -139,7 +161,11 @@ enum Place {
 
 /// The bytes of the file. It ends only after the store has said that everything was sent; whatever else ends the chunks is
 /// an error of the body, which breaks the transfer.
-fn encoded(chunks: mpsc::Receiver<Chunk>, format: Format, tenant: String) -> Result<impl Stream<Item = io::Result<Bytes>>, Problem> {
+fn encoded(
+    chunks: mpsc::Receiver<Chunk>,
+    format: Format,
+    tenant: String,
+) -> Result<impl Stream<Item = io::Result<Bytes>>, Problem> {
     let header = match format {
         Format::Ndjson => Bytes::new(),
         Format::Csv => Bytes::from(Rows::new(&COLUMNS)?.finish()?),

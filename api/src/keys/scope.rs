@@ -87,8 +87,12 @@ fn files(config: &TenantConfig, scope: &Scope) -> Vec<String> {
                     tool::Binding::Server => Binding::Server,
                     tool::Binding::Tool => Binding::Tool,
                 };
-                let server =
-                    ServerDef { name: tool.upstream.name.clone(), description: tool.upstream.description.clone(), binding, tools: vec![def] };
+                let server = ServerDef {
+                    name: tool.upstream.name.clone(),
+                    description: tool.upstream.description.clone(),
+                    binding,
+                    tools: vec![def],
+                };
                 servers.push((tool.upstream.id, server));
             }
         }

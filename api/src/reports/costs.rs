@@ -171,7 +171,10 @@ fn dimensions(checks: &mut Checks, list: &str) -> Vec<Dimension> {
     let mut found: Vec<Dimension> = Vec::new();
     for word in list.split(',').map(str::trim).filter(|word| !word.is_empty()) {
         match DIMENSIONS.iter().find(|(name, _)| *name == word) {
-            None => checks.refuse("?group_by", "use a comma list of tool, key, team, upstream, outcome, model, and one of hour, day, month"),
+            None => checks.refuse(
+                "?group_by",
+                "use a comma list of tool, key, team, upstream, outcome, model, and one of hour, day, month",
+            ),
             Some((_, dimension)) if found.contains(dimension) => checks.refuse("?group_by", format!("{word} comes twice")),
             Some((_, dimension)) => found.push(*dimension),
         }

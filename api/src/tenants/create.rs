@@ -50,6 +50,12 @@ pub async fn handle(ctx: Ctx, body: Json<NewTenant>) -> Answer {
 
     let mut write = ctx.post(&body.sha256).await?;
     let tenant = tenants::create(&mut write, &name, &slugs, currency).await?;
-    write.event("tenant.create", &tenant.id, json!({"name": tenant.name, "slug": tenant.slug, "currency": tenant.currency.as_str()})).await?;
+    write
+        .event(
+            "tenant.create",
+            &tenant.id,
+            json!({"name": tenant.name, "slug": tenant.slug, "currency": tenant.currency.as_str()}),
+        )
+        .await?;
     write.created(&Tenant::from(tenant)).await
 }

@@ -33,7 +33,8 @@ pub async fn handle(ctx: Ctx, Id(id): Id<ToolId>, body: Json<ToolApproval>) -> A
 
 fn hash(hex: &str) -> Option<DefinitionHash> {
     let digit = |c: u8| char::from(c).to_digit(16).filter(|_| !c.is_ascii_uppercase()).and_then(|d| u8::try_from(d).ok());
-    let bytes: Option<Vec<u8>> = hex.as_bytes().chunks(2).map(|pair| Some(digit(*pair.first()?)? << 4 | digit(*pair.get(1)?)?)).collect();
+    let bytes: Option<Vec<u8>> =
+        hex.as_bytes().chunks(2).map(|pair| Some(digit(*pair.first()?)? << 4 | digit(*pair.get(1)?)?)).collect();
     DefinitionHash::from_slice(&bytes?)
 }
 

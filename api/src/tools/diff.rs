@@ -54,7 +54,8 @@ mod tests {
 
     #[test]
     fn each_change_is_named_by_its_pointer() {
-        let before = json!({"name": "x", "description": "a", "inputSchema": {"properties": {"a/b": {"type": "string"}, "c": {}}}});
+        let before =
+            json!({"name": "x", "description": "a", "inputSchema": {"properties": {"a/b": {"type": "string"}, "c": {}}}});
         let after = json!({"name": "x", "description": "b", "inputSchema": {"properties": {"a/b": {"type": "number"}, "d": {}}}});
         let pointers: Vec<_> = changes(&before, &after).into_iter().map(|c| c.pointer).collect();
         assert_eq!(

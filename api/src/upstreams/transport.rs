@@ -22,8 +22,22 @@ const MAX_HEADER_BYTES: usize = 8 << 10;
 
 /// Headers that belong to the connection or to the protocol spoken over it.
 const OWN: &[&str] = &[
-    "host", "content-length", "content-type", "content-encoding", "accept", "connection", "keep-alive", "proxy-connection",
-    "proxy-authenticate", "proxy-authorization", "te", "trailer", "transfer-encoding", "upgrade", "expect", "last-event-id",
+    "host",
+    "content-length",
+    "content-type",
+    "content-encoding",
+    "accept",
+    "connection",
+    "keep-alive",
+    "proxy-connection",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "expect",
+    "last-event-id",
 ];
 
 /// How an upstream is reached.
@@ -73,7 +87,13 @@ impl Transport {
     ///
     /// # Errors
     /// 422 with the field.
-    pub fn store(self, id: UpstreamId, current: Option<&UpstreamRow>, config: &Config, sealer: &Sealer) -> Result<Stored, Problem> {
+    pub fn store(
+        self,
+        id: UpstreamId,
+        current: Option<&UpstreamRow>,
+        config: &Config,
+        sealer: &Sealer,
+    ) -> Result<Stored, Problem> {
         match self {
             Self::Stdio { program } => {
                 check_program(&program, config)?;
@@ -154,7 +174,10 @@ fn kept_headers(
     serde_json::from_slice(&plain).map_err(|e| Problem::internal(&e))
 }
 
-fn check_headers(headers: BTreeMap<String, String>, kept: &BTreeMap<String, String>) -> Result<BTreeMap<String, String>, Problem> {
+fn check_headers(
+    headers: BTreeMap<String, String>,
+    kept: &BTreeMap<String, String>,
+) -> Result<BTreeMap<String, String>, Problem> {
     if headers.len() > MAX_HEADERS {
         return Err(Problem::field("/transport/headers", "use at most 32 headers"));
     }
@@ -197,7 +220,9 @@ mod tests {
         let transport: Transport = serde_json::from_value(json).map_err(|e| e.to_string())?;
         let sealer = Secrets::from_bytes([1; 32]).sealer;
         let id = UpstreamId::from_uuid(uuid::Uuid::from_u128(1));
-        transport.store(id, None, &config, &sealer).map_err(|p| p.errors().first().map_or(p.kind().code().to_owned(), |e| e.pointer.clone()))
+        transport
+            .store(id, None, &config, &sealer)
+            .map_err(|p| p.errors().first().map_or(p.kind().code().to_owned(), |e| e.pointer.clone()))
     }
 
     #[test]
@@ -212,8 +237,18 @@ mod tests {
     #[test]
     fn t33_headers_cannot_carry_another_header() {
         for (name, value) in [
-            ("x-a", "b\r\nhost: evil"), ("x-a", "b\n"), ("x-a", "\u{85}"), ("x-a", ""), ("x-a\r\nb", "c"), ("Host", "evil"),
-            ("content-length", "0"), ("Transfer-Encoding", "chunked"), ("MCP-Session-Id", "x"), ("x a", "b"), ("", "b"), ("x-a", "***"),
+            ("x-a", "b\r\nhost: evil"),
+            ("x-a", "b\n"),
+            ("x-a", "\u{85}"),
+            ("x-a", ""),
+            ("x-a\r\nb", "c"),
+            ("Host", "evil"),
+            ("content-length", "0"),
+            ("Transfer-Encoding", "chunked"),
+            ("MCP-Session-Id", "x"),
+            ("x a", "b"),
+            ("", "b"),
+            ("x-a", "***"),
         ] {
             let refused = store(serde_json::json!({"type": "http", "url": "https://example.com/mcp", "headers": {name: value}}));
             assert!(refused.unwrap_err().starts_with("/transport/headers/"), "{name}: {value:?}");
@@ -223,8 +258,16 @@ mod tests {
     #[test]
     fn addresses_are_plain_http() {
         for url in [
-            "file:///etc/passwd", "ftp://example.com", "http://", "https://user:pass@example.com", "https://user@example.com",
-            "https://example.com/#x", "example.com", "https://exa mple.com", "https://example.com/\n", "",
+            "file:///etc/passwd",
+            "ftp://example.com",
+            "http://",
+            "https://user:pass@example.com",
+            "https://user@example.com",
+            "https://example.com/#x",
+            "example.com",
+            "https://exa mple.com",
+            "https://example.com/\n",
+            "",
         ] {
             assert_eq!(store(serde_json::json!({"type": "http", "url": url})).unwrap_err(), "/transport/url", "{url}");
         }
@@ -233,8 +276,10 @@ mod tests {
 
     #[test]
     fn header_values_rest_sealed_and_their_names_in_lower_case() {
-        let (transport, sealed) =
-            store(serde_json::json!({"type": "http", "url": "https://example.com/mcp", "headers": {"Authorization": "Bearer s3cret"}})).unwrap();
+        let (transport, sealed) = store(
+            serde_json::json!({"type": "http", "url": "https://example.com/mcp", "headers": {"Authorization": "Bearer s3cret"}}),
+        )
+        .unwrap();
         assert_eq!(
             transport,
             upstreams::Transport::Http { url: "https://example.com/mcp".into(), headers: vec!["authorization".into()] }

@@ -17,7 +17,8 @@ async fn t49_every_bearer_of_nobody_gets_the_same_answer(pool: PgPool) {
     let world = World::new(pool).await;
     let tenant = world.tenant("A").await;
     let body = json!({"name": "x", "role": "owner", "expires_at": "2027-01-01T00:00:00Z"});
-    let expiring = world.post(&world.root, &format!("{tenant}/service-tokens"), body).await.json["secret"].as_str().unwrap().to_owned();
+    let expiring =
+        world.post(&world.root, &format!("{tenant}/service-tokens"), body).await.json["secret"].as_str().unwrap().to_owned();
     assert_eq!(world.get(&expiring, &tenant).await.status, 200);
     world.pass(Duration::days(365));
     let key = world.post(&world.root, &format!("{tenant}/keys"), json!({"name": "x", "tool_group_ids": []})).await;
@@ -25,8 +26,15 @@ async fn t49_every_bearer_of_nobody_gets_the_same_answer(pool: PgPool) {
     let mut typo = world.root.clone();
     typo.replace_range(60..61, if &typo[60..61] == "a" { "b" } else { "a" });
     let nobodies = [
-        String::new(), "x".into(), expiring, key.json["secret"].as_str().unwrap().to_owned(), typo, "a.b.c".into(), format!("{}x", stranger.root),
-        "' OR 1=1 --".replace(' ', "_"), "../../etc/passwd".into(),
+        String::new(),
+        "x".into(),
+        expiring,
+        key.json["secret"].as_str().unwrap().to_owned(),
+        typo,
+        "a.b.c".into(),
+        format!("{}x", stranger.root),
+        "' OR 1=1 --".replace(' ', "_"),
+        "../../etc/passwd".into(),
     ];
     let mut bodies = Vec::new();
     for nobody in nobodies {

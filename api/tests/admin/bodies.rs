@@ -10,7 +10,8 @@ use sqlx::PgPool;
 use crate::world::{Reply, World};
 
 async fn raw(world: &World, path: &str, kind: &str, body: impl Into<Body>) -> Reply {
-    let request = Request::post(path).header(header::AUTHORIZATION, format!("Bearer {}", world.root)).header(header::CONTENT_TYPE, kind);
+    let request =
+        Request::post(path).header(header::AUTHORIZATION, format!("Bearer {}", world.root)).header(header::CONTENT_TYPE, kind);
     world.send(request.body(body.into()).unwrap()).await
 }
 
@@ -43,7 +44,19 @@ async fn t41_no_field_of_the_servers_own_can_be_posted(pool: PgPool) {
         (format!("{tenant}/admins"), json!({"name": "x", "issuer": "https://i", "subject": "s", "role": "auditor"})),
     ];
     for (path, body) in cases {
-        for field in ["id", "tenant_id", "version", "created_at", "updated_at", "revoked_at", "secret", "hash", "state", "deleted_at", "revision"] {
+        for field in [
+            "id",
+            "tenant_id",
+            "version",
+            "created_at",
+            "updated_at",
+            "revoked_at",
+            "secret",
+            "hash",
+            "state",
+            "deleted_at",
+            "revision",
+        ] {
             let mut body = body.clone();
             body[field] = json!(null);
             let reply = world.post(&world.root, &path, body).await;

@@ -12,9 +12,17 @@ const ID: &str = "00000000000000000000000000";
 /// The path with an id in every place. Ids of the right kind that name nothing are 404, later than the gate.
 fn path(template: &str, tenant: &str) -> String {
     let kinds = [
-        ("team_id", "team"), ("key_id", "vk"), ("tool_group_id", "tg"), ("upstream_id", "ups"), ("tool_id", "tool"),
-        ("price_id", "price"), ("service_token_id", "svc"), ("admin_id", "adm"), ("llm_request_id", "req"),
-        ("script_run_id", "run"), ("call_id", "call"),
+        ("team_id", "team"),
+        ("key_id", "vk"),
+        ("tool_group_id", "tg"),
+        ("upstream_id", "ups"),
+        ("tool_id", "tool"),
+        ("price_id", "price"),
+        ("service_token_id", "svc"),
+        ("admin_id", "adm"),
+        ("llm_request_id", "req"),
+        ("script_run_id", "run"),
+        ("call_id", "call"),
     ];
     let mut path = template.replace("/v1/tenants/{tenant_id}", tenant);
     for (name, prefix) in kinds {
@@ -78,7 +86,13 @@ async fn t39_another_tenant_an_unknown_one_and_nonsense_look_the_same(pool: PgPo
     let unknown = format!("/v1/tenants/{}", TenantId::from_uuid(uuid::Uuid::from_u128(5)));
     for route in table().iter().filter(|r| r.path.contains("{tenant_id}")) {
         let mut bodies = Vec::new();
-        for tenant in [a.as_str(), unknown.as_str(), "/v1/tenants/nonsense", "/v1/tenants/%2e%2e", "/v1/tenants/ten_00000000000000000000000000"] {
+        for tenant in [
+            a.as_str(),
+            unknown.as_str(),
+            "/v1/tenants/nonsense",
+            "/v1/tenants/%2e%2e",
+            "/v1/tenants/ten_00000000000000000000000000",
+        ] {
             let mut reply = knock(&world, &owner, route.method.as_str(), &path(route.path, tenant)).await;
             reply.is(404, "not_found");
             reply.json["request_id"].take();

@@ -38,7 +38,10 @@ async fn t61_a_request_sent_again_is_answered_again(pool: PgPool) {
     let late = world.call(&world.root, "POST", &path, Some(body), &key).await;
     assert!(late.status == 201 && late.text != first.text, "forgotten after a day");
     let long = "k".repeat(256);
-    world.call(&owner, "POST", &teams, Some(json!({"name": "z"})), &[("idempotency-key", &long)]).await.is(400, "bad_idempotency_key");
+    world
+        .call(&owner, "POST", &teams, Some(json!({"name": "z"})), &[("idempotency-key", &long)])
+        .await
+        .is(400, "bad_idempotency_key");
 }
 
 #[sqlx::test(migrator = "tollgate_store::MIGRATOR")]

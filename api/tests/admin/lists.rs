@@ -64,13 +64,18 @@ async fn admin_events_tell_what_was_done_newest_first(pool: PgPool) {
         world.post(&world.root, &format!("{tenant}/teams"), json!({"name": name})).await;
     }
     let events = world.get(&world.root, &format!("{tenant}/admin-events")).await;
-    let told: Vec<_> = events.json["items"].as_array().unwrap().iter().map(|e| (e["action"].clone(), e["detail"]["name"].clone())).collect();
-    assert_eq!(told, [(json!("team.create"), json!("y")), (json!("team.create"), json!("x")), (json!("tenant.create"), json!("A"))]);
+    let told: Vec<_> =
+        events.json["items"].as_array().unwrap().iter().map(|e| (e["action"].clone(), e["detail"]["name"].clone())).collect();
+    assert_eq!(
+        told,
+        [(json!("team.create"), json!("y")), (json!("team.create"), json!("x")), (json!("tenant.create"), json!("A"))]
+    );
     assert_eq!(events.json["items"][0]["actor_kind"], "platform");
     let filtered = world.get(&world.root, &format!("{tenant}/admin-events?action=team.create&from={start}&limit=1")).await;
     assert_eq!(filtered.json["items"].as_array().unwrap().len(), 1);
     let next = filtered.json["next_page"].as_str().unwrap();
-    let next = world.get(&world.root, &format!("{tenant}/admin-events?limit=1&page_token={next}&from={start}&action=team.create")).await;
+    let next =
+        world.get(&world.root, &format!("{tenant}/admin-events?limit=1&page_token={next}&from={start}&action=team.create")).await;
     assert_eq!(next.json["items"][0]["detail"]["name"], "x");
     let none = world.get(&world.root, &format!("{tenant}/admin-events?to={start}")).await;
     assert_eq!(none.json["items"], json!([]));

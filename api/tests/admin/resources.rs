@@ -19,16 +19,20 @@ async fn t52_a_secret_is_shown_once_and_rests_nowhere(pool: PgPool) {
     let second = rotated.json["secret"].as_str().unwrap().to_owned();
     assert!(second != secret && rotated.json["previous_secret_expires_at"].is_string());
     let token = world.token(&tenant, "owner").await;
-    for path in [keys.clone(), format!("{keys}/{}", key.id()), format!("{tenant}/service-tokens"), format!("{tenant}/admin-events")] {
+    for path in
+        [keys.clone(), format!("{keys}/{}", key.id()), format!("{tenant}/service-tokens"), format!("{tenant}/admin-events")]
+    {
         let text = world.get(&world.root, &path).await.text;
         for secret in [&secret, &second, &token] {
             assert!(!text.contains(&secret[40..]), "{path}");
         }
     }
-    let tables: Vec<String> = sqlx::query_scalar("SELECT table_name::text FROM information_schema.tables WHERE table_schema = 'public' AND table_type = 'BASE TABLE'")
-        .fetch_all(&world.pool)
-        .await
-        .unwrap();
+    let tables: Vec<String> = sqlx::query_scalar(
+        "SELECT table_name::text FROM information_schema.tables WHERE table_schema = 'public' AND table_type = 'BASE TABLE'",
+    )
+    .fetch_all(&world.pool)
+    .await
+    .unwrap();
     assert!(tables.len() > 20);
     for table in tables {
         let sql = format!("SELECT row_to_json(t)::text AS row FROM {table} t");
@@ -61,9 +65,15 @@ async fn keys_live_and_end(pool: PgPool) {
     let patch = json!({"team_id": null, "models": [], "expires_at": null});
     let patched = world.call(root, "PATCH", &path, Some(patch), &[("if-match", "*")]).await;
     assert_eq!(patched.json["team_id"], json!(null));
-    assert_eq!((&patched.json["models"], &patched.json["name"], &patched.json["tool_group_ids"]), (&json!([]), &json!("k"), &json!([group])));
+    assert_eq!(
+        (&patched.json["models"], &patched.json["name"], &patched.json["tool_group_ids"]),
+        (&json!([]), &json!("k"), &json!([group]))
+    );
     let past = json!({"expires_at": "2020-01-01T00:00:00Z"});
-    assert_eq!(world.call(root, "PATCH", &path, Some(past), &[("if-match", "*")]).await.is(422, "invalid").pointer(), "/expires_at");
+    assert_eq!(
+        world.call(root, "PATCH", &path, Some(past), &[("if-match", "*")]).await.is(422, "invalid").pointer(),
+        "/expires_at"
+    );
 
     // What is in use stays.
     let group_path = format!("{tenant}/tool-groups/{group}");
@@ -92,13 +102,18 @@ async fn nobody_hands_out_more_than_they_have(pool: PgPool) {
     let (owner, admin) = (world.token(&tenant, "owner").await, world.token(&tenant, "admin").await);
     let tokens = format!("{tenant}/service-tokens");
     world.post(&admin, &tokens, json!({"name": "x", "role": "owner"})).await.is(403, "forbidden");
-    world.post(&admin, &format!("{tenant}/admins"), json!({"name": "x", "issuer": "https://i", "subject": "s", "role": "owner"})).await.is(403, "forbidden");
+    world
+        .post(&admin, &format!("{tenant}/admins"), json!({"name": "x", "issuer": "https://i", "subject": "s", "role": "owner"}))
+        .await
+        .is(403, "forbidden");
     assert_eq!(world.post(&admin, &tokens, json!({"name": "x", "role": "admin"})).await.status, 201);
     assert_eq!(world.post(&owner, &tokens, json!({"name": "x", "role": "owner"})).await.status, 201);
     assert_eq!(world.post(&owner, &tokens, json!({"name": "x", "role": "root"})).await.is(422, "invalid").pointer(), "/role");
     // Nor does an admin take an owner away.
     let all = world.get(&owner, &tokens).await;
-    let of = |role: &str| all.json["items"].as_array().unwrap().iter().find(|t| t["role"] == role).unwrap()["id"].as_str().unwrap().to_owned();
+    let of = |role: &str| {
+        all.json["items"].as_array().unwrap().iter().find(|t| t["role"] == role).unwrap()["id"].as_str().unwrap().to_owned()
+    };
     world.call(&admin, "DELETE", &format!("{tokens}/{}", of("owner")), None, &[("if-match", "*")]).await.is(403, "forbidden");
     // A revoked token is nobody from then on.
     assert_eq!(world.call(&owner, "DELETE", &format!("{tokens}/{}", of("admin")), None, &[("if-match", "*")]).await.status, 204);
@@ -116,7 +131,10 @@ async fn tenants_are_made_renamed_and_deleted(pool: PgPool) {
     let second = world.post(root, "/v1/tenants", json!({"name": "Acme Inc"})).await;
     assert!(second.status == 201 && second.json["slug"] != "acme-inc", "{}", second.text);
     world.post(root, "/v1/tenants", json!({"name": "x", "slug": "acme-inc"})).await.is(409, "conflict");
-    assert_eq!(world.post(root, "/v1/tenants", json!({"name": "x", "currency": "euro"})).await.is(422, "invalid").pointer(), "/currency");
+    assert_eq!(
+        world.post(root, "/v1/tenants", json!({"name": "x", "currency": "euro"})).await.is(422, "invalid").pointer(),
+        "/currency"
+    );
     assert_eq!(world.post(root, "/v1/tenants", json!({"name": "x", "slug": "A b"})).await.is(422, "invalid").pointer(), "/slug");
     let path = format!("/v1/tenants/{}", first.id());
     let owner = world.token(&path, "owner").await;
@@ -133,6 +151,12 @@ async fn tenants_are_made_renamed_and_deleted(pool: PgPool) {
     let listed = world.get(root, "/v1/tenants").await;
     assert_eq!(listed.json["items"].as_array().unwrap().len(), 1);
     world.pass(Duration::hours(1));
-    let token = world.post(root, &format!("/v1/tenants/{}/service-tokens", second.id()), json!({"name": "x", "role": "auditor", "expires_at": "2026-11-18T19:00:00Z"})).await;
+    let token = world
+        .post(
+            root,
+            &format!("/v1/tenants/{}/service-tokens", second.id()),
+            json!({"name": "x", "role": "auditor", "expires_at": "2026-11-18T19:00:00Z"}),
+        )
+        .await;
     assert_eq!(token.status, 201, "{}", token.text);
 }

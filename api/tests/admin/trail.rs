@@ -49,7 +49,12 @@ async fn one_row_is_read_as_a_call_a_sum_and_a_line(pool: PgPool) {
 
     let listed = world.get(&auditor, &format!("{tenant}/tool-calls?key_id={}&outcome=ok", call.key)).await;
     let row = &listed.json["items"][0];
-    assert_eq!((&row["id"], &row["amount"], &row["currency"]), (&json!(call.id), &json!("0.002"), &json!("USD")), "{}", listed.text);
+    assert_eq!(
+        (&row["id"], &row["amount"], &row["currency"]),
+        (&json!(call.id), &json!("0.002"), &json!("USD")),
+        "{}",
+        listed.text
+    );
     assert!(listed.text.contains("\"arguments\":{ \"a\": 1,\n \"a\": 2 }"), "verbatim: {}", listed.text);
     assert_eq!(world.get(&auditor, &format!("{tenant}/tool-calls/{}", call.id)).await.json, *row);
     world.get(&world.root, &format!("{other}/tool-calls/{}", call.id)).await.is(404, "not_found");
@@ -59,7 +64,10 @@ async fn one_row_is_read_as_a_call_a_sum_and_a_line(pool: PgPool) {
     assert_eq!(tree.json["script_runs"][0]["tool_calls"][0]["id"], json!(call.id), "{}", tree.text);
     assert_eq!((&tree.json["tool_calls"], &tree.json["complete"]), (&json!([]), &json!(true)));
     let run = world.get(&auditor, &format!("{tenant}/script-runs/{}", call.run)).await;
-    assert_eq!((&run.json["source"], &run.json["state"], &run.json["journal"]), (&json!("result = 1"), &json!("done"), &json!([])));
+    assert_eq!(
+        (&run.json["source"], &run.json["state"], &run.json["journal"]),
+        (&json!("result = 1"), &json!("done"), &json!([]))
+    );
     for list in ["llm-requests", "script-runs"] {
         let listed = world.get(&auditor, &format!("{tenant}/{list}?outcome=ok")).await;
         assert_eq!(listed.json["items"].as_array().unwrap().len(), 1, "{list}: {}", listed.text);
@@ -68,9 +76,17 @@ async fn one_row_is_read_as_a_call_a_sum_and_a_line(pool: PgPool) {
 
     let costs = world.get(&auditor, &format!("{tenant}/reports/costs?group_by=key,outcome,day")).await;
     let item = &costs.json["items"][0];
-    assert_eq!((&item["key_id"], &item["outcome"], &item["calls"]), (&json!(call.key), &json!("ok"), &json!(1)), "{}", costs.text);
+    assert_eq!(
+        (&item["key_id"], &item["outcome"], &item["calls"]),
+        (&json!(call.key), &json!("ok"), &json!(1)),
+        "{}",
+        costs.text
+    );
     assert_eq!((&item["latency_p50_us"], &item["amount"]), (&json!(1500), &json!("0.002")));
-    assert_eq!((&costs.json["total"], &costs.json["currency"]), (&json!({"calls": 1, "errors": 0, "amount": "0.002"}), &json!("USD")));
+    assert_eq!(
+        (&costs.json["total"], &costs.json["currency"]),
+        (&json!({"calls": 1, "errors": 0, "amount": "0.002"}), &json!("USD"))
+    );
     let csv = world.get(&auditor, &format!("{tenant}/reports/costs?group_by=outcome&format=csv")).await.text;
     assert_eq!(csv, "outcome,calls,errors,amount,latency_p50_us,latency_p99_us,currency\r\nok,1,0,0.002,1500,1500,USD\r\n");
 

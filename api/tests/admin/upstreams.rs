@@ -4,7 +4,10 @@ use serde_json::{Value, json};
 use sqlx::PgPool;
 use tokio::task::JoinHandle;
 use tollgate_boot::{Config, config::Program};
-use tollgate_domain::{Secrets, TenantId, UpstreamId, WorkerId, tool::{DefinitionHash, UpstreamState}};
+use tollgate_domain::{
+    Secrets, TenantId, UpstreamId, WorkerId,
+    tool::{DefinitionHash, UpstreamState},
+};
 use tollgate_store::{
     Store, sync,
     tools::{Discovered, record_discovery},
@@ -34,7 +37,10 @@ fn worker(world: &World, peer: Peer) -> Worker {
         let store = Store::from_pool(pool.clone());
         loop {
             let new: Vec<(uuid::Uuid, uuid::Uuid)> =
-                sqlx::query_as("SELECT tenant_id, upstream_id FROM upstreams WHERE discovered_at IS NULL").fetch_all(&pool).await.unwrap();
+                sqlx::query_as("SELECT tenant_id, upstream_id FROM upstreams WHERE discovered_at IS NULL")
+                    .fetch_all(&pool)
+                    .await
+                    .unwrap();
             for (tenant, upstream) in new {
                 look(&store, tenant.into(), upstream.into(), &peer, now).await;
             }
@@ -64,7 +70,18 @@ async fn look(store: &Store, tenant: TenantId, upstream: UpstreamId, peer: &Peer
                 })
                 .collect();
             let seen = record_discovery(store, tenant, upstream, found, now).await.unwrap();
-            sync::record_status(store, tenant, upstream, worker, UpstreamState::Connected, None, Some(json!({"name": "peer"})), now).await.unwrap();
+            sync::record_status(
+                store,
+                tenant,
+                upstream,
+                worker,
+                UpstreamState::Connected,
+                None,
+                Some(json!({"name": "peer"})),
+                now,
+            )
+            .await
+            .unwrap();
             json!({"added": seen.added, "changed": seen.changed, "removed": seen.removed})
         }
     }
@@ -106,7 +123,12 @@ async fn an_upstream_is_made_changed_and_deleted_and_its_secrets_never_come_out(
     let stolen = world.call(&world.root, "PATCH", &path, Some(patch("https://evil.example/mcp")), &[("if-match", &etag)]).await;
     assert_eq!(stolen.is(422, "invalid").pointer(), "/transport/headers/authorization");
     let moved = world.call(&world.root, "PATCH", &path, Some(patch("https://mcp.example.com/v2")), &[("if-match", &etag)]).await;
-    assert_eq!((moved.status.as_u16(), moved.json["transport"]["url"].as_str()), (200, Some("https://mcp.example.com/v2")), "{}", moved.text);
+    assert_eq!(
+        (moved.status.as_u16(), moved.json["transport"]["url"].as_str()),
+        (200, Some("https://mcp.example.com/v2")),
+        "{}",
+        moved.text
+    );
     let sealed: Vec<u8> = sqlx::query_scalar("SELECT sealed_headers FROM upstreams").fetch_one(&world.pool).await.unwrap();
     assert_eq!(Secrets::from_bytes([7; 32]).sealer.open(&purpose, &sealed).unwrap(), opened);
     world.call(&world.root, "PATCH", &path, Some(json!({"timeout_ms": 5})), &[("if-match", &etag)]).await.is(412, "stale");
@@ -134,7 +156,10 @@ async fn t35_programs_come_from_the_operator_alone(pool: PgPool) {
     let sse = new(json!({"type": "sse", "url": "https://example.com/sse"}));
     world.post(&world.root, &path, sse).await.is(422, "unsupported_transport");
     let made = world.post(&world.root, &path, new(json!({"type": "stdio", "program": "files"}))).await;
-    assert_eq!((made.status.as_u16(), made.json["state"].as_str(), made.json["error"].as_str()), (201, Some("error"), Some("it does not answer")));
+    assert_eq!(
+        (made.status.as_u16(), made.json["state"].as_str(), made.json["error"].as_str()),
+        (201, Some("error"), Some("it does not answer"))
+    );
     let synced = world.call(&world.root, "POST", &format!("{path}/{}/sync", made.id()), None, &[]).await;
     assert!(synced.is(502, "upstream_unreachable").text.contains("it does not answer"));
 }

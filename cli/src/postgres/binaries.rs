@@ -40,8 +40,7 @@ impl Binaries {
     pub fn find(cluster: Option<u32>) -> Result<Self> {
         // PATH is the system's, not a setting of ours.
         let path = std::env::var_os("PATH").unwrap_or_default();
-        let installed: Vec<Self> =
-            folders(&path, Path::new(DEBIAN)).into_iter().filter_map(|folder| inspect(&folder)).collect();
+        let installed: Vec<Self> = folders(&path, Path::new(DEBIAN)).into_iter().filter_map(|folder| inspect(&folder)).collect();
         choose(installed, cluster)
     }
 }

@@ -60,12 +60,8 @@ impl Place {
             _ => root,
         };
         let root = fs::canonicalize(&root)?;
-        let place = Self {
-            cluster: root.join("postgres"),
-            sockets: sockets(&root, account),
-            log: dir.file("postgres.log"),
-            root,
-        };
+        let place =
+            Self { cluster: root.join("postgres"), sockets: sockets(&root, account), log: dir.file("postgres.log"), root };
         make_sockets(&place.sockets, account)?;
         rotate(&place.log)?;
         Ok((place, binaries))
@@ -109,11 +105,7 @@ fn written_by(cluster: &Path) -> Result<Option<u32>> {
 fn elsewhere(dir: &DataDir, account: &Account) -> Result<PathBuf> {
     let name = format!("{}-{}", short_hash(dir.path()), std::process::id());
     let root = Path::new(ELSEWHERE).join(name);
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o755)
-        .create(&root)
-        .with_context(|| format!("cannot create {}", root.display()))?;
+    DirBuilder::new().recursive(true).mode(0o755).create(&root).with_context(|| format!("cannot create {}", root.display()))?;
     dir.write_private(POINTER, &format!("{}\n", root.display()))?;
     say(format_args!(
         "  ! user `{}` cannot enter {}: the database lies in {} instead",
@@ -202,12 +194,8 @@ mod tests {
 
     #[test]
     fn the_url_survives_odd_paths() {
-        let place = Place {
-            root: "/a".into(),
-            cluster: "/a/postgres".into(),
-            sockets: "/a b/&c=d/run".into(),
-            log: "/a/log".into(),
-        };
+        let place =
+            Place { root: "/a".into(), cluster: "/a/postgres".into(), sockets: "/a b/&c=d/run".into(), log: "/a/log".into() };
         let options: sqlx::postgres::PgConnectOptions = place.url().parse().expect("a URL");
         assert_eq!(options.get_socket().map(PathBuf::as_path), Some(Path::new("/a b/&c=d/run")));
         assert_eq!((options.get_database(), options.get_username()), (Some("tollgate"), "tollgate"));

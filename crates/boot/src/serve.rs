@@ -151,8 +151,8 @@ mod tests {
     async fn start(limits: ServeLimits) -> (SocketAddr, Shutdown, tokio::task::JoinHandle<()>) {
         let listener = bind("127.0.0.1:0", "api").await.expect("free port");
         let address = listener.local_addr().expect("bound");
-        let router = Router::new()
-            .route("/", get(|ConnectInfo(peer): ConnectInfo<SocketAddr>| async move { peer.ip().to_string() }));
+        let router =
+            Router::new().route("/", get(|ConnectInfo(peer): ConnectInfo<SocketAddr>| async move { peer.ip().to_string() }));
         let shutdown = Shutdown::new();
         let inner = shutdown.clone();
         let task = tokio::spawn(async move { serve(listener, router, limits, &inner).await });
@@ -189,9 +189,6 @@ mod tests {
         let mut stream = TcpStream::connect(address).await.expect("listening");
         stream.write_all(b"GET / HTTP/1.1\r\nho").await.expect("sent");
         let mut rest = Vec::new();
-        timeout(Duration::from_secs(2), stream.read_to_end(&mut rest))
-            .await
-            .expect("closed by the server")
-            .expect("readable");
+        timeout(Duration::from_secs(2), stream.read_to_end(&mut rest)).await.expect("closed by the server").expect("readable");
     }
 }

@@ -46,7 +46,9 @@ pub(crate) fn page(server: &str, tool: &CatalogTool, raw_name: &str, definition:
         fields.nested(crate::value::wrapped_result(definition).unwrap_or(output), "", 0);
         section(&mut out, "Returns", &fields.lines);
     } else {
-        out.push_str("Returns: not declared. JSON text arrives parsed, other text as a string; print it once to see its shape.\n");
+        out.push_str(
+            "Returns: not declared. JSON text arrives parsed, other text as a string; print it once to see its shape.\n",
+        );
     }
     let _ = writeln!(out, "Effects: {}", effects(definition));
     let _ = writeln!(out, "Example: r = {}", example(server, tool, input));
@@ -137,7 +139,9 @@ impl<'a> Fields<'a> {
         if self.way == Way::In && prop.required {
             line.push_str(", required");
         }
-        if self.way == Way::In && let Some(default) = prop.schema.get("default").filter(|d| !d.is_null()) {
+        if self.way == Way::In
+            && let Some(default) = prop.schema.get("default").filter(|d| !d.is_null())
+        {
             let _ = write!(line, ", default {}", text::cap(&python(default), 200));
         }
         let constraints = constraints(prop.schema);
@@ -238,7 +242,9 @@ fn sample(root: &Value, schema: &Value, depth: usize) -> Value {
     let Some(map) = schema.as_object().filter(|_| depth < 6) else { return Value::from("...") };
     let short = |v: &&Value| v.to_string().len() <= 120;
     let given = map.get("const").or_else(|| list(map, "enum").first()).or_else(|| list(map, "examples").first());
-    if let Some(value) = given.or_else(|| map.get("example")).or_else(|| map.get("default").filter(|d| !d.is_null())).filter(short) {
+    if let Some(value) =
+        given.or_else(|| map.get("example")).or_else(|| map.get("default").filter(|d| !d.is_null())).filter(short)
+    {
         return value.clone();
     }
     if let Some(target) = map.get("$ref").and_then(Value::as_str).and_then(|r| resolve(root, r)) {
@@ -252,7 +258,9 @@ fn sample(root: &Value, schema: &Value, depth: usize) -> Value {
     match (name, branch) {
         (Some("object"), _) => sample_object(root, schema, depth),
         (None, Some(branch)) => sample(root, branch, depth + 1),
-        (Some("array"), _) => map.get("items").map_or_else(|| Value::Array(Vec::new()), |i| Value::Array(vec![sample(root, i, depth + 1)])),
+        (Some("array"), _) => {
+            map.get("items").map_or_else(|| Value::Array(Vec::new()), |i| Value::Array(vec![sample(root, i, depth + 1)]))
+        }
         (Some("integer" | "number"), _) => map.get("minimum").cloned().unwrap_or_else(|| Value::from(1)),
         (Some("boolean"), _) => Value::Bool(true),
         (None, None) if map.contains_key("properties") => sample_object(root, schema, depth),

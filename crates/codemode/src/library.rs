@@ -177,7 +177,8 @@ impl Library {
         let asked = path.trim().trim_start_matches("./").trim_start_matches('/');
         let exact = self.by_path.get(asked).and_then(|at| self.files.get(*at));
         // Models leave out the folder or the ending; each spelling still means at most one file, by comparison with the table.
-        let short = |f: &File| f.path.strip_prefix("servers/").is_some_and(|p| p == asked || p.strip_suffix(".pyi") == Some(asked));
+        let short =
+            |f: &File| f.path.strip_prefix("servers/").is_some_and(|p| p == asked || p.strip_suffix(".pyi") == Some(asked));
         let loose = || self.files.iter().find(|f| short(f) || f.path.strip_suffix(".pyi") == Some(asked));
         exact.or_else(loose).ok_or_else(|| {
             let hint = hint(asked, self.files.iter().map(|f| f.path.as_str()), "Files");
@@ -336,4 +337,3 @@ fn hint<'a>(asked: &str, names: impl Iterator<Item = &'a str>, what: &str) -> St
     let more = if total > MAX_NAMES { format!(", and {} more", total - MAX_NAMES) } else { String::new() };
     format!("{meant}{what}: {}{more}.", by_name.join(", "))
 }
-

@@ -83,7 +83,10 @@ fn object(properties: Value, required: &[&str]) -> Value {
 }
 
 fn execute_output() -> Value {
-    let call = object(json!({"call_id": {"type": "string"}, "tool": {"type": "string"}, "outcome": {"type": "string"}}), &["call_id", "tool", "outcome"]);
+    let call = object(
+        json!({"call_id": {"type": "string"}, "tool": {"type": "string"}, "outcome": {"type": "string"}}),
+        &["call_id", "tool", "outcome"],
+    );
     json!({
         "type": "object",
         "properties": {

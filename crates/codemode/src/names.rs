@@ -8,16 +8,59 @@ const MAX_LENGTH: usize = 100;
 /// Reserved in Python or in Starlark, hence no identifier in either.
 const KEYWORDS: [&str; 36] = [
     "False", "None", "True", "and", "as", "assert", "async", "await", "break", "class", "continue", "def", "del", "elif", "else",
-    "except", "finally", "for", "from", "global", "if", "import", "in", "is", "lambda", "load", "nonlocal",
-    "not", "or", "pass", "raise", "return", "try", "while", "with", "yield",
+    "except", "finally", "for", "from", "global", "if", "import", "in", "is", "lambda", "load", "nonlocal", "not", "or", "pass",
+    "raise", "return", "try", "while", "with", "yield",
 ];
 
 /// What a script finds as globals; a server of such a name would hide it.
 const GLOBALS: [&str; 47] = [
-    "abs", "all", "any", "bool", "bytes", "chr", "debug", "dict", "dir", "enum", "enumerate", "eval_type", "fail", "filter",
-    "float", "gather", "getattr", "hasattr", "hash", "int", "isinstance", "json", "len", "list", "map", "max", "min", "now",
-    "ord", "parallel", "partial", "pprint", "print", "random", "range", "record", "repr", "result", "reversed", "set", "sorted",
-    "str", "struct", "sum", "try_call", "tuple", "zip",
+    "abs",
+    "all",
+    "any",
+    "bool",
+    "bytes",
+    "chr",
+    "debug",
+    "dict",
+    "dir",
+    "enum",
+    "enumerate",
+    "eval_type",
+    "fail",
+    "filter",
+    "float",
+    "gather",
+    "getattr",
+    "hasattr",
+    "hash",
+    "int",
+    "isinstance",
+    "json",
+    "len",
+    "list",
+    "map",
+    "max",
+    "min",
+    "now",
+    "ord",
+    "parallel",
+    "partial",
+    "pprint",
+    "print",
+    "random",
+    "range",
+    "record",
+    "repr",
+    "result",
+    "reversed",
+    "set",
+    "sorted",
+    "str",
+    "struct",
+    "sum",
+    "try_call",
+    "tuple",
+    "zip",
 ];
 
 /// What is being named: decides what is reserved and how a name without a usable letter begins.
@@ -130,7 +173,8 @@ mod tests {
 
     #[test]
     fn many_equal_names_stay_apart() {
-        let raw: Vec<String> = (0..100_000).map(|i| ["a-b", "a.b", "a_b", "a_b_2", "a_b-7", "é", "class", "class_"][i % 8].to_owned()).collect();
+        let raw: Vec<String> =
+            (0..100_000).map(|i| ["a-b", "a.b", "a_b", "a_b_2", "a_b-7", "é", "class", "class_"][i % 8].to_owned()).collect();
         let raw: Vec<&str> = raw.iter().map(String::as_str).collect();
         let names = identifiers(&raw, Kind::Param);
         assert_eq!(names.iter().collect::<HashSet<_>>().len(), names.len());

@@ -85,7 +85,8 @@ impl Sheet {
 
     pub(crate) fn render(&self, limits: Limits) -> Rendered {
         let names = self.names();
-        let mut printer = Printer { arena: &self.arena, names: &names, used: Vec::new(), known: HashSet::new(), closed: false, cut: false };
+        let mut printer =
+            Printer { arena: &self.arena, names: &names, used: Vec::new(), known: HashSet::new(), closed: false, cut: false };
         let signatures = self.signatures.iter().map(|s| printer.signature(s, limits)).collect();
         let aliases = printer.aliases(limits);
         Rendered { aliases, signatures, cut: printer.cut }
@@ -93,7 +94,13 @@ impl Sheet {
 
     /// The types that get a name: those that contain themselves, and long ones in more than one place.
     fn names(&self) -> HashMap<TypeId, String> {
-        let mut census = Census { arena: &self.arena, count: HashMap::new(), open: HashSet::new(), circular: HashSet::new(), order: Vec::new() };
+        let mut census = Census {
+            arena: &self.arena,
+            count: HashMap::new(),
+            open: HashSet::new(),
+            circular: HashSet::new(),
+            order: Vec::new(),
+        };
         for signature in &self.signatures {
             for param in &signature.params {
                 census.visit(param.ty, 0);
@@ -126,8 +133,12 @@ impl Sheet {
             Type::Plain(_) | Type::Any | Type::Remote | Type::Never | Type::None | Type::Ref(_) => 4,
             Type::Literal(values) => 9 + values.iter().map(|v| v.len() + 2).sum::<usize>(),
             Type::List(item) | Type::Dict(item) => 6 + item.as_ref().map_or(0, of),
-            Type::Tuple(items) | Type::Union(items) => items.iter().map(|i| of(i).saturating_add(3)).fold(0, usize::saturating_add),
-            Type::Object(fields) => fields.iter().map(|f| of(&f.ty).saturating_add(f.key.len() + 6)).fold(2, usize::saturating_add),
+            Type::Tuple(items) | Type::Union(items) => {
+                items.iter().map(|i| of(i).saturating_add(3)).fold(0, usize::saturating_add)
+            }
+            Type::Object(fields) => {
+                fields.iter().map(|f| of(&f.ty).saturating_add(f.key.len() + 6)).fold(2, usize::saturating_add)
+            }
         }
     }
 }

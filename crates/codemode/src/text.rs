@@ -90,11 +90,9 @@ pub(crate) fn sentence(text: &str, max: usize) -> String {
 /// Where the first sentence ends: a full stop before a space that does not belong to an abbreviation.
 fn sentence_end(flat: &str) -> Option<usize> {
     const SHORT: [&str; 6] = ["e.g.", "i.e.", "etc.", "vs.", "cf.", "incl."];
-    flat.match_indices(['.', '!', '?'])
-        .map(|(at, _)| at + 1)
-        .find(|&end| {
-            flat[end..].starts_with(' ') && end > 8 && !SHORT.iter().any(|s| flat[..end].to_ascii_lowercase().ends_with(s))
-        })
+    flat.match_indices(['.', '!', '?']).map(|(at, _)| at + 1).find(|&end| {
+        flat[end..].starts_with(' ') && end > 8 && !SHORT.iter().any(|s| flat[..end].to_ascii_lowercase().ends_with(s))
+    })
 }
 
 /// A Python string literal with exactly this value; what cannot be seen is escaped, so that the value stays true.

@@ -113,10 +113,16 @@ pub struct StepReply {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Outcome {
     /// The script ended; `result` is the value of its variable of that name, null where it set none.
-    Done { result: Value },
+    Done {
+        result: Value,
+    },
     /// The script waits for these calls; they may run concurrently and are answered by sequence.
-    Need { calls: Vec<PendingCall> },
-    Failed { error: ScriptError },
+    Need {
+        calls: Vec<PendingCall>,
+    },
+    Failed {
+        error: ScriptError,
+    },
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

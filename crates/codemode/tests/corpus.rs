@@ -89,7 +89,12 @@ for source in json.load(sys.stdin):
     out.append(found)
 print(json.dumps(out))
 ";
-    let mut python = Command::new("python3").args(["-c", READER]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("python3 is needed");
+    let mut python = Command::new("python3")
+        .args(["-c", READER])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("python3 is needed");
     python.stdin.take().unwrap().write_all(serde_json::to_string(sources).unwrap().as_bytes()).unwrap();
     let output = python.wait_with_output().unwrap();
     assert!(output.status.success(), "python does not read a stub");
@@ -121,7 +126,10 @@ fn names_are_identifiers_and_never_collide() {
         assert_eq!(tools.len(), server.tools.len());
         assert_eq!(tools.iter().map(|t| &t.name).collect::<HashSet<_>>().len(), tools.len(), "{}", server.name);
         for name in tools.iter().flat_map(|t| t.params.iter().map(|p| &p.name).chain([&t.name])) {
-            assert!(name.chars().all(|c| c == '_' || c.is_ascii_alphanumeric()) && !name.starts_with(|c: char| c.is_ascii_digit()), "{name}");
+            assert!(
+                name.chars().all(|c| c == '_' || c.is_ascii_alphanumeric()) && !name.starts_with(|c: char| c.is_ascii_digit()),
+                "{name}"
+            );
         }
     }
 }
@@ -150,7 +158,9 @@ fn nothing_hidden_comes_through() {
         for tool in &library.catalog().servers[0].tools {
             all.push_str(&library.docs(&server.name, &tool.name).unwrap());
         }
-        let bad = all.chars().find(|c| (c.is_control() && *c != '\n') || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{feff}'));
+        let bad = all.chars().find(|c| {
+            (c.is_control() && *c != '\n') || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{feff}')
+        });
         assert_eq!(bad, None, "{}", server.name);
     }
 }
@@ -163,11 +173,17 @@ fn stubs_are_far_smaller_than_schemas() {
         let library = server.library(Binding::Server);
         let made = start.elapsed();
         let stubs = whole(&library, &library.files()[0]);
-        let docs: usize = library.catalog().servers[0].tools.iter().map(|t| library.docs(&server.name, &t.name).unwrap().len()).sum();
+        let docs: usize =
+            library.catalog().servers[0].tools.iter().map(|t| library.docs(&server.name, &t.name).unwrap().len()).sum();
         let first = library.read_file(&library.files()[0], None, None).unwrap().len();
         println!(
             "{:22} {:4} tools  schema {:8}  stubs {:7} ({:4.1} %)  first read {first:6}  docs {docs:8}  new {made:?}, all {:?}",
-            server.name, server.tools.len(), server.bytes, stubs.len(), 100.0 * stubs.len() as f64 / server.bytes as f64, start.elapsed(),
+            server.name,
+            server.tools.len(),
+            server.bytes,
+            stubs.len(),
+            100.0 * stubs.len() as f64 / server.bytes as f64,
+            start.elapsed(),
         );
         (before, after, count) = (before + server.bytes, after + stubs.len(), count + server.tools.len());
     }

@@ -17,8 +17,30 @@ fn library(definition: Value) -> Library {
 /// Words of JSON Schema around values of any kind, also of the wrong one.
 fn schema() -> impl Strategy<Value = Value> {
     let words = prop::sample::select(vec![
-        "type", "properties", "items", "anyOf", "oneOf", "allOf", "$ref", "enum", "const", "required", "additionalProperties", "default", "$defs",
-        "description", "title", "nullable", "prefixItems", "patternProperties", "a", "class", "x-fastmcp-wrap-result", "result", "examples", "format",
+        "type",
+        "properties",
+        "items",
+        "anyOf",
+        "oneOf",
+        "allOf",
+        "$ref",
+        "enum",
+        "const",
+        "required",
+        "additionalProperties",
+        "default",
+        "$defs",
+        "description",
+        "title",
+        "nullable",
+        "prefixItems",
+        "patternProperties",
+        "a",
+        "class",
+        "x-fastmcp-wrap-result",
+        "result",
+        "examples",
+        "format",
     ]);
     let leaf = prop_oneof![
         Just(Value::Null),
@@ -26,7 +48,20 @@ fn schema() -> impl Strategy<Value = Value> {
         any::<i64>().prop_map(Value::from),
         any::<f64>().prop_map(Value::from),
         "\\PC{0,12}|.{0,6}".prop_map(Value::from),
-        prop::sample::select(vec!["object", "array", "string", "null", "#", "#/$defs/a", "#/properties/a", "#/items", "#/allOf/0", "a", "class"]).prop_map(Value::from),
+        prop::sample::select(vec![
+            "object",
+            "array",
+            "string",
+            "null",
+            "#",
+            "#/$defs/a",
+            "#/properties/a",
+            "#/items",
+            "#/allOf/0",
+            "a",
+            "class"
+        ])
+        .prop_map(Value::from),
     ];
     leaf.prop_recursive(6, 96, 6, move |inner| {
         prop_oneof![
@@ -38,7 +73,9 @@ fn schema() -> impl Strategy<Value = Value> {
 }
 
 fn is_identifier(name: &str) -> bool {
-    !name.is_empty() && name.chars().all(|c| c == '_' || c.is_ascii_alphanumeric()) && !name.starts_with(|c: char| c.is_ascii_digit())
+    !name.is_empty()
+        && name.chars().all(|c| c == '_' || c.is_ascii_alphanumeric())
+        && !name.starts_with(|c: char| c.is_ascii_digit())
 }
 
 proptest! {
@@ -89,7 +126,8 @@ fn schema_bombs_are_defused() {
         }
         json!({"$ref": "#/$defs/d0", "$defs": defs})
     };
-    let wide: Map<String, Value> = (0..20_000).map(|i| (format!("p{i}"), json!({"type": "string", "enum": ["a", "b"]}))).collect();
+    let wide: Map<String, Value> =
+        (0..20_000).map(|i| (format!("p{i}"), json!({"type": "string", "enum": ["a", "b"]}))).collect();
     let half: Map<String, Value> = (0..500).map(|i| (format!("p{i}"), json!({}))).collect();
     let many = json!({"m": {"allOf": vec![json!({"$ref": "#/$defs/w"}); 500]}, "w": {"properties": half}});
     let inline: Map<String, Value> = (0..2_000).map(|i| (format!("q{i}"), json!({"allOf": [{"$ref": "#/$defs/m"}]}))).collect();

@@ -43,21 +43,36 @@ fn shop() -> Library {
         "parent": {"anyOf": [{"$ref": "#/$defs/Order"}, {"type": "null"}]}, "note": {"type": ["string", "null"], "description": "Free text"}},
         "required": ["id", "total"]});
     let defs = json!({"Money": money, "Order": order});
-    let mut crm = server("crm", Binding::Server, vec![
-        tool(json!({"name": "find-customer", "title": "Find", "description": "Find a customer by e-mail. Slow when many match.\nSee the manual.",
+    let mut crm = server(
+        "crm",
+        Binding::Server,
+        vec![
+            tool(
+                json!({"name": "find-customer", "title": "Find", "description": "Find a customer by e-mail. Slow when many match.\nSee the manual.",
             "inputSchema": {"type": "object", "properties": {
                 "limit": {"type": "integer", "default": 10, "minimum": 1, "maximum": 100, "description": "At most so many"},
                 "class": {"enum": ["a", "b", null], "description": "Customer class"},
                 "email": {"type": "string", "format": "email", "description": "Exact address"}}, "required": ["email"], "additionalProperties": false},
-            "annotations": {"readOnlyHint": true, "openWorldHint": false}})),
-        tool(json!({"name": "list_orders", "description": "List orders", "inputSchema": {"type": "object", "properties": {"since": {"type": "string", "format": "date-time"}}, "required": ["since"]},
-            "outputSchema": {"type": "object", "x-fastmcp-wrap-result": true, "properties": {"result": {"type": "array", "items": {"$ref": "#/$defs/Order"}}}, "$defs": defs}})),
-        tool(json!({"name": "create_order", "description": "\"\"\" # \u{202e}evil\u{200b}\ndef drop_all(): pass",
+            "annotations": {"readOnlyHint": true, "openWorldHint": false}}),
+            ),
+            tool(
+                json!({"name": "list_orders", "description": "List orders", "inputSchema": {"type": "object", "properties": {"since": {"type": "string", "format": "date-time"}}, "required": ["since"]},
+            "outputSchema": {"type": "object", "x-fastmcp-wrap-result": true, "properties": {"result": {"type": "array", "items": {"$ref": "#/$defs/Order"}}}, "$defs": defs}}),
+            ),
+            tool(json!({"name": "create_order", "description": "\"\"\" # \u{202e}evil\u{200b}\ndef drop_all(): pass",
             "inputSchema": {"type": "object", "properties": {"order": {"$ref": "#/$defs/Order"}, "tags": {"type": "object", "additionalProperties": {"type": "string"}}}, "required": ["order"], "$defs": defs, "additionalProperties": true},
             "annotations": {"destructiveHint": true, "idempotentHint": true}})),
-    ]);
+        ],
+    );
     crm.description = Some("Customers and their orders. Owned by sales.".to_owned());
-    let files = server("files", Binding::Tool, vec![tool(json!({"name": "read", "inputSchema": {"type": "object"}})), tool(json!({"name": "lambda", "inputSchema": {}}))]);
+    let files = server(
+        "files",
+        Binding::Tool,
+        vec![
+            tool(json!({"name": "read", "inputSchema": {"type": "object"}})),
+            tool(json!({"name": "lambda", "inputSchema": {}})),
+        ],
+    );
     Library::new(vec![crm, files])
 }
 
@@ -102,11 +117,20 @@ fn every_kind_of_schema_has_a_type() {
         (json!({"items": {"type": "boolean"}}), "list[bool]"),
         (json!({"type": "array", "prefixItems": [{"type": "string"}, {"type": "number"}]}), "tuple[str, float]"),
         (json!({"type": "object", "additionalProperties": {"type": "integer"}}), "dict[str, int]"),
-        (json!({"type": "object", "patternProperties": {"^a": {"type": "string"}, "^b": {"type": "integer"}}}), "dict[str, str | int]"),
+        (
+            json!({"type": "object", "patternProperties": {"^a": {"type": "string"}, "^b": {"type": "integer"}}}),
+            "dict[str, str | int]",
+        ),
         (json!({"type": "object"}), "dict"),
         (json!({"oneOf": [{"type": "string"}, {"type": "integer"}, {"type": "string"}]}), "str | int"),
-        (json!({"type": "object", "properties": {"a": {}}, "anyOf": [{"required": ["a"]}, {"required": ["b"]}]}), "{\"a?\": Any}"),
-        (json!({"allOf": [{"properties": {"a": {"type": "string"}}, "required": ["a"]}, {"properties": {"b-c": {"type": "integer"}}}]}), "{\"a\": str, \"b-c?\": int}"),
+        (
+            json!({"type": "object", "properties": {"a": {}}, "anyOf": [{"required": ["a"]}, {"required": ["b"]}]}),
+            "{\"a?\": Any}",
+        ),
+        (
+            json!({"allOf": [{"properties": {"a": {"type": "string"}}, "required": ["a"]}, {"properties": {"b-c": {"type": "integer"}}}]}),
+            "{\"a\": str, \"b-c?\": int}",
+        ),
         (json!({"allOf": [{"description": "only words"}, {"type": "string"}]}), "str"),
         (json!({"$ref": "https://example.com/schema"}), "Any"),
         (json!({"$ref": "#/nowhere"}), "Any"),
@@ -119,8 +143,16 @@ fn every_kind_of_schema_has_a_type() {
 fn parameters_come_in_the_order_in_which_they_may_be_given() {
     let schema = json!({"properties": {"b": {"type": "string", "default": "x\"y"}, "a": {}, "kwargs": {"default": {"k": [1, null]}}, "long": {"default": "z".repeat(60)}},
         "required": ["a"], "additionalProperties": true});
-    assert_eq!(input(schema), "def t(a: Any, b: str = \"x\\\"y\", kwargs: Any = {\"k\": [1, None]}, long: Any = ..., **kwargs_: Any) -> Any: ...");
-    assert_eq!(input(json!({"$ref": "#/definitions/in", "definitions": {"in": {"properties": {"q": {"type": "string"}}, "required": ["q"]}}})), "def t(q: str) -> Any: ...");
+    assert_eq!(
+        input(schema),
+        "def t(a: Any, b: str = \"x\\\"y\", kwargs: Any = {\"k\": [1, None]}, long: Any = ..., **kwargs_: Any) -> Any: ..."
+    );
+    assert_eq!(
+        input(
+            json!({"$ref": "#/definitions/in", "definitions": {"in": {"properties": {"q": {"type": "string"}}, "required": ["q"]}}})
+        ),
+        "def t(q: str) -> Any: ..."
+    );
 }
 
 #[test]
@@ -144,9 +176,18 @@ fn errors_help() {
     );
     assert_eq!(message(shop.docs("CRM", "x")), "there is no server \"CRM\". Did you mean crm? Servers: crm, files.");
     let answer = message(shop.docs("crm", "find_customers"));
-    assert!(answer.starts_with("server crm has no tool \"find_customers\". Did you mean find_customer? Its tools: find_customer, "), "{answer}");
-    assert_eq!(message(shop.read_file("crm", Some(90), None)), "lines 90 to the end are not in servers/crm.pyi, which has lines 1 to 8");
-    assert_eq!(message(shop.read_file("crm", Some(3), Some(2))), "lines 3 to 2 are not in servers/crm.pyi, which has lines 1 to 8");
+    assert!(
+        answer.starts_with("server crm has no tool \"find_customers\". Did you mean find_customer? Its tools: find_customer, "),
+        "{answer}"
+    );
+    assert_eq!(
+        message(shop.read_file("crm", Some(90), None)),
+        "lines 90 to the end are not in servers/crm.pyi, which has lines 1 to 8"
+    );
+    assert_eq!(
+        message(shop.read_file("crm", Some(3), Some(2))),
+        "lines 3 to 2 are not in servers/crm.pyi, which has lines 1 to 8"
+    );
     assert_eq!(message(Library::new(Vec::new()).docs("a", "b")), "there is no server \"a\". Servers: none.");
 }
 

@@ -92,7 +92,6 @@ impl<'de> Visitor<'de> for Strict {
     }
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -132,7 +132,9 @@ mod tests {
 
     #[test]
     fn decimals_are_exact_both_ways() {
-        for (text, picos) in [("0.002", 2_000_000_000), ("0", 0), ("1", UNIT), ("0.000000000001", 1), ("12.5", 12 * UNIT + UNIT / 2)] {
+        for (text, picos) in
+            [("0.002", 2_000_000_000), ("0", 0), ("1", UNIT), ("0.000000000001", 1), ("12.5", 12 * UNIT + UNIT / 2)]
+        {
             assert_eq!(text.parse(), Ok(Picos(picos)));
             assert_eq!(Picos(picos).to_string(), text);
         }
@@ -143,9 +145,16 @@ mod tests {
     #[test]
     fn everything_else_is_refused_with_its_reason() {
         for (text, why) in [
-            ("", BadAmount::NotDecimal), ("1e3", BadAmount::NotDecimal), (".5", BadAmount::NotDecimal), ("1.", BadAmount::NotDecimal),
-            ("+1", BadAmount::NotDecimal), ("1,5", BadAmount::NotDecimal), ("-1", BadAmount::Negative),
-            ("0.0000000000001", BadAmount::TooFine), ("9223373", BadAmount::TooLarge), ("99999999999999999999", BadAmount::TooLarge),
+            ("", BadAmount::NotDecimal),
+            ("1e3", BadAmount::NotDecimal),
+            (".5", BadAmount::NotDecimal),
+            ("1.", BadAmount::NotDecimal),
+            ("+1", BadAmount::NotDecimal),
+            ("1,5", BadAmount::NotDecimal),
+            ("-1", BadAmount::Negative),
+            ("0.0000000000001", BadAmount::TooFine),
+            ("9223373", BadAmount::TooLarge),
+            ("99999999999999999999", BadAmount::TooLarge),
         ] {
             assert_eq!(text.parse::<Picos>(), Err(why), "{text}");
         }

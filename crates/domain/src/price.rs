@@ -97,7 +97,13 @@ mod tests {
     fn the_newest_price_in_force_wins_and_a_tool_goes_before_its_upstream() {
         let at = |s| DateTime::from_timestamp(s, 0).unwrap();
         let (tool, upstream) = (ToolId::from(Uuid::from_u128(1)), UpstreamId::from(Uuid::from_u128(2)));
-        let price = |n: u128, target, amount, from| Price { id: Uuid::from_u128(n).into(), target, amount: Picos(amount), unit: Unit::Call, effective_from: at(from) };
+        let price = |n: u128, target, amount, from| Price {
+            id: Uuid::from_u128(n).into(),
+            target,
+            amount: Picos(amount),
+            unit: Unit::Call,
+            effective_from: at(from),
+        };
         let card = RateCard::new([
             price(1, Target::Upstream(upstream), 10, 100),
             price(2, Target::Tool(tool), 20, 200),

@@ -47,9 +47,24 @@ pub enum Action {
 
 impl Action {
     pub const ALL: &'static [Self] = &[
-        Self::Platform, Self::ReadTenant, Self::WriteTenant, Self::DeleteTenant, Self::ReadAdmins, Self::WriteAdmins,
-        Self::ReadConfig, Self::WriteTeams, Self::WriteKeys, Self::RevokeKeys, Self::WriteToolGroups, Self::WriteUpstreams,
-        Self::ApproveTools, Self::ReadPrices, Self::WritePrices, Self::ReadReports, Self::ReadAudit, Self::ReadAdminEvents,
+        Self::Platform,
+        Self::ReadTenant,
+        Self::WriteTenant,
+        Self::DeleteTenant,
+        Self::ReadAdmins,
+        Self::WriteAdmins,
+        Self::ReadConfig,
+        Self::WriteTeams,
+        Self::WriteKeys,
+        Self::RevokeKeys,
+        Self::WriteToolGroups,
+        Self::WriteUpstreams,
+        Self::ApproveTools,
+        Self::ReadPrices,
+        Self::WritePrices,
+        Self::ReadReports,
+        Self::ReadAudit,
+        Self::ReadAdminEvents,
     ];
 }
 
@@ -63,8 +78,14 @@ impl Role {
             Self::Admin => !matches!(action, A::Platform | A::DeleteTenant),
             Self::Operator => matches!(
                 action,
-                A::ReadTenant | A::ReadConfig | A::RevokeKeys | A::WriteUpstreams | A::ReadPrices | A::ReadReports
-                    | A::ReadAudit | A::ReadAdminEvents
+                A::ReadTenant
+                    | A::ReadConfig
+                    | A::RevokeKeys
+                    | A::WriteUpstreams
+                    | A::ReadPrices
+                    | A::ReadReports
+                    | A::ReadAudit
+                    | A::ReadAdminEvents
             ),
             Self::Finance => matches!(action, A::ReadTenant | A::ReadConfig | A::ReadPrices | A::WritePrices | A::ReadReports),
             Self::Auditor => matches!(action, A::ReadTenant | A::ReadReports | A::ReadAudit | A::ReadAdminEvents),

@@ -123,13 +123,21 @@ pub(crate) mod tests {
 
     pub(crate) fn tool(upstream: u128, upstream_name: &str, id: u128, name: &str, status: ToolStatus) -> Arc<Tool> {
         let upstream = Upstream {
-            id: Uuid::from_u128(upstream).into(), name: upstream_name.into(), description: None, exposure: Exposure::Classic,
-            binding: Binding::Server, timeout: Duration::from_secs(30),
+            id: Uuid::from_u128(upstream).into(),
+            name: upstream_name.into(),
+            description: None,
+            exposure: Exposure::Classic,
+            binding: Binding::Server,
+            timeout: Duration::from_secs(30),
         };
         let definition = json!({"name": name});
         Arc::new(Tool {
-            id: Uuid::from_u128(id).into(), upstream: Arc::new(upstream), name: name.into(), status,
-            definition_sha256: DefinitionHash::of(&definition).unwrap(), definition: Arc::new(definition),
+            id: Uuid::from_u128(id).into(),
+            upstream: Arc::new(upstream),
+            name: name.into(),
+            status,
+            definition_sha256: DefinitionHash::of(&definition).unwrap(),
+            definition: Arc::new(definition),
         })
     }
 
@@ -142,7 +150,10 @@ pub(crate) mod tests {
     }
 
     fn named(upstream: u128, names: &[&str]) -> Grant {
-        Grant { upstream_id: Uuid::from_u128(upstream).into(), tools: ToolNames::Named(names.iter().map(|&n| n.into()).collect()) }
+        Grant {
+            upstream_id: Uuid::from_u128(upstream).into(),
+            tools: ToolNames::Named(names.iter().map(|&n| n.into()).collect()),
+        }
     }
 
     #[test]
@@ -182,7 +193,17 @@ pub(crate) mod tests {
 
     #[test]
     fn t43_what_is_listed_is_what_can_be_called() {
-        let tools: Vec<_> = (0..50).map(|i| tool(i % 5, &format!("s{}", i % 5), 100 + i, &format!("t{i}"), if i % 7 == 0 { ToolStatus::Quarantined } else { ToolStatus::Approved })).collect();
+        let tools: Vec<_> = (0..50)
+            .map(|i| {
+                tool(
+                    i % 5,
+                    &format!("s{}", i % 5),
+                    100 + i,
+                    &format!("t{i}"),
+                    if i % 7 == 0 { ToolStatus::Quarantined } else { ToolStatus::Approved },
+                )
+            })
+            .collect();
         for mask in 0u128..32 {
             let members = (0..5).filter(|b| mask >> b & 1 == 1).map(all).collect();
             let scope = Scope::resolve(&tools, &[&group(members, vec![])]);

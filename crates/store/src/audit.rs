@@ -151,7 +151,11 @@ impl Entry {
 
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.request.is_none() && self.run.is_none() && self.intent.is_none() && self.completions.is_empty() && self.journal.is_empty()
+        self.request.is_none()
+            && self.run.is_none()
+            && self.intent.is_none()
+            && self.completions.is_empty()
+            && self.journal.is_empty()
     }
 }
 

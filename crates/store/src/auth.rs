@@ -115,7 +115,9 @@ pub async fn bindings(store: &Store, issuer: &str, subject: &str) -> StoreResult
     .await?;
     tx.commit().await?;
     rows.into_iter()
-        .map(|row| Ok(Binding { admin: row.admin_id.into(), tenant: row.tenant_id.into(), name: row.name, role: role(&row.role)? }))
+        .map(|row| {
+            Ok(Binding { admin: row.admin_id.into(), tenant: row.tenant_id.into(), name: row.name, role: role(&row.role)? })
+        })
         .collect()
 }
 

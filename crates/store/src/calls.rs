@@ -180,10 +180,7 @@ pub(crate) fn call_conditions(query: &mut QueryBuilder<Postgres>, table: &'stati
         (".llm_request_id = ", filter.llm_request_id.map(LlmRequestId::uuid)),
         (".script_run_id = ", filter.script_run_id.map(ScriptRunId::uuid)),
     ];
-    let words = [
-        (".outcome = ", filter.outcome.map(Outcome::as_str)),
-        (".decision = ", filter.decision.map(Decision::as_str)),
-    ];
+    let words = [(".outcome = ", filter.outcome.map(Outcome::as_str)), (".decision = ", filter.decision.map(Decision::as_str))];
     for (column, id) in ids.into_iter().filter_map(|(column, id)| Some((column, id?))) {
         query.push(" AND ").push(table).push(column).push_bind(id);
     }
@@ -396,12 +393,7 @@ fn script_run(row: &PgRow) -> StoreResult<ScriptRun> {
 
 /// The part of a filter that a parent answers from its own row.
 fn own(filter: &CallFilter) -> CallFilter {
-    CallFilter {
-        key_id: filter.key_id,
-        team_id: filter.team_id,
-        llm_request_id: filter.llm_request_id,
-        ..CallFilter::default()
-    }
+    CallFilter { key_id: filter.key_id, team_id: filter.team_id, llm_request_id: filter.llm_request_id, ..CallFilter::default() }
 }
 
 const fn has_call_filter(filter: &CallFilter) -> bool {

@@ -88,10 +88,9 @@ impl Dimension {
                 "i.key_id",
                 "i.key_id, (SELECT k.name FROM virtual_keys k WHERE k.tenant_id = $1 AND k.key_id = i.key_id) AS key",
             ),
-            Self::Team => (
-                "i.team_id",
-                "i.team_id, (SELECT m.name FROM teams m WHERE m.tenant_id = $1 AND m.team_id = i.team_id) AS team",
-            ),
+            Self::Team => {
+                ("i.team_id", "i.team_id, (SELECT m.name FROM teams m WHERE m.tenant_id = $1 AND m.team_id = i.team_id) AS team")
+            }
             Self::Outcome => ("i.outcome", "i.outcome"),
             Self::Model => ("l.model", "l.model"),
             Self::Hour => ("date_trunc('hour', i.opened_at, 'UTC')", "date_trunc('hour', i.opened_at, 'UTC') AS time"),

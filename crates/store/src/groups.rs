@@ -71,7 +71,10 @@ pub async fn known_tools(change: &mut Change, upstreams: &[UpstreamId]) -> Store
     )
     .fetch_all(&mut *change.tx)
     .await?;
-    Ok(rows.into_iter().map(|row| (row.upstream_id.into(), KnownTools { discovered: row.discovered, names: row.names })).collect())
+    Ok(rows
+        .into_iter()
+        .map(|row| (row.upstream_id.into(), KnownTools { discovered: row.discovered, names: row.names }))
+        .collect())
 }
 
 /// `base`, or `base-2` and so on, whichever no group of the tenant has.
@@ -188,9 +191,13 @@ pub async fn update(change: &mut Change, mut group: ToolGroup) -> StoreResult<To
     .execute(&mut *change.tx)
     .await
     .map_err(|e| StoreError::from(e).taken("another tool group has this slug"))?;
-    sqlx::query!("DELETE FROM tool_group_tools WHERE tenant_id = $1 AND tool_group_id = $2", change.tenant.uuid(), group.id.uuid())
-        .execute(&mut *change.tx)
-        .await?;
+    sqlx::query!(
+        "DELETE FROM tool_group_tools WHERE tenant_id = $1 AND tool_group_id = $2",
+        change.tenant.uuid(),
+        group.id.uuid()
+    )
+    .execute(&mut *change.tx)
+    .await?;
     put_tools(change, &group).await?;
     Ok(group)
 }

@@ -207,7 +207,12 @@ pub async fn revoke(change: &mut Change, mut key: VirtualKey) -> StoreResult<Vir
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn rotate(change: &mut Change, mut key: VirtualKey, hash: &[u8], overlap_ends: Option<DateTime<Utc>>) -> StoreResult<VirtualKey> {
+pub async fn rotate(
+    change: &mut Change,
+    mut key: VirtualKey,
+    hash: &[u8],
+    overlap_ends: Option<DateTime<Utc>>,
+) -> StoreResult<VirtualKey> {
     key.previous_expires_at = overlap_ends;
     key.version += 1;
     key.updated_at = change.now;

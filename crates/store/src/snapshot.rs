@@ -186,7 +186,8 @@ async fn definitions(tx: &mut Tx, tenant: TenantId, tools: &[Uuid]) -> StoreResu
     let rows = rows.fetch_all(&mut **tx).await?;
     rows.into_iter()
         .map(|row| {
-            let definition = serde_json::from_str(&row.definition).map_err(|e| StoreError::Corrupt(format!("definition: {e}")))?;
+            let definition =
+                serde_json::from_str(&row.definition).map_err(|e| StoreError::Corrupt(format!("definition: {e}")))?;
             Ok((row.tool_id.into(), Arc::new(definition)))
         })
         .collect()
@@ -244,8 +245,17 @@ async fn keys(tx: &mut Tx, tenant: TenantId) -> StoreResult<HashMap<KeyId, KeyCo
     Ok(rows
         .into_iter()
         .map(|r| {
-            let config =
-                key((r.key_id, r.team_id, r.hash, r.previous_hash, r.previous_expires_at, r.groups, r.models, r.expires_at, r.revoked));
+            let config = key((
+                r.key_id,
+                r.team_id,
+                r.hash,
+                r.previous_hash,
+                r.previous_expires_at,
+                r.groups,
+                r.models,
+                r.expires_at,
+                r.revoked,
+            ));
             (config.id, config)
         })
         .collect())

@@ -89,7 +89,13 @@ pub async fn open_requests(store: &Store) -> StoreResult<Vec<SyncRequest>> {
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn answer(store: &Store, tenant: TenantId, sync_id: SyncRequestId, answer: Value, now: DateTime<Utc>) -> StoreResult<()> {
+pub async fn answer(
+    store: &Store,
+    tenant: TenantId,
+    sync_id: SyncRequestId,
+    answer: Value,
+    now: DateTime<Utc>,
+) -> StoreResult<()> {
     let mut tx = store.tenant(tenant).await?;
     sqlx::query!(
         "UPDATE sync_requests SET answer = $3, answered_at = $4 WHERE tenant_id = $1 AND sync_id = $2 AND answered_at IS NULL",

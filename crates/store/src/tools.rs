@@ -380,7 +380,8 @@ pub async fn definition(tx: &mut Tx, tenant: TenantId, id: ToolId, hash: Definit
 pub async fn approve(change: &mut Change, id: ToolId, read: DefinitionHash) -> StoreResult<()> {
     let tool = lock(change, id).await?;
     if tool.definition != read {
-        let sentence = format!("the upstream serves another definition by now ({}); read it before you approve it", tool.definition);
+        let sentence =
+            format!("the upstream serves another definition by now ({}); read it before you approve it", tool.definition);
         return Err(StoreError::Conflict(sentence));
     }
     if tool.status == ToolStatus::Approved && tool.approved == Some(read) {

@@ -154,7 +154,11 @@ async fn fail_runs(store: &Store, tenant: TenantId, runs: &[Uuid], now: DateTime
 pub async fn housekeeping(store: &Store, now: DateTime<Utc>) -> StoreResult<()> {
     let mut tx = store.control().await?;
     sqlx::query!("SELECT tollgate_ensure_partitions($1)", now).fetch_one(&mut *tx).await?;
-    sqlx::query!("DELETE FROM idempotency_keys WHERE created_at < $1::timestamptz - interval '1 day'", now).execute(&mut *tx).await?;
-    sqlx::query!("DELETE FROM sync_requests WHERE requested_at < $1::timestamptz - interval '1 day'", now).execute(&mut *tx).await?;
+    sqlx::query!("DELETE FROM idempotency_keys WHERE created_at < $1::timestamptz - interval '1 day'", now)
+        .execute(&mut *tx)
+        .await?;
+    sqlx::query!("DELETE FROM sync_requests WHERE requested_at < $1::timestamptz - interval '1 day'", now)
+        .execute(&mut *tx)
+        .await?;
     Ok(tx.commit().await?)
 }

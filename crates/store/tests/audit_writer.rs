@@ -51,12 +51,13 @@ fn odd() -> Vec<Vec<u8>> {
 }
 
 async fn payload_of(pool: &PgPool, id: CallId, kind: i16) -> (Vec<u8>, i32) {
-    let (body, size): (Vec<u8>, i32) = sqlx::query_as("SELECT body, size FROM tool_call_payloads WHERE call_id = $1 AND kind = $2")
-        .bind(id.uuid())
-        .bind(kind)
-        .fetch_one(pool)
-        .await
-        .unwrap();
+    let (body, size): (Vec<u8>, i32) =
+        sqlx::query_as("SELECT body, size FROM tool_call_payloads WHERE call_id = $1 AND kind = $2")
+            .bind(id.uuid())
+            .bind(kind)
+            .fetch_one(pool)
+            .await
+            .unwrap();
     (payload::unpack(&body).unwrap(), size)
 }
 
@@ -70,7 +71,10 @@ async fn hold(pool: &PgPool) -> sqlx::Transaction<'static, sqlx::Postgres> {
 /// Wait until so many statements wait for the lock.
 async fn blocked(pool: &PgPool, writers: i64) {
     let until = Instant::now() + Duration::from_secs(5);
-    while count(pool, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'").await < writers {
+    while count(pool, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'")
+        .await
+        < writers
+    {
         assert!(Instant::now() < until, "the writers do not reach the table");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
@@ -105,16 +109,18 @@ async fn payloads_come_back_byte_by_byte(pool: PgPool) {
     // All at once: an odd one must not spoil its neighbours' batch.
     let calls: Vec<_> = texts.iter().map(|text| who.intent(text)).collect();
     assert!(join_all(calls.iter().map(|c| audit.before(opens(c.clone())))).await.iter().all(Result::is_ok));
-    let ends = calls.iter().zip(texts.iter().rev()).map(|(call, text)| audit.after(closes(who.completion(call.id, Outcome::Ok, text))));
+    let ends =
+        calls.iter().zip(texts.iter().rev()).map(|(call, text)| audit.after(closes(who.completion(call.id, Outcome::Ok, text))));
     assert!(join_all(ends).await.iter().all(Result::is_ok));
     for (call, (text, answer)) in calls.iter().zip(texts.iter().zip(texts.iter().rev())) {
         assert_eq!(payload_of(&pool, call.id, 0).await, (text.clone(), i32::try_from(text.len()).unwrap()));
         assert_eq!(payload_of(&pool, call.id, 1).await.0, *answer);
-        let hashes: (Vec<u8>, Vec<u8>) = sqlx::query_as("SELECT arguments_sha256, result_sha256 FROM tool_calls WHERE call_id = $1")
-            .bind(call.id.uuid())
-            .fetch_one(&pool)
-            .await
-            .unwrap();
+        let hashes: (Vec<u8>, Vec<u8>) =
+            sqlx::query_as("SELECT arguments_sha256, result_sha256 FROM tool_calls WHERE call_id = $1")
+                .bind(call.id.uuid())
+                .fetch_one(&pool)
+                .await
+                .unwrap();
         assert_eq!(hashes, (sha256(text).to_vec(), sha256(answer).to_vec()));
     }
 }
@@ -160,7 +166,10 @@ async fn refused_calls_are_rows_that_say_how_they_ended(pool: PgPool) {
 #[sqlx::test(migrator = "tollgate_store::MIGRATOR")]
 async fn a_row_that_postgres_refuses_falls_alone(_: PgPoolOptions, options: PgConnectOptions) {
     let pool = support::pool(&options, "poison", 8).await;
-    sqlx::query("ALTER TABLE tool_call_events ADD CONSTRAINT no_poison CHECK (tool_name <> 'poison')").execute(&pool).await.unwrap();
+    sqlx::query("ALTER TABLE tool_call_events ADD CONSTRAINT no_poison CHECK (tool_name <> 'poison')")
+        .execute(&pool)
+        .await
+        .unwrap();
     let who = Who::new(tenant(&pool).await);
     let audit = AuditWriter::start(&Store::from_pool(pool.clone()), QUEUE);
 
@@ -187,7 +196,16 @@ async fn a_row_that_postgres_refuses_falls_alone(_: PgPoolOptions, options: PgCo
         .collect();
     let written = batch.iter().map(|intent| {
         let (audit, entry, done) = (audit.clone(), opens(intent.clone()), intent.id);
-        tokio::spawn(async move { (done, if entry.intent.as_ref().is_some_and(|i| i.arguments.len() % 2 == 0) { audit.before(entry).await } else { audit.after(entry).await }) })
+        tokio::spawn(async move {
+            (
+                done,
+                if entry.intent.as_ref().is_some_and(|i| i.arguments.len() % 2 == 0) {
+                    audit.before(entry).await
+                } else {
+                    audit.after(entry).await
+                },
+            )
+        })
     });
     let written: Vec<_> = written.collect();
     tokio::time::sleep(Duration::from_millis(100)).await;
@@ -196,7 +214,11 @@ async fn a_row_that_postgres_refuses_falls_alone(_: PgPoolOptions, options: PgCo
         let (id, result) = task.await.unwrap();
         let poison = n == 20 || n == 40;
         assert_eq!(result, if poison { Err(AuditError::Unavailable) } else { Ok(()) }, "entry {n}");
-        let there: i64 = sqlx::query_scalar("SELECT count(*) FROM tool_calls WHERE call_id = $1").bind(id.uuid()).fetch_one(&pool).await.unwrap();
+        let there: i64 = sqlx::query_scalar("SELECT count(*) FROM tool_calls WHERE call_id = $1")
+            .bind(id.uuid())
+            .fetch_one(&pool)
+            .await
+            .unwrap();
         assert_eq!(there, i64::from(!poison), "entry {n}");
     }
     for task in waiting {
@@ -264,7 +286,11 @@ async fn cut_connections_lose_and_double_nothing_acknowledged(_: PgPoolOptions, 
             .unwrap();
         assert_eq!(usize::try_from(there).unwrap(), acknowledged.len(), "kind {kind}: acknowledged and not there");
     }
-    let foreign: i64 = sqlx::query_scalar("SELECT count(*) FROM tool_call_events WHERE call_id <> ALL($1)").bind(ids(&sent)).fetch_one(&pool).await.unwrap();
+    let foreign: i64 = sqlx::query_scalar("SELECT count(*) FROM tool_call_events WHERE call_id <> ALL($1)")
+        .bind(ids(&sent))
+        .fetch_one(&pool)
+        .await
+        .unwrap();
     assert_eq!(foreign, 0);
     assert_eq!(
         count(&pool, "SELECT count(*) FROM (SELECT FROM tool_calls GROUP BY call_id HAVING count(*) > 1) d").await,
@@ -310,12 +336,19 @@ async fn a_full_queue_refuses_what_has_not_begun_and_keeps_what_has(_: PgPoolOpt
     assert_eq!(written + refused, 3000, "neither written nor refused at once");
     assert!(written >= 64, "{written}");
     assert_eq!(patient.await.unwrap(), Ok(()));
-    assert_eq!(count(&pool, "SELECT count(*) FROM tool_calls").await, i64::try_from(written).unwrap() + 1, "what was refused is not there");
+    assert_eq!(
+        count(&pool, "SELECT count(*) FROM tool_calls").await,
+        i64::try_from(written).unwrap() + 1,
+        "what was refused is not there"
+    );
     assert!(row(&pool, id).await.0.is_none());
 }
 
 #[sqlx::test(migrator = "tollgate_store::MIGRATOR")]
-async fn a_commit_that_does_not_come_is_an_error_and_the_past_is_written_all_the_same(_: PgPoolOptions, options: PgConnectOptions) {
+async fn a_commit_that_does_not_come_is_an_error_and_the_past_is_written_all_the_same(
+    _: PgPoolOptions,
+    options: PgConnectOptions,
+) {
     let pool = support::pool(&options, "slow", 8).await;
     let who = Who::new(tenant(&pool).await);
     let audit = AuditWriter::start(&Store::from_pool(pool.clone()), QUEUE);
@@ -331,10 +364,8 @@ async fn a_commit_that_does_not_come_is_an_error_and_the_past_is_written_all_the
         blocked(&pool, n).await;
     }
     let abandoned = who.intent("{}");
-    let (before, after) = tokio::join!(
-        audit.before(opens(abandoned.clone())),
-        audit.after(closes(who.completion(open.id, Outcome::Ok, b"{}")))
-    );
+    let (before, after) =
+        tokio::join!(audit.before(opens(abandoned.clone())), audit.after(closes(who.completion(open.id, Outcome::Ok, b"{}"))));
     assert_eq!((before, after), (Err(AuditError::Unavailable), Err(AuditError::Unavailable)));
     assert!(started.elapsed() >= Duration::from_secs(9), "{:?}", started.elapsed());
     for task in first {
@@ -346,7 +377,11 @@ async fn a_commit_that_does_not_come_is_an_error_and_the_past_is_written_all_the
         assert!(Instant::now() < until, "the completion was given up");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    let there: i64 = sqlx::query_scalar("SELECT count(*) FROM tool_calls WHERE call_id = $1").bind(abandoned.id.uuid()).fetch_one(&pool).await.unwrap();
+    let there: i64 = sqlx::query_scalar("SELECT count(*) FROM tool_calls WHERE call_id = $1")
+        .bind(abandoned.id.uuid())
+        .fetch_one(&pool)
+        .await
+        .unwrap();
     assert_eq!(there, 0, "nobody waited for it any more, and nothing had happened");
 }
 

@@ -114,7 +114,11 @@ fn may(role: &str, table: &str, what: char) -> bool {
 }
 
 async fn run(tx: &mut Tx, sql: &str) -> Result<u64, String> {
-    sqlx::query(AssertSqlSafe(sql.to_owned())).execute(&mut **tx).await.map(|done| done.rows_affected()).map_err(|e| e.to_string())
+    sqlx::query(AssertSqlSafe(sql.to_owned()))
+        .execute(&mut **tx)
+        .await
+        .map(|done| done.rows_affected())
+        .map_err(|e| e.to_string())
 }
 
 async fn number(tx: &mut Tx, sql: &str) -> i64 {
@@ -256,13 +260,22 @@ async fn t39_without_a_tenant_nothing_is_readable(pool: PgPool) {
         let mut fresh = pool.acquire().await.unwrap().detach();
         for reused in [false, true] {
             if reused {
-                let mut tx = sqlx::Connection::begin_with(&mut fresh, "BEGIN; SET LOCAL app.tenant_id = '00000000-0000-0000-0000-000000000001'").await.unwrap();
+                let mut tx = sqlx::Connection::begin_with(
+                    &mut fresh,
+                    "BEGIN; SET LOCAL app.tenant_id = '00000000-0000-0000-0000-000000000001'",
+                )
+                .await
+                .unwrap();
                 sqlx::query("SELECT 1").execute(&mut *tx).await.unwrap();
                 tx.commit().await.unwrap();
             }
             let mut tx = sqlx::Connection::begin_with(&mut fresh, "BEGIN; SET LOCAL ROLE tollgate_app").await.unwrap();
             let refused = sqlx::query(AssertSqlSafe(select.clone())).fetch_all(&mut *tx).await.unwrap_err().to_string();
-            let reason = if reused { "invalid input syntax for type uuid: \"\"" } else { "unrecognized configuration parameter \"app.tenant_id\"" };
+            let reason = if reused {
+                "invalid input syntax for type uuid: \"\""
+            } else {
+                "unrecognized configuration parameter \"app.tenant_id\""
+            };
             assert!(refused.contains(reason), "{table}: {refused}");
         }
     }
@@ -353,7 +366,8 @@ async fn the_writer_appends_for_anyone_and_reads_nothing(pool: PgPool) {
     for table in ["llm_requests", "script_runs", "script_journal", "tool_call_events", "tool_call_payloads"] {
         let mut tx = store.writer().await.unwrap();
         for owner in [a, b] {
-            let added = sqlx::query(AssertSqlSafe(insert(table))).bind(owner.uuid()).bind(uuid::Uuid::new_v4()).execute(&mut *tx).await;
+            let added =
+                sqlx::query(AssertSqlSafe(insert(table))).bind(owner.uuid()).bind(uuid::Uuid::new_v4()).execute(&mut *tx).await;
             assert_eq!(added.unwrap().rows_affected(), 1, "{table}");
         }
         // Nor does it learn from a conflict what stands there.
@@ -381,7 +395,9 @@ async fn prices_and_events_are_never_rewritten(pool: PgPool) {
     let (a, _) = two(&pool).await;
     let store = Store::from_pool(pool.clone());
     for table in ["tool_call_events", "tool_call_payloads", "script_journal", "llm_requests", "prices", "admin_events"] {
-        for sql in [format!("UPDATE {table} SET tenant_id = tenant_id"), format!("DELETE FROM {table}"), format!("TRUNCATE {table}")] {
+        for sql in
+            [format!("UPDATE {table} SET tenant_id = tenant_id"), format!("DELETE FROM {table}"), format!("TRUNCATE {table}")]
+        {
             let mut tx = store.tenant(a).await.unwrap();
             let refused = run(&mut tx, &sql).await.unwrap_err();
             assert!(refused.contains("permission denied for table"), "{sql}: {refused}");

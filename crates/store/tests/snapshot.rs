@@ -120,7 +120,12 @@ async fn a_reader_who_has_seen_a_revision_has_every_change_up_to_it(_: PgPoolOpt
         assert_eq!(looks.last().unwrap().revision, *revisions.last().unwrap());
         for (revision, tenant) in &seen {
             let look = looks.iter().find(|look| look.since < *revision && *revision <= look.revision).unwrap();
-            assert!(look.tenants.contains(tenant), "revision {revision} is in ({}, {}], its tenant is not", look.since, look.revision);
+            assert!(
+                look.tenants.contains(tenant),
+                "revision {revision} is in ({}, {}], its tenant is not",
+                look.since,
+                look.revision
+            );
         }
     }
 }
@@ -147,7 +152,11 @@ async fn a_deleted_tenant_is_a_change_and_serves_no_longer(pool: PgPool) {
     let before = snapshot::changes(&store, 0).await.unwrap();
     assert!(before.tenants.contains(&(gone, true)) && before.tenants.contains(&(stays, true)), "{before:?}");
     let mut change = store.change(gone, Actor::system("test"), support::now()).await.unwrap();
-    sqlx::query("UPDATE tenants SET deleted_at = now() WHERE tenant_id = $1").bind(gone.uuid()).execute(&mut *change.tx).await.unwrap();
+    sqlx::query("UPDATE tenants SET deleted_at = now() WHERE tenant_id = $1")
+        .bind(gone.uuid())
+        .execute(&mut *change.tx)
+        .await
+        .unwrap();
     change.commit().await.unwrap();
     let after = snapshot::changes(&store, before.revision).await.unwrap();
     assert_eq!(after.tenants, [(gone, false)]);

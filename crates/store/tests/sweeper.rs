@@ -178,7 +178,11 @@ async fn a_dead_workers_runs_fail_with_a_reason(pool: PgPool) {
     assert_eq!((state.as_str(), closed), ("failed", true));
     assert_eq!(error["kind"], "sandbox");
     assert!(error["message"].as_str().unwrap().starts_with("The worker ended while the script ran."), "{error}");
-    let kept: String = sqlx::query_scalar("SELECT state FROM script_runs WHERE script_run_id = $1").bind(done.id.uuid()).fetch_one(&pool).await.unwrap();
+    let kept: String = sqlx::query_scalar("SELECT state FROM script_runs WHERE script_run_id = $1")
+        .bind(done.id.uuid())
+        .fetch_one(&pool)
+        .await
+        .unwrap();
     assert_eq!(kept, "done");
     assert_eq!(row(&pool, nested.id).await.0.as_deref(), Some("unknown"));
 }

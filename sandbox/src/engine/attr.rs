@@ -27,8 +27,7 @@ pub fn read<'v>(run: &Run, heap: Heap<'v>, value: Value<'v>, name: &str) -> star
 
 fn no_key(dict: &DictRef, name: &str) -> starlark::Error {
     let keys: Vec<&str> = dict.keys().filter_map(Value::unpack_str).collect();
-    let similar =
-        hints::nearest(name, keys.iter().copied()).map(|s| format!(" Did you mean '{s}'?")).unwrap_or_default();
+    let similar = hints::nearest(name, keys.iter().copied()).map(|s| format!(" Did you mean '{s}'?")).unwrap_or_default();
     Raised::runtime(format!("This dict has no key '{name}'.{similar} Keys: {}", hints::list(keys.into_iter())))
 }
 

@@ -73,10 +73,7 @@ fn calls(builder: &mut GlobalsBuilder) {
     }
 }
 
-fn run_all<'v>(
-    eval: &mut Evaluator<'v, '_, '_>,
-    jobs: &[(Value<'v>, Option<Value<'v>>)],
-) -> starlark::Result<Value<'v>> {
+fn run_all<'v>(eval: &mut Evaluator<'v, '_, '_>, jobs: &[(Value<'v>, Option<Value<'v>>)]) -> starlark::Result<Value<'v>> {
     let run = Run::of(eval);
     let first = run.reserve(u32::try_from(jobs.len()).unwrap_or(u32::MAX))?;
     let mut values = Vec::with_capacity(jobs.len());

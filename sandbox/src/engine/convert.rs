@@ -20,9 +20,7 @@ pub fn from_json<'v>(heap: Heap<'v>, json: &Json) -> Value<'v> {
             let items: Vec<Value> = items.iter().map(|item| from_json(heap, item)).collect();
             heap.alloc(items)
         }
-        Json::Object(fields) => {
-            heap.alloc(AllocDict(fields.iter().map(|(key, value)| (key.as_str(), from_json(heap, value)))))
-        }
+        Json::Object(fields) => heap.alloc(AllocDict(fields.iter().map(|(key, value)| (key.as_str(), from_json(heap, value))))),
     }
 }
 

@@ -19,8 +19,8 @@ struct Spec {
 /// # Errors
 /// When the specification is not one of these, or does not suit the value.
 pub fn format(value: Value, spec: &str) -> Result<String, String> {
-    let spec = parse(spec)
-        .ok_or_else(|| format!("The format '{spec}' is not supported. Use .2f, d, %, e, width, alignment or ','."))?;
+    let spec =
+        parse(spec).ok_or_else(|| format!("The format '{spec}' is not supported. Use .2f, d, %, e, width, alignment or ','."))?;
     let numeric = matches!(value.get_type(), "int" | "float");
     let body = match (spec.kind, value.get_type()) {
         (None | Some('d'), "int") if spec.precision.is_none() => group(&value.to_str(), spec.separator),
@@ -99,8 +99,7 @@ fn scientific(x: f64, precision: usize, upper: bool) -> String {
 /// `precision` significant digits, without trailing zeros.
 fn general(x: f64, precision: usize, separator: Option<char>) -> String {
     let precision = precision.max(1);
-    let exponent =
-        format!("{x:.*e}", precision - 1).split_once('e').and_then(|(_, e)| e.parse::<i32>().ok()).unwrap_or(0);
+    let exponent = format!("{x:.*e}", precision - 1).split_once('e').and_then(|(_, e)| e.parse::<i32>().ok()).unwrap_or(0);
     let digits = i32::try_from(precision).unwrap_or(i32::MAX);
     if exponent < -4 || exponent >= digits {
         return scientific(x, precision - 1, false);

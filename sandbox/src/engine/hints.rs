@@ -20,13 +20,7 @@ pub enum Phase {
 
 /// Turn Starlark's error into the one the author reads, at the place in the text the author wrote.
 #[must_use]
-pub fn script_error(
-    error: &starlark::Error,
-    phase: Phase,
-    source: &str,
-    rewritten: &Rewritten,
-    run: &Run,
-) -> ScriptError {
+pub fn script_error(error: &starlark::Error, phase: Phase, source: &str, rewritten: &Rewritten, run: &Run) -> ScriptError {
     let at = error.span().map(|span| rewritten.original(span.span.begin().get() as usize));
     // The lexer blames the end of the line before for a line's indentation.
     let at = at.map(|at| if phase == Phase::Parse && source[at..].starts_with("\n\t") { at + 1 } else { at });
@@ -58,14 +52,8 @@ const WORDS: &[(&str, &str)] = &[
     ("while", "There is no `while`. Use `for i in range(n):` with a bound and `break`."),
     ("import", "There is no `import`. `json` is there already, and the servers are global names."),
     ("from", "There is no `import`. `json` is there already, and the servers are global names."),
-    (
-        "try",
-        "There is no `try`. Use `r = try_call(server.tool, key=value)`, which gives {\"ok\", \"value\", \"error\"}.",
-    ),
-    (
-        "except",
-        "There is no `except`. Use `r = try_call(server.tool, key=value)`, which gives {\"ok\", \"value\", \"error\"}.",
-    ),
+    ("try", "There is no `try`. Use `r = try_call(server.tool, key=value)`, which gives {\"ok\", \"value\", \"error\"}."),
+    ("except", "There is no `except`. Use `r = try_call(server.tool, key=value)`, which gives {\"ok\", \"value\", \"error\"}."),
     ("finally", "There is no `finally`. Write the statements after the call; use `try_call` where a call may fail."),
     ("raise", "There is no `raise`. Use `fail(\"message\")`."),
     ("class", "There is no `class`. Use a dict for the data and `def` for the functions."),
@@ -162,13 +150,7 @@ const PYTHON: &[(&str, &str)] = &[
     ("null", "Write `None`."),
 ];
 
-fn unknown_name(
-    span: Option<&FileSpan>,
-    text: &str,
-    source: &str,
-    at: Option<usize>,
-    catalog: &Catalog,
-) -> (ErrorKind, String) {
+fn unknown_name(span: Option<&FileSpan>, text: &str, source: &str, at: Option<usize>, catalog: &Catalog) -> (ErrorKind, String) {
     let Some(name) = span.map(|s| s.source_span().to_owned()).filter(|n| !n.is_empty()) else {
         return (ErrorKind::Runtime, text.to_owned());
     };
@@ -178,16 +160,12 @@ fn unknown_name(
     let servers: Vec<&str> = catalog.servers.iter().map(|s| s.name.as_str()).collect();
     let after = at.and_then(|at| source.get(at + name.len()..)).unwrap_or_default();
     // Starlark suggests a name whatever its distance.
-    let suggested = text
-        .split("did you mean `")
-        .nth(1)
-        .and_then(|t| t.split('`').next())
-        .and_then(|s| nearest(&name, std::iter::once(s)));
+    let suggested =
+        text.split("did you mean `").nth(1).and_then(|t| t.split('`').next()).and_then(|s| nearest(&name, std::iter::once(s)));
     let similar = nearest(&name, servers.iter().copied());
     let is_server = after.trim_start().starts_with('.');
     if !is_server && similar.is_none() {
-        let hint =
-            suggested.map_or_else(|| "Assign it before it is used.".to_owned(), |s| format!("Did you mean '{s}'?"));
+        let hint = suggested.map_or_else(|| "Assign it before it is used.".to_owned(), |s| format!("Did you mean '{s}'?"));
         return (ErrorKind::Runtime, format!("Unknown name '{name}'. {hint}"));
     }
     let mut message = format!("Unknown name '{name}'.");
@@ -237,11 +215,8 @@ pub fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {
 
 #[must_use]
 pub fn arguments(problem: &str, tool: &CatalogTool) -> String {
-    let params: Vec<String> = tool
-        .params
-        .iter()
-        .map(|p| if p.required { format!("{} (required)", p.name) } else { p.name.clone() })
-        .collect();
+    let params: Vec<String> =
+        tool.params.iter().map(|p| if p.required { format!("{} (required)", p.name) } else { p.name.clone() }).collect();
     format!("{problem} Parameters: {}", list(params.iter().map(String::as_str)))
 }
 

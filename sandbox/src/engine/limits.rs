@@ -54,26 +54,22 @@ impl fmt::Display for Limit {
             Self::Source(n) => {
                 write!(f, "Limit reached: source ({n} bytes). Split the script, or move data out of it.")
             }
-            Self::Calls(n) => write!(
-                f,
-                "Limit reached: calls ({n} tool calls in one run). Use a tool that answers in bulk, or split the work."
-            ),
-            Self::Arguments => write!(
-                f,
-                "Limit reached: arguments ({ARGUMENT_BYTES} bytes of JSON in one call). Pass less data to the tool."
-            ),
+            Self::Calls(n) => {
+                write!(f, "Limit reached: calls ({n} tool calls in one run). Use a tool that answers in bulk, or split the work.")
+            }
+            Self::Arguments => {
+                write!(f, "Limit reached: arguments ({ARGUMENT_BYTES} bytes of JSON in one call). Pass less data to the tool.")
+            }
             Self::Encode => write!(f, "Limit reached: json.encode ({ENCODE_BYTES} bytes). Encode a smaller value."),
-            Self::ValueDepth => write!(
-                f,
-                "Limit reached: depth ({VALUE_DEPTH} levels of lists and dicts in one value). Flatten the value."
-            ),
+            Self::ValueDepth => {
+                write!(f, "Limit reached: depth ({VALUE_DEPTH} levels of lists and dicts in one value). Flatten the value.")
+            }
             Self::Expression => {
                 write!(f, "Limit reached: expression ({EXPRESSION_TOKENS} tokens). Split it with variables.")
             }
-            Self::BlockDepth => write!(
-                f,
-                "Limit reached: blocks ({BLOCK_DEPTH} within one another). Move the inner blocks to a function."
-            ),
+            Self::BlockDepth => {
+                write!(f, "Limit reached: blocks ({BLOCK_DEPTH} within one another). Move the inner blocks to a function.")
+            }
             Self::ElifChain => write!(f, "Limit reached: elif ({ELIF_CHAIN} branches). Use a dict."),
             Self::Memory(n) => write!(f, "Limit reached: memory ({n} MB). Build smaller strings and lists."),
             Self::Time(n) => {

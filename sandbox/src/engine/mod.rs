@@ -80,9 +80,7 @@ fn evaluate(source: &str, parsed: Parsed, run: &Run) -> (Outcome, u64) {
             let mut eval = Evaluator::new(&module);
             if let Err(e) = prepare(&mut eval, run) {
                 return (
-                    Outcome::Failed {
-                        error: ScriptError { kind: ErrorKind::Sandbox, message: e, line: None, column: None },
-                    },
+                    Outcome::Failed { error: ScriptError { kind: ErrorKind::Sandbox, message: e, line: None, column: None } },
                     0,
                 );
             }
@@ -90,17 +88,13 @@ fn evaluate(source: &str, parsed: Parsed, run: &Run) -> (Outcome, u64) {
             let ticks = eval.get_total_tick_count();
             let outcome = match (exceeded(&eval, run), ended) {
                 (Some(limit), ended) => {
-                    let line = ended
-                        .err()
-                        .and_then(|e| hints::script_error(&e, Phase::Run, source, &parsed.rewritten, run).line);
+                    let line = ended.err().and_then(|e| hints::script_error(&e, Phase::Run, source, &parsed.rewritten, run).line);
                     Outcome::Failed { error: limit.error(line) }
                 }
                 // Asked first, whatever the evaluator said: no error that a script provokes may hide a call it has made.
                 (None, _) if run.is_waiting() => Outcome::Need { calls: run.take_pending() },
                 (None, Ok(_)) => result(&module, run),
-                (None, Err(e)) => {
-                    Outcome::Failed { error: hints::script_error(&e, Phase::Run, source, &parsed.rewritten, run) }
-                }
+                (None, Err(e)) => Outcome::Failed { error: hints::script_error(&e, Phase::Run, source, &parsed.rewritten, run) },
             };
             (outcome, ticks)
         })

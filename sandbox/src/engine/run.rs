@@ -11,9 +11,7 @@ use sha2::{Digest, Sha256};
 use starlark::any::ProvidesStaticType;
 use starlark::eval::Evaluator;
 use starlark::values::Value;
-use tollgate_codemode::wire::{
-    Answer, Catalog, CatalogServer, CatalogTool, ErrorKind, JournalEntry, Limits, PendingCall,
-};
+use tollgate_codemode::wire::{Answer, Catalog, CatalogServer, CatalogTool, ErrorKind, JournalEntry, Limits, PendingCall};
 
 use super::convert;
 use super::limits::Limit;

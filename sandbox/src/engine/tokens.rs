@@ -40,12 +40,8 @@ pub fn check_depth(source: &str, tokens: &[Lexeme]) -> Result<(), (Limit, u32)> 
         let mut limit = None;
         let first = std::mem::replace(&mut statement_begins, false);
         match &lexeme.token {
-            Some(Token::OpeningRound | Token::OpeningSquare | Token::OpeningCurly | Token::FStringExprStart) => {
-                open.push(0)
-            }
-            Some(Token::ClosingRound | Token::ClosingSquare | Token::ClosingCurly | Token::FStringExprEnd)
-                if open.len() > 1 =>
-            {
+            Some(Token::OpeningRound | Token::OpeningSquare | Token::OpeningCurly | Token::FStringExprStart) => open.push(0),
+            Some(Token::ClosingRound | Token::ClosingSquare | Token::ClosingCurly | Token::FStringExprEnd) if open.len() > 1 => {
                 path -= open.pop().unwrap_or(0);
             }
             Some(Token::Comma | Token::Newline | Token::Semicolon) => {

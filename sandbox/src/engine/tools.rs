@@ -76,19 +76,12 @@ impl fmt::Display for Tool {
 
 #[starlark_value(type = "tool")]
 impl<'v> StarlarkValue<'v> for Tool {
-    fn invoke(
-        &self,
-        _me: Value<'v>,
-        args: &Arguments<'v, '_>,
-        eval: &mut Evaluator<'v, '_, '_>,
-    ) -> starlark::Result<Value<'v>> {
+    fn invoke(&self, _me: Value<'v>, args: &Arguments<'v, '_>, eval: &mut Evaluator<'v, '_, '_>) -> starlark::Result<Value<'v>> {
         let positional: Vec<Value> = args.positions(eval.heap())?.collect();
         let named = args.names_map()?;
         match self.call(eval, &positional, named.iter().map(|(k, v)| (k.as_str(), *v)))? {
             Answered::Value(value) => Ok(value),
-            Answered::ToolError(text) => {
-                Err(Raised::error(ErrorKind::ToolError, format!("{} failed: {text}", self.label)))
-            }
+            Answered::ToolError(text) => Err(Raised::error(ErrorKind::ToolError, format!("{} failed: {text}", self.label))),
         }
     }
 }
@@ -127,20 +120,14 @@ fn bind<'v, 'n>(
 ) -> starlark::Result<Map<String, Json>> {
     let refuse = |problem: String| Raised::error(ErrorKind::Arguments, hints::arguments(&problem, tool));
     if positional.len() > tool.params.len() {
-        return Err(refuse(format!(
-            "{}() takes {} arguments, {} were given.",
-            tool.name,
-            tool.params.len(),
-            positional.len()
-        )));
+        return Err(refuse(format!("{}() takes {} arguments, {} were given.", tool.name, tool.params.len(), positional.len())));
     }
     let mut given: Vec<Option<Value>> = positional.iter().copied().map(Some).collect();
     given.resize(tool.params.len(), None);
     let mut extra = Vec::new();
     for (name, value) in named {
         // The schema's own name is accepted as well: models have seen it in documentation.
-        match tool.params.iter().position(|p| p.name == name).or_else(|| tool.params.iter().position(|p| p.key == name))
-        {
+        match tool.params.iter().position(|p| p.name == name).or_else(|| tool.params.iter().position(|p| p.key == name)) {
             Some(at) if given[at].is_some() => return Err(refuse(format!("{}() got '{name}' twice.", tool.name))),
             Some(at) => given[at] = Some(value),
             None if tool.open => extra.push((name, value)),

@@ -8,8 +8,7 @@ use std::io;
 
 use landlock::{ABI, Access, AccessFs, AccessNet, Ruleset, RulesetAttr, RulesetStatus, Scope};
 use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen as Len, SeccompCmpOp as Op, SeccompCondition, SeccompFilter,
-    SeccompRule,
+    BpfProgram, SeccompAction, SeccompCmpArgLen as Len, SeccompCmpOp as Op, SeccompCondition, SeccompFilter, SeccompRule,
 };
 
 use super::Settings;
@@ -110,8 +109,7 @@ fn soft_calls() -> Rules {
 fn allowed_calls() -> Result<Rules, seccompiler::BackendError> {
     // SAFETY: always succeeds.
     let this_process = u64::from(unsafe { libc::getpid() }.unsigned_abs());
-    let argument =
-        |index, op, value| SeccompCondition::new(index, Len::Dword, op, value).and_then(|c| SeccompRule::new(vec![c]));
+    let argument = |index, op, value| SeccompCondition::new(index, Len::Dword, op, value).and_then(|c| SeccompRule::new(vec![c]));
     let not_executable = || argument(2, Op::MaskedEq(libc::PROT_EXEC as u64), 0);
     let outputs = || Ok(vec![argument(0, Op::Eq, 1)?, argument(0, Op::Eq, 2)?]);
     let mut rules = Rules::from([

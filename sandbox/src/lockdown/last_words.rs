@@ -38,12 +38,8 @@ const SPOKEN: u8 = 2;
 
 /// Serialise the replies, while there is memory to do so.
 pub fn prepare(settings: &Settings) {
-    let crash = ScriptError {
-        kind: ErrorKind::Sandbox,
-        message: "The script crashed its interpreter.".into(),
-        line: None,
-        column: None,
-    };
+    let crash =
+        ScriptError { kind: ErrorKind::Sandbox, message: "The script crashed its interpreter.".into(), line: None, column: None };
     let _ = WORDS.set(Words {
         memory: frame(Limit::Memory(settings.memory_mb).error(None)),
         time: frame(Limit::Time(settings.step_seconds).error(None)),

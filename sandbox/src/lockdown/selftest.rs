@@ -23,9 +23,7 @@ const PROBES: &[Probe] = &[
     Probe { name: "open", attempt: || unsafe { libc::open(c"/etc/passwd".as_ptr(), libc::O_RDONLY) }.into() },
     Probe {
         name: "create",
-        attempt: || {
-            unsafe { libc::open(c"/tmp/tollgate-probe".as_ptr(), libc::O_CREAT | libc::O_WRONLY, 0o600) }.into()
-        },
+        attempt: || unsafe { libc::open(c"/tmp/tollgate-probe".as_ptr(), libc::O_CREAT | libc::O_WRONLY, 0o600) }.into(),
     },
     Probe { name: "stat", attempt: || unsafe { libc::access(c"/etc/passwd".as_ptr(), libc::F_OK) }.into() },
     Probe { name: "unlink", attempt: || unsafe { libc::unlink(c"/tmp/tollgate-probe".as_ptr()) }.into() },
@@ -36,18 +34,13 @@ const PROBES: &[Probe] = &[
     Probe { name: "thread", attempt: || std::thread::Builder::new().spawn(|| ()).map_or(-1, |_| 0) },
     Probe { name: "ptrace", attempt: || unsafe { libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0) } },
     Probe { name: "kill", attempt: || unsafe { libc::kill(libc::getppid(), 0) }.into() },
-    Probe {
-        name: "process-memory",
-        attempt: || unsafe { libc::syscall(libc::SYS_process_vm_readv, 1, 0, 0, 0, 0, 0) + 1 },
-    },
+    Probe { name: "process-memory", attempt: || unsafe { libc::syscall(libc::SYS_process_vm_readv, 1, 0, 0, 0, 0, 0) + 1 } },
     Probe { name: "executable-memory", attempt: executable_memory },
     Probe { name: "pipe", attempt: || unsafe { libc::pipe([0; 2].as_mut_ptr()) }.into() },
     Probe { name: "io-uring", attempt: || unsafe { libc::syscall(libc::SYS_io_uring_setup, 1, 0) + 1 } },
     Probe {
         name: "mount",
-        attempt: || {
-            unsafe { libc::mount(c"x".as_ptr(), c"/".as_ptr(), c"tmpfs".as_ptr(), 0, std::ptr::null()) + 1 }.into()
-        },
+        attempt: || unsafe { libc::mount(c"x".as_ptr(), c"/".as_ptr(), c"tmpfs".as_ptr(), 0, std::ptr::null()) + 1 }.into(),
     },
 ];
 

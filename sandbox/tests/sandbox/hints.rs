@@ -25,12 +25,7 @@ fn keywords_of_a_tool() {
 
 #[test]
 fn names_of_servers_and_tools() {
-    assert_error(
-        "\ncrmm.find(email=1)",
-        UnknownTool,
-        2,
-        "Unknown name 'crmm'. Did you mean 'crm'? Available servers: crm, shop",
-    );
+    assert_error("\ncrmm.find(email=1)", UnknownTool, 2, "Unknown name 'crmm'. Did you mean 'crm'? Available servers: crm, shop");
     assert_error("mail.send()", UnknownTool, 1, "Unknown name 'mail'. Available servers: crm, shop");
     assert_error(
         "crm.find_custmer(email=1)",

@@ -50,8 +50,7 @@ fn parser() {
 fn depth_of_values() {
     ends("x = []\nfor i in range(1000000): x = [x]\nprint(x)", "native stack");
     // With garbage collection the second loop would trace a million levels.
-    let reply =
-        in_process("x = []\nfor i in range(1000000): x = [x]\nfor j in range(200000): y = [j]\nresult = 1").unwrap();
+    let reply = in_process("x = []\nfor i in range(1000000): x = [x]\nfor j in range(200000): y = [j]\nresult = 1").unwrap();
     assert!(matches!(&reply.outcome, Outcome::Done { result } if *result == json!(1)), "{:?}", reply.outcome);
 }
 
@@ -73,8 +72,7 @@ fn a_process_lives_through_scripts_that_fail_softly() {
 #[test]
 fn nothing_is_left_behind() {
     let mut process = Process::start();
-    let first =
-        process.step(&step_of("secret = 1\njson.secret = 1 if False else 2", Vec::new(), Limits::default())).unwrap();
+    let first = process.step(&step_of("secret = 1\njson.secret = 1 if False else 2", Vec::new(), Limits::default())).unwrap();
     assert_eq!(failure(&first).kind, ErrorKind::Runtime);
     let second = process.step(&step_of("result = secret", Vec::new(), Limits::default())).unwrap();
     assert!(failure(&second).message.contains("Unknown name 'secret'"));

@@ -25,12 +25,7 @@ fn fields_of_dicts_are_attributes() {
 
 #[test]
 fn a_missing_field_names_those_there_are() {
-    assert_error(
-        "r = {\"name\": 1, \"id\": 2}\n\nresult = r.nmae",
-        ErrorKind::Runtime,
-        3,
-        "Did you mean 'name'? Keys: name, id",
-    );
+    assert_error("r = {\"name\": 1, \"id\": 2}\n\nresult = r.nmae", ErrorKind::Runtime, 3, "Did you mean 'name'? Keys: name, id");
     assert_error("r = None\nr.x", ErrorKind::Runtime, 2, "is None");
     assert_error("r = [1]\nr.x", ErrorKind::Runtime, 2, "Take an element (`xs[0].x`)");
     assert_error("r = \"t\"\nr.x", ErrorKind::Runtime, 2, "json.decode");
@@ -44,10 +39,7 @@ fn places_are_those_of_the_authors_text() {
 
 #[test]
 fn f_strings_take_expressions_and_formats() {
-    gives(
-        "r = {\"n\": {\"m\": 2.5}}\nresult = f\"{r.n.m:.2f} {r[\"n\"].m} {{x}} {[1, 2]}\"",
-        json!("2.50 2.5 {x} [1, 2]"),
-    );
+    gives("r = {\"n\": {\"m\": 2.5}}\nresult = f\"{r.n.m:.2f} {r[\"n\"].m} {{x}} {[1, 2]}\"", json!("2.50 2.5 {x} [1, 2]"));
     gives(
         "result = f\"{1234567:,}|{7:03d}|{0.256:.1%}|{'a':>3}|{'a':<3}|{5:^5}|{1234.5:,.2f}|{-3:+d}|{255:x}|{1e10:.2e}|{0.1:g}\"",
         json!("1,234,567|007|25.6%|  a|a  |  5  |1,234.50|-3|ff|1.00e+10|0.1"),
@@ -60,10 +52,7 @@ fn f_strings_take_expressions_and_formats() {
 fn type_annotations_are_ignored() {
     let source = "def f(x: int, y: list[dict[str, Any]] = [], *a: Foo, k: \"str\" = lambda q: q) -> Optional[dict]:\n  z: pd.Frame = 3\n  return [x, z]\nx: Foo.Bar = f(1)\nresult = x";
     gives(source, json!([1, 3]));
-    gives(
-        "for k in {\"a\": 1}:\n  y = {\"a\": 1 if True else 2, \"b\": [1, 2][0:1]}\nresult = y",
-        json!({"a": 1, "b": [1]}),
-    );
+    gives("for k in {\"a\": 1}:\n  y = {\"a\": 1 if True else 2, \"b\": [1, 2][0:1]}\nresult = y", json!({"a": 1, "b": [1]}));
 }
 
 #[test]
@@ -72,14 +61,8 @@ fn pythons_builtins() {
         "result = [sum([1, 2.5]), sum([[1], [2]], []), pow(2, 10), abs(-3), len(\"abc\"), any([0, 1]), all([])]",
         json!([3.5, [1, 2], 1024, 3, 3, true, true]),
     );
-    gives(
-        "result = [round(2.5), round(1.23456, 2), round(-0.3), round(7), round(1234.5, -2)]",
-        json!([2, 1.23, 0, 7, 1200.0]),
-    );
-    gives(
-        "result = [max([1, 3]), max(1, 5), min([], default=0), max([{\"a\": 2}], key=lambda r: r.a).a]",
-        json!([3, 5, 0, 2]),
-    );
+    gives("result = [round(2.5), round(1.23456, 2), round(-0.3), round(7), round(1234.5, -2)]", json!([2, 1.23, 0, 7, 1200.0]));
+    gives("result = [max([1, 3]), max(1, 5), min([], default=0), max([{\"a\": 2}], key=lambda r: r.a).a]", json!([3, 5, 0, 2]));
     gives(
         "result = [list(zip([1], [2])), list(enumerate([\"a\"])), list(map(lambda x: x + 1, [1])), list(filter(lambda x: x > 1, [1, 2]))]",
         json!([[[1, 2]], [[0, "a"]], [2], [2]]),

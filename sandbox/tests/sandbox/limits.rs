@@ -69,8 +69,7 @@ fn calls() {
 
 #[test]
 fn logs_are_cut_and_marked() {
-    let reply =
-        step("print(\"aaaa\")\nprint(\"bbéé\")\nprint(\"c\")\nresult = 1", Vec::new(), limits(|l| l.log_bytes = 8));
+    let reply = step("print(\"aaaa\")\nprint(\"bbéé\")\nprint(\"c\")\nresult = 1", Vec::new(), limits(|l| l.log_bytes = 8));
     assert_eq!(reply.logs, ["aaaa", "bb[logs cut: over 8 bytes]"]);
     assert!(matches!(reply.outcome, Outcome::Done { .. }));
 }

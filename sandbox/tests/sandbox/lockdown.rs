@@ -48,19 +48,9 @@ fn everything_is_denied() {
 #[test]
 fn the_probes_succeed_where_nothing_is_locked_down() {
     const ALLOWED: Option<i32> = Some(11);
-    for probe in [
-        "open",
-        "create",
-        "stat",
-        "unlink",
-        "socket",
-        "unix-socket",
-        "thread",
-        "kill",
-        "executable-memory",
-        "pipe",
-        "ptrace",
-    ] {
+    for probe in
+        ["open", "create", "stat", "unlink", "socket", "unix-socket", "thread", "kill", "executable-memory", "pipe", "ptrace"]
+    {
         let status = Command::new(BINARY).args(["--probe-unconfined", probe]).stderr(Stdio::null()).status().unwrap();
         assert_eq!(status.code(), ALLOWED, "{probe}");
     }
@@ -76,8 +66,7 @@ fn the_kernels_view() {
     assert!(matches!(reply.outcome, Outcome::Done { .. }));
     let proc = format!("/proc/{}", process.child.id());
     let status = fs::read_to_string(format!("{proc}/status")).unwrap();
-    let field =
-        |name: &str| status.lines().find_map(|l| l.strip_prefix(name)).map(str::trim).unwrap_or_default().to_owned();
+    let field = |name: &str| status.lines().find_map(|l| l.strip_prefix(name)).map(str::trim).unwrap_or_default().to_owned();
     assert_eq!(field("NoNewPrivs:"), "1");
     assert_eq!(field("Seccomp:"), "2");
     assert_eq!(field("Seccomp_filters:"), "2");

@@ -113,7 +113,8 @@ fn try_call_cannot_catch_the_suspension() {
 
 #[test]
 fn parallel_asks_for_all_calls_at_once() {
-    let source = "a, b = parallel([lambda: shop.order(id=1).id, lambda: crm.notes(x=2)])\nc = shop.order(id=a)\nresult = [a, b.x, c.id]";
+    let source =
+        "a, b = parallel([lambda: shop.order(id=1).id, lambda: crm.notes(x=2)])\nc = shop.order(id=a)\nresult = [a, b.x, c.id]";
     let (replies, _) = run(source, echo);
     let sequences: Vec<Vec<u32>> = replies[..2].iter().map(|r| calls(r).iter().map(|c| c.sequence).collect()).collect();
     assert_eq!(sequences, [vec![1, 2], vec![3]]);

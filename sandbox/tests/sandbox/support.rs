@@ -41,12 +41,7 @@ pub fn step(source: &str, journal: Vec<JournalEntry>, limits: Limits) -> StepRep
 }
 
 pub fn entry(call: &PendingCall, answer: Answer) -> JournalEntry {
-    JournalEntry {
-        sequence: call.sequence,
-        tool_id: call.tool_id.clone(),
-        fingerprint: call.fingerprint.clone(),
-        answer,
-    }
+    JournalEntry { sequence: call.sequence, tool_id: call.tool_id.clone(), fingerprint: call.fingerprint.clone(), answer }
 }
 
 /// Step until the end, each call answered by `answer`; every reply of the run.
@@ -129,13 +124,8 @@ impl Process {
     }
 
     pub fn with(flags: &[&str]) -> Self {
-        let mut child = Command::new(BINARY)
-            .args(flags)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
+        let mut child =
+            Command::new(BINARY).args(flags).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         Self { requests: child.stdin.take().unwrap(), replies: child.stdout.take().unwrap(), child }
     }
 

@@ -128,7 +128,8 @@ impl Stream {
 }
 
 fn data_of(event: &str) -> Option<String> {
-    let lines: Vec<&str> = event.lines().filter_map(|line| line.strip_prefix("data:")).map(|data| data.strip_prefix(' ').unwrap_or(data)).collect();
+    let lines: Vec<&str> =
+        event.lines().filter_map(|line| line.strip_prefix("data:")).map(|data| data.strip_prefix(' ').unwrap_or(data)).collect();
     let data = lines.join("\n");
     (!data.is_empty()).then_some(data)
 }
@@ -263,7 +264,8 @@ impl Mcp {
 
     /// Shake hands in the older era and stay in that session.
     pub async fn initialize(&self, version: &str) -> (Self, Value) {
-        let params = json!({"protocolVersion": version, "capabilities": {}, "clientInfo": {"name": "tollgate-tests", "version": "1"}});
+        let params =
+            json!({"protocolVersion": version, "capabilities": {}, "clientInfo": {"name": "tollgate-tests", "version": "1"}});
         let reply = self.version(None).request("initialize", params).await;
         let result = reply.result();
         let agreed = result["protocolVersion"].as_str().expect("a version").to_owned();

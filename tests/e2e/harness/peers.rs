@@ -30,7 +30,9 @@ pub struct Peer {
 /// The programs that every Tollgate of the harness lists. `files` is the folder that the file server serves, and the memory
 /// of the memory server lies in it.
 pub fn peers(dir: &Path) -> Vec<Peer> {
-    let node = |package: &str| peer_file(&format!("node/node_modules/@modelcontextprotocol/{package}/dist/index.js")).display().to_string();
+    let node = |package: &str| {
+        peer_file(&format!("node/node_modules/@modelcontextprotocol/{package}/dist/index.js")).display().to_string()
+    };
     let files = dir.join("files");
     fs::create_dir_all(&files).expect("a folder");
     // The file server answers resolved paths.

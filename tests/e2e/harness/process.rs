@@ -18,7 +18,6 @@ pub fn root() -> PathBuf {
 
 /// A program of ours, from the profile that this test was built with.
 pub fn binary(name: &str) -> PathBuf {
-    #[expect(clippy::disallowed_methods, reason = "the one setting of the tests")]
     let chosen = std::env::var_os("TOLLGATE_BIN").map(PathBuf::from);
     let path = match (name, chosen) {
         ("tollgate", Some(path)) => path,

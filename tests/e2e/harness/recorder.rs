@@ -370,7 +370,8 @@ async fn call_tool(shared: &Arc<Shared>, call: Received) -> Response {
             let result = format!(r#"{{"content":[{{"type":"text","text":"{text}"}}]}}"#);
             if args["stream"] == true {
                 let message = format!(r#"{{"jsonrpc":"2.0","id":{},"result":{result}}}"#, call.id);
-                return Sse::new(futures::stream::iter([Ok::<_, std::convert::Infallible>(Event::default().data(message))])).into_response();
+                return Sse::new(futures::stream::iter([Ok::<_, std::convert::Infallible>(Event::default().data(message))]))
+                    .into_response();
             }
             result_of(&call.id, &result)
         }
@@ -422,7 +423,10 @@ fn result_of(id: &Value, result: &str) -> Response {
 }
 
 fn error_of(id: &Value, code: i32, message: &str) -> Response {
-    json_answer(json!({"jsonrpc": "2.0", "id": id, "error": {"code": code, "message": message, "data": {"from": "recorder"}}}).to_string())
+    json_answer(
+        json!({"jsonrpc": "2.0", "id": id, "error": {"code": code, "message": message, "data": {"from": "recorder"}}})
+            .to_string(),
+    )
 }
 
 /// With a header that no client of a gateway should ever see.

@@ -58,7 +58,8 @@ pub fn of(request: &Request, headers: &HeaderMap) -> Result<Era, RpcError> {
         .filter(|key| !request.params.meta.get(*key).is_some_and(|v| v.is_string() || v.is_object()))
         .collect();
     if !missing.is_empty() {
-        let message = format!("Invalid params: request _meta is missing or has malformed required fields: {}", missing.join(", "));
+        let message =
+            format!("Invalid params: request _meta is missing or has malformed required fields: {}", missing.join(", "));
         return Err(RpcError::new(RpcError::INVALID_PARAMS, message));
     }
     if header != Some(version) {
@@ -135,7 +136,9 @@ mod tests {
     }
 
     fn modern_call() -> Request {
-        request(r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"t","_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{}}}}"#)
+        request(
+            r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"t","_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{}}}}"#,
+        )
     }
 
     const GOOD: [(&str, &str); 3] = [("mcp-protocol-version", "2026-07-28"), ("mcp-method", "tools/call"), ("mcp-name", "t")];
@@ -164,7 +167,10 @@ mod tests {
             assert_eq!(of(&list, &headers(&[("mcp-protocol-version", version)])).unwrap(), Era::Legacy);
         }
         assert_eq!(of(&list, &headers(&[])).unwrap(), Era::Legacy);
-        assert_eq!(of(&list, &headers(&[("mcp-protocol-version", "2019-01-01")])).unwrap_err().code, RpcError::UNSUPPORTED_VERSION);
+        assert_eq!(
+            of(&list, &headers(&[("mcp-protocol-version", "2019-01-01")])).unwrap_err().code,
+            RpcError::UNSUPPORTED_VERSION
+        );
         assert_eq!(of(&list, &headers(&[("mcp-protocol-version", MODERN)])).unwrap_err().code, RpcError::INVALID_PARAMS);
     }
 }

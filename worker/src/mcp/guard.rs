@@ -69,9 +69,13 @@ mod tests {
         assert!(!ask("localhost:8081", Some("https://evil.example"), &settings, local), "foreign page");
         assert!(!ask("localhost:8081", Some("http://localhost.evil.example"), &settings, local));
         assert!(!ask("localhost:8081", Some("null"), &settings, local));
-        assert!(ask("gateway.example", None, &settings, open) && !ask("gateway.example", Some("http://localhost"), &settings, open));
+        assert!(
+            ask("gateway.example", None, &settings, open) && !ask("gateway.example", Some("http://localhost"), &settings, open)
+        );
         let listed = Gateway { allowed_hosts: vec!["gw.example".into()], allowed_origins: vec!["https://app.example".into()] };
         assert!(ask("gw.example:443", Some("https://app.example"), &listed, open));
-        assert!(!ask("other.example", None, &listed, open) && !ask("gw.example", Some("https://app.example.evil"), &listed, open));
+        assert!(
+            !ask("other.example", None, &listed, open) && !ask("gw.example", Some("https://app.example.evil"), &listed, open)
+        );
     }
 }

@@ -8,7 +8,10 @@ use tollgate_domain::json;
 #[derive(Debug)]
 pub enum Message {
     Request(Request),
-    Notification { method: String, params: Map<String, Value> },
+    Notification {
+        method: String,
+        params: Map<String, Value>,
+    },
     /// An answer to something that a server asks; this one asks nothing.
     Response,
 }

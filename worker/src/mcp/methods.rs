@@ -6,7 +6,7 @@ use axum::http::HeaderMap;
 use serde_json::{Map, Value, json, value::RawValue};
 use tokio_util::sync::CancellationToken;
 use tollgate_codemode::meta_tools;
-use tollgate_domain::{LlmRequestId, Origin, tool::Exposure, policy::Reason};
+use tollgate_domain::{LlmRequestId, Origin, policy::Reason, tool::Exposure};
 use tollgate_store::{
     StoreError,
     audit::{AuditError, NewRequest},
@@ -179,7 +179,9 @@ impl Turn {
             Reached::Refused(reason @ (Reason::UnknownTool | Reason::NotInScope | Reason::Quarantined)) => {
                 Err(RpcError::new(RpcError::INVALID_PARAMS, format!("{}: {}", reason.told(), clip(&name))).into())
             }
-            Reached::Refused(reason @ (Reason::BadArguments | Reason::CodeModeOnly)) => Err(RpcError::new(RpcError::INVALID_PARAMS, reason.told()).into()),
+            Reached::Refused(reason @ (Reason::BadArguments | Reason::CodeModeOnly)) => {
+                Err(RpcError::new(RpcError::INVALID_PARAMS, reason.told()).into())
+            }
             // The upstream's own words, unchanged.
             Reached::Answer(Answer::Error(error)) => {
                 Err(RpcError { code: error.code.0, message: error.message.to_string(), data: error.data.clone() }.into())
@@ -246,7 +248,10 @@ pub fn named_parent(request: &Request, headers: &HeaderMap) -> Option<String> {
 }
 
 fn known_method(method: &str) -> &'static str {
-    ["initialize", "ping", "server/discover", "tools/list", "tools/call"].into_iter().find(|known| *known == method).unwrap_or("other")
+    ["initialize", "ping", "server/discover", "tools/list", "tools/call"]
+        .into_iter()
+        .find(|known| *known == method)
+        .unwrap_or("other")
 }
 
 fn capabilities() -> Value {

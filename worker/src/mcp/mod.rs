@@ -98,7 +98,9 @@ impl Door {
                     answer.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"tollgate\""));
                     answer
                 }
-                Refused::UnknownGroup => plain(StatusCode::NOT_FOUND, RpcError::INVALID_REQUEST, "This key has no such tool group"),
+                Refused::UnknownGroup => {
+                    plain(StatusCode::NOT_FOUND, RpcError::INVALID_REQUEST, "This key has no such tool group")
+                }
                 Refused::Unavailable => unavailable(None),
             }
         })
@@ -113,7 +115,9 @@ impl Door {
         let limit = self.gate.config.limits.request_body_bytes;
         let body = match tokio::time::timeout(BODY_WITHIN, axum::body::to_bytes(body, limit)).await {
             Ok(Ok(body)) => body,
-            Ok(Err(_)) => return plain(StatusCode::PAYLOAD_TOO_LARGE, RpcError::INVALID_REQUEST, "The body is over the size limit"),
+            Ok(Err(_)) => {
+                return plain(StatusCode::PAYLOAD_TOO_LARGE, RpcError::INVALID_REQUEST, "The body is over the size limit");
+            }
             Err(_) => return plain(StatusCode::REQUEST_TIMEOUT, RpcError::INVALID_REQUEST, "The body did not come in time"),
         };
         let kind = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
@@ -233,7 +237,7 @@ impl Door {
         let turn = Turn { gate: self.gate.clone(), caller, era, request, parent, minted, progress, cancel };
         let task = self.gate.shutdown.spawn(tracing::Instrument::instrument(
             async move {
-                let answered = turn.answer().await;
+                let answered = Box::pin(turn.answer()).await;
                 drop(registered);
                 answered
             },
@@ -242,7 +246,13 @@ impl Door {
         Answering { task, id, era, minted, guard }
     }
 
-    async fn batch(self: &Arc<Self>, caller: Caller, session: Option<SessionId>, headers: &HeaderMap, messages: Vec<Message>) -> Response {
+    async fn batch(
+        self: &Arc<Self>,
+        caller: Caller,
+        session: Option<SessionId>,
+        headers: &HeaderMap,
+        messages: Vec<Message>,
+    ) -> Response {
         // Batches belong to the oldest revision alone.
         if headers.get("mcp-protocol-version").is_some_and(|version| version != era::OLDEST) {
             let error = RpcError::new(RpcError::INVALID_REQUEST, "Batches were removed from the protocol after 2025-03-26");
@@ -290,9 +300,11 @@ impl Door {
         let accepted = if wants { json!({"toolsListChanged": true}) } else { json!({}) };
         let first = json!({"jsonrpc": "2.0", "method": "notifications/subscriptions/acknowledged",
             "params": {"notifications": accepted, "_meta": meta}});
-        let changed = json!({"jsonrpc": "2.0", "method": "notifications/tools/list_changed", "params": {"_meta": meta}}).to_string();
+        let changed =
+            json!({"jsonrpc": "2.0", "method": "notifications/tools/list_changed", "params": {"_meta": meta}}).to_string();
         let group = route.strip_prefix("/mcp/").map(str::to_owned);
-        let news = futures::StreamExt::filter(self.news(caller, group, headers.clone(), changed), move |_| std::future::ready(wants));
+        let news =
+            futures::StreamExt::filter(self.news(caller, group, headers.clone(), changed), move |_| std::future::ready(wants));
         let first = futures::stream::once(std::future::ready(first.to_string()));
         stream::events(futures::StreamExt::chain(first, news)).into_response()
     }
@@ -342,7 +354,10 @@ impl Answering {
     async fn finish(self) -> (StatusCode, String, LlmRequestId) {
         let Self { task, id, era, minted, guard } = self;
         let (result, request) = task.await.unwrap_or_else(|_| {
-            (Err(Failure::Rpc(RpcError::new(RpcError::INTERNAL, "The gateway failed on this request; it is not your fault"))), minted)
+            (
+                Err(Failure::Rpc(RpcError::new(RpcError::INTERNAL, "The gateway failed on this request; it is not your fault"))),
+                minted,
+            )
         });
         drop(guard.map(DropGuard::disarm));
         let (status, text) = match result {

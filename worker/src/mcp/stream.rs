@@ -14,7 +14,6 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 pub type Events = Sse<axum::response::sse::KeepAliveStream<stream::BoxStream<'static, Result<Event, Infallible>>>>;
 
-#[must_use]
 pub fn events(stream: impl Stream<Item = String> + Send + 'static) -> Events {
     let events = stream.map(|data| Ok(Event::default().event("message").data(data))).boxed();
     Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE))

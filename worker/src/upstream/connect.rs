@@ -1,10 +1,6 @@
 //! One connection to an upstream, in whichever era of the protocol it speaks.
 
-use std::{
-    collections::HashMap,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use http::{HeaderName, HeaderValue};
 use rmcp::{
@@ -96,7 +92,9 @@ impl Connection {
     pub fn server(&self) -> Option<Value> {
         let info = self.peer().peer_info()?;
         let server = serde_json::to_value(&*info).ok()?;
-        Some(json!({"name": server["serverInfo"]["name"], "version": server["serverInfo"]["version"], "protocol": info.protocol_version}))
+        Some(
+            json!({"name": server["serverInfo"]["name"], "version": server["serverInfo"]["version"], "protocol": info.protocol_version}),
+        )
     }
 
     /// Whether the peer still answers.
@@ -143,9 +141,14 @@ pub async fn connect(
         "stdio" => {
             let name = text("program");
             let program = config.program(name).ok_or_else(|| {
-                format!("the operator's configuration of this worker lists no program \"{name}\"; add a [[program]] to tollgate.toml")
+                format!(
+                    "the operator's configuration of this worker lists no program \"{name}\"; add a [[program]] to tollgate.toml"
+                )
             })?;
-            let start = || ProgramTransport::start(program, config.limits.tool_result_bytes).map_err(|e| format!("cannot start {}: {e}", program.command.display()));
+            let start = || {
+                ProgramTransport::start(program, config.limits.tool_result_bytes)
+                    .map_err(|e| format!("cannot start {}: {e}", program.command.display()))
+            };
             // Most programs speak the older era, and one that speaks only the newer says so at once.
             let old = serve(start()?, ClientLifecycleMode::Initialize, PROGRAM_START).await;
             match old {
@@ -156,14 +159,19 @@ pub async fn connect(
         "http" => {
             let url: reqwest::Url = text("url").parse().map_err(|e| format!("the URL cannot be read: {e}"))?;
             if !may_connect(&url, config.upstream.allows_private_networks()) {
-                return Err("the address lies in a private network, which this deployment does not allow for upstreams".to_owned());
+                return Err(
+                    "the address lies in a private network, which this deployment does not allow for upstreams".to_owned()
+                );
             }
             let headers = headers(upstream, sealer)?;
             let start = || {
                 let mut settings = StreamableHttpClientTransportConfig::with_uri(url.as_str());
                 settings.custom_headers = headers.clone();
                 settings.max_concurrent_requests = 1024;
-                StreamableHttpClientTransport::with_client(RawHttp::new(client.clone(), config.limits.tool_result_bytes), settings)
+                StreamableHttpClientTransport::with_client(
+                    RawHttp::new(client.clone(), config.limits.tool_result_bytes),
+                    settings,
+                )
             };
             match serve(start(), newest(), DISCOVER).await {
                 Ok(connection) => Ok(connection),
@@ -225,8 +233,8 @@ pub async fn discover(connection: &Connection) -> Result<Vec<Discovered>, String
     let mut found: Vec<Discovered> = Vec::new();
     let (mut cursor, mut bytes, mut pages) = (None, 0, 0);
     loop {
-        let mut request = ListToolsRequest::default();
-        request.params = Some(PaginatedRequestParams::default().with_cursor(cursor));
+        let params = Some(PaginatedRequestParams::default().with_cursor(cursor));
+        let request = ListToolsRequest { params, ..ListToolsRequest::default() };
         let answer = connection.peer().send_request(ClientRequest::ListToolsRequest(request));
         let answer = tokio::time::timeout(LIST, answer)
             .await
@@ -234,7 +242,8 @@ pub async fn discover(connection: &Connection) -> Result<Vec<Discovered>, String
             .map_err(|e| format!("tools/list failed: {e}"))?;
         let text = raw::open(answer).ok_or("the answer to tools/list is not an object")?;
         bytes += text.get().len();
-        let page: ToolPage = serde_json::from_str(text.get()).map_err(|e| format!("the answer to tools/list is malformed: {e}"))?;
+        let page: ToolPage =
+            serde_json::from_str(text.get()).map_err(|e| format!("the answer to tools/list is malformed: {e}"))?;
         for definition in page.tools {
             take(definition.get(), &mut found);
         }

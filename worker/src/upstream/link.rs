@@ -1,10 +1,6 @@
 //! The supervision of one upstream: connect, discover, watch, reconnect.
 
-use std::{
-    collections::HashMap,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use serde_json::json;
@@ -168,10 +164,8 @@ impl Supervisor {
         self.report(UpstreamState::Connected, None, server.clone()).await;
         tracing::info!(tenant = %self.tenant, upstream = self.upstream.upstream.name, "an upstream is connected");
         let mut health = tokio::time::interval_at(tokio::time::Instant::now() + HEALTH_EVERY, HEALTH_EVERY);
-        let mut renew = tokio::time::interval_at(
-            tokio::time::Instant::now() + self.upstream.sync_interval,
-            self.upstream.sync_interval,
-        );
+        let mut renew =
+            tokio::time::interval_at(tokio::time::Instant::now() + self.upstream.sync_interval, self.upstream.sync_interval);
         let _news = AbortOnDropHandle::new(tokio::spawn(listen(Arc::clone(&connection))));
         let mut missed = 0;
         loop {

@@ -42,11 +42,13 @@ pub struct Tools {
 /// All links of this worker. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Upstreams {
-    links: Arc<RwLock<HashMap<(TenantId, UpstreamId), Arc<Link>>>>,
+    links: Arc<RwLock<Links>>,
     /// One pool of connections for all upstreams.
     client: reqwest::Client,
     tools: Tools,
 }
+
+type Links = HashMap<(TenantId, UpstreamId), Arc<Link>>;
 
 /// What to ask of a tool.
 #[derive(Debug)]
@@ -169,7 +171,11 @@ impl Upstreams {
         // The definition that was decided upon must still be the one that the upstream serves.
         if connection.live.get(&tool.name) != Some(&tool.definition_sha256) {
             link.ask_resync();
-            return Ended { sent: false, outcome: Outcome::Denied, answer: Answer::None(Reason::DefinitionChanged.told().to_owned()) };
+            return Ended {
+                sent: false,
+                outcome: Outcome::Denied,
+                answer: Answer::None(Reason::DefinitionChanged.told().to_owned()),
+            };
         }
 
         if ask.cancel.is_cancelled() {
@@ -245,7 +251,11 @@ fn finished(result: rmcp::model::ServerResult) -> Ended {
         is_error: Option<bool>,
         result_type: Option<String>,
     }
-    let malformed = |why: &str| Ended { sent: true, outcome: Outcome::UpstreamError, answer: Answer::None(format!("The server's answer {why}")) };
+    let malformed = |why: &str| Ended {
+        sent: true,
+        outcome: Outcome::UpstreamError,
+        answer: Answer::None(format!("The server's answer {why}")),
+    };
     let Some(text) = raw::open(result) else { return malformed("is not an object") };
     let Ok(shape) = serde_json::from_str::<Shape>(text.get()) else { return malformed("is not a tool result") };
     if shape.result_type.is_some_and(|kind| kind != "complete") {

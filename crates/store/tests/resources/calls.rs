@@ -107,8 +107,12 @@ async fn parents_are_found_by_what_their_calls_were(pool: PgPool) {
     let slice = Slice { page: PageRequest { limit: 100, after: None }, ascending: true };
     let tool = trail.rows.iter().find(|r| r.run.is_some() && r.outcome == Some(Outcome::Ok)).and_then(|r| r.tool).unwrap();
     let filter = CallFilter { tool_id: Some(tool), outcome: Some(Outcome::Ok), ..CallFilter::default() };
-    let mut expected: Vec<_> =
-        trail.rows.iter().filter(|r| r.tool == Some(tool) && r.outcome == Some(Outcome::Ok)).map(|r| (r.request, r.run)).collect();
+    let mut expected: Vec<_> = trail
+        .rows
+        .iter()
+        .filter(|r| r.tool == Some(tool) && r.outcome == Some(Outcome::Ok))
+        .map(|r| (r.request, r.run))
+        .collect();
     expected.sort();
     let requests = calls::list_requests(&mut tx, trail.tenant, &filter, slice).await.unwrap().items;
     let mut wanted: Vec<LlmRequestId> = expected.iter().map(|e| e.0).collect();
@@ -178,7 +182,10 @@ async fn an_export_holds_every_call_of_its_moment_over_several_batches(pool: PgP
     assert!(whole);
     assert_eq!(calls.iter().map(|c| c.id).collect::<Vec<_>>(), ids(&trail.rows));
     let as_written = calls.iter().zip(&trail.rows).all(|(c, r)| {
-        c.outcome == r.outcome && c.result == r.result && c.arguments.as_ref() == Some(&r.arguments) && c.amount.map(|a| a.0) == r.amount
+        c.outcome == r.outcome
+            && c.result == r.result
+            && c.arguments.as_ref() == Some(&r.arguments)
+            && c.amount.map(|a| a.0) == r.amount
     });
     assert!(as_written, "what commits later is not in it");
 
@@ -199,7 +206,11 @@ async fn an_export_holds_every_call_of_its_moment_over_several_batches(pool: PgP
 #[sqlx::test(migrator = "tollgate_store::MIGRATOR")]
 async fn an_export_that_meets_a_corrupt_payload_does_not_end_in_order(pool: PgPool) {
     let trail = generate(&pool, 20).await;
-    sqlx::query("UPDATE tool_call_payloads SET body = 'x' WHERE call_id = $1").bind(trail.rows[10].id.uuid()).execute(&pool).await.unwrap();
+    sqlx::query("UPDATE tool_call_payloads SET body = 'x' WHERE call_id = $1")
+        .bind(trail.rows[10].id.uuid())
+        .execute(&pool)
+        .await
+        .unwrap();
     let export = export::open(&Store::from_pool(pool), trail.tenant, CallFilter::default()).await.unwrap();
     let (out, mut chunks) = mpsc::channel(8);
     export.run(out).await;

@@ -93,7 +93,8 @@ async fn every_grouping_sums_up_to_the_rows(pool: PgPool) {
     let times = [None, Some(Dimension::Hour), Some(Dimension::Day), Some(Dimension::Month)];
     for mask in 0..1 << PLAIN.len() {
         for time in times {
-            let mut group_by: Vec<Dimension> = (0..PLAIN.len()).filter(|bit| mask >> bit & 1 == 1).map(|bit| PLAIN[bit]).collect();
+            let mut group_by: Vec<Dimension> =
+                (0..PLAIN.len()).filter(|bit| mask >> bit & 1 == 1).map(|bit| PLAIN[bit]).collect();
             group_by.extend(time);
             let mut expected: HashMap<Group, (Sums, Vec<i64>)> = HashMap::new();
             for row in &trail.rows {

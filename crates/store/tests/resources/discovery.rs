@@ -88,7 +88,8 @@ async fn the_first_discovery_approves_and_the_same_again_changes_nothing(pool: P
     assert_eq!(traces.0, 1);
     assert!(world.discover(&found).await.is_empty());
     assert_eq!(world.traces().await, traces, "no event, no new revision");
-    let discovered: bool = sqlx::query_scalar("SELECT discovered_at IS NOT NULL FROM upstreams").fetch_one(&world.pool).await.unwrap();
+    let discovered: bool =
+        sqlx::query_scalar("SELECT discovered_at IS NOT NULL FROM upstreams").fetch_one(&world.pool).await.unwrap();
     assert!(discovered);
 }
 
@@ -96,7 +97,8 @@ async fn the_first_discovery_approves_and_the_same_again_changes_nothing(pool: P
 async fn an_upstream_without_tools_is_discovered_as_well(pool: PgPool) {
     let world = World::new(pool, "auto").await;
     assert!(world.discover(&[]).await.is_empty());
-    let discovered: bool = sqlx::query_scalar("SELECT discovered_at IS NOT NULL FROM upstreams").fetch_one(&world.pool).await.unwrap();
+    let discovered: bool =
+        sqlx::query_scalar("SELECT discovered_at IS NOT NULL FROM upstreams").fetch_one(&world.pool).await.unwrap();
     assert!(discovered);
     assert_eq!(world.traces().await.0, 0);
 }
@@ -131,7 +133,10 @@ async fn a_tool_that_goes_and_returns_is_the_same_tool(pool: PgPool) {
     assert_eq!(world.discover(&[tool("a", "1")]).await, Discovery { removed: names(&["b"]), ..Discovery::default() });
     assert_eq!(world.tools(true).await.len(), 1);
     assert!(world.discover(&[tool("a", "1")]).await.is_empty(), "removed once");
-    assert_eq!(world.discover(&[tool("a", "1"), tool("b", "1")]).await, Discovery { added: names(&["b"]), ..Discovery::default() });
+    assert_eq!(
+        world.discover(&[tool("a", "1"), tool("b", "1")]).await,
+        Discovery { added: names(&["b"]), ..Discovery::default() }
+    );
     assert_eq!(world.tools(false).await.iter().map(|t| t.id).collect::<Vec<_>>(), ids);
 
     world.discover(&[tool("a", "1")]).await;

@@ -1,5 +1,7 @@
 //! Upstreams, tools, prices, the audit trail and its reports, against a real Postgres.
 
+#![allow(clippy::unwrap_used, clippy::bool_assert_comparison, reason = "helpers of tests are tests")]
+
 mod calls;
 mod costs;
 mod discovery;
@@ -29,13 +31,15 @@ pub fn id_at<T: From<Uuid>>(at: DateTime<Utc>) -> T {
 pub async fn tenant(pool: &PgPool) -> TenantId {
     let id = TenantId::mint(now());
     sqlx::query("SELECT tollgate_ensure_partitions($1)").bind(now()).execute(pool).await.unwrap();
-    sqlx::query("INSERT INTO tenants (tenant_id, name, slug, currency, created_at, updated_at) VALUES ($1, 't', $2, 'USD', $3, $3)")
-        .bind(id.uuid())
-        .bind(id.to_string())
-        .bind(now())
-        .execute(pool)
-        .await
-        .unwrap();
+    sqlx::query(
+        "INSERT INTO tenants (tenant_id, name, slug, currency, created_at, updated_at) VALUES ($1, 't', $2, 'USD', $3, $3)",
+    )
+    .bind(id.uuid())
+    .bind(id.to_string())
+    .bind(now())
+    .execute(pool)
+    .await
+    .unwrap();
     id
 }
 

@@ -20,7 +20,11 @@ async fn prices_are_added_for_now_and_later_and_a_tool_goes_before_its_upstream(
     let store = Store::from_pool(pool);
     let found = ["a", "b"].map(|name| {
         let definition = json!({"name": name});
-        Discovered { name: name.into(), sha256: DefinitionHash::of(&definition).unwrap(), definition_text: definition.to_string() }
+        Discovered {
+            name: name.into(),
+            sha256: DefinitionHash::of(&definition).unwrap(),
+            definition_text: definition.to_string(),
+        }
     });
     tools::record_discovery(&store, tenant, upstream, found.to_vec(), now()).await.unwrap();
     let all = PageRequest { limit: 100, after: None };
@@ -48,7 +52,9 @@ async fn prices_are_added_for_now_and_later_and_a_tool_goes_before_its_upstream(
     assert!(matches!(&unknown, Err(StoreError::Invalid { pointer, .. }) if pointer == "/tool_id"), "{unknown:?}");
 
     let mut tx = store.tenant(tenant).await.unwrap();
-    for (seconds, amounts) in [(-1, [None, None]), (0, [Some(10), Some(10)]), (60, [Some(20), Some(10)]), (500, [Some(30), Some(10)])] {
+    for (seconds, amounts) in
+        [(-1, [None, None]), (0, [Some(10), Some(10)]), (60, [Some(20), Some(10)]), (500, [Some(30), Some(10)])]
+    {
         let card = prices::rate_card(&mut tx, tenant, now() + TimeDelta::seconds(seconds), all).await.unwrap();
         let found: Vec<Option<i64>> = card.items.iter().map(|row| row.price.as_ref().map(|p| p.amount.0)).collect();
         assert_eq!(found, amounts, "at {seconds}");

@@ -93,11 +93,15 @@ async fn generate_for(pool: &PgPool, tenant: TenantId, count: usize, seed: u64) 
         let (tool, of) = dice.pick(&tools);
         (row.tool, row.upstream) = (Some(tool), Some(upstreams[of]));
         match dice.roll(10) {
-            0 => (row.decision, row.outcome, row.amount, row.tool, row.upstream) = ("denied", Some(Outcome::Denied), Some(0), None, None),
+            0 => {
+                (row.decision, row.outcome, row.amount, row.tool, row.upstream) =
+                    ("denied", Some(Outcome::Denied), Some(0), None, None)
+            }
             1 => (row.decision, row.outcome, row.amount) = ("held", Some(Outcome::Held), Some(0)),
             2 => {}
             _ => {
-                row.outcome = Some(dice.pick(&[Outcome::Ok, Outcome::Ok, Outcome::ToolError, Outcome::Timeout, Outcome::UpstreamError]));
+                row.outcome =
+                    Some(dice.pick(&[Outcome::Ok, Outcome::Ok, Outcome::ToolError, Outcome::Timeout, Outcome::UpstreamError]));
                 row.latency = Some(i64::try_from(dice.roll(1_000_000)).unwrap());
                 // Large enough that a sum leaves 64 bits.
                 row.amount = Some(i64::MAX / 2 + i64::try_from(dice.roll(1 << 30)).unwrap());
@@ -130,7 +134,11 @@ async fn name(pool: &PgPool, tenant: TenantId, key: KeyId, team: TeamId) {
     sqlx::query("INSERT INTO virtual_keys (tenant_id, key_id, name, hash, created_at, updated_at) VALUES ($1, $2, 'agent', '', now(), now())")
         .bind(tenant.uuid()).bind(key.uuid()).execute(pool).await.unwrap();
     sqlx::query("INSERT INTO teams (tenant_id, team_id, name, created_at, updated_at) VALUES ($1, $2, 'sales', now(), now())")
-        .bind(tenant.uuid()).bind(team.uuid()).execute(pool).await.unwrap();
+        .bind(tenant.uuid())
+        .bind(team.uuid())
+        .execute(pool)
+        .await
+        .unwrap();
 }
 
 /// With `resolved`, a sweeper has been there first: the completion that came later is the truth.
@@ -165,6 +173,12 @@ async fn insert(pool: &PgPool, tenant: TenantId, row: &Row, position: usize, res
 
 pub async fn body(pool: &PgPool, tenant: TenantId, id: CallId, kind: i16, text: &str) {
     sqlx::query("INSERT INTO tool_call_payloads (tenant_id, call_id, kind, size, body) VALUES ($1, $2, $3, $4, $5)")
-        .bind(tenant.uuid()).bind(id.uuid()).bind(kind).bind(i32::try_from(text.len()).unwrap()).bind(payload::pack(text.as_bytes()))
-        .execute(pool).await.unwrap();
+        .bind(tenant.uuid())
+        .bind(id.uuid())
+        .bind(kind)
+        .bind(i32::try_from(text.len()).unwrap())
+        .bind(payload::pack(text.as_bytes()))
+        .execute(pool)
+        .await
+        .unwrap();
 }

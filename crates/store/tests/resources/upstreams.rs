@@ -44,7 +44,8 @@ async fn an_upstream_lives_and_leaves_its_name_free(pool: PgPool) {
     let mut change = store.change(tenant, Actor::system("test"), now()).await.unwrap();
     assert_eq!(upstreams::lock(&mut change, row.id).await.unwrap().transport, row.transport);
     let stdio = Transport::Stdio { program: "p".into() };
-    let patch = UpstreamPatch { description: Some(Some("d".into())), transport: Some((stdio.clone(), None)), ..UpstreamPatch::default() };
+    let patch =
+        UpstreamPatch { description: Some(Some("d".into())), transport: Some((stdio.clone(), None)), ..UpstreamPatch::default() };
     upstreams::update(&mut change, row.id, &patch).await.unwrap();
     let patch = UpstreamPatch { timeout_ms: Some(5), ..UpstreamPatch::default() };
     upstreams::update(&mut change, row.id, &patch).await.unwrap();
@@ -54,7 +55,11 @@ async fn an_upstream_lives_and_leaves_its_name_free(pool: PgPool) {
     change.commit().await.unwrap();
 
     let definition = json!({"name": "a"});
-    let found = Discovered { name: "a".into(), sha256: DefinitionHash::of(&definition).unwrap(), definition_text: definition.to_string() };
+    let found = Discovered {
+        name: "a".into(),
+        sha256: DefinitionHash::of(&definition).unwrap(),
+        definition_text: definition.to_string(),
+    };
     tools::record_discovery(&store, tenant, row.id, vec![found], now()).await.unwrap();
     let mut change = store.change(tenant, Actor::system("test"), now()).await.unwrap();
     upstreams::delete(&mut change, row.id).await.unwrap();

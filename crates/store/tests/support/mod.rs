@@ -10,8 +10,8 @@ use sqlx::{
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 use tollgate_domain::{
-    CallId, Currency, Decision, KeyId, LlmRequestId, Origin, Outcome, Picos, TenantId, ToolId, UpstreamId, WorkerId, price::Quote,
-    tool::DefinitionHash,
+    CallId, Currency, Decision, KeyId, LlmRequestId, Origin, Outcome, Picos, TenantId, ToolId, UpstreamId, WorkerId,
+    price::Quote, tool::DefinitionHash,
 };
 use tollgate_store::audit::{Completion, Entry, Intent, NewRequest};
 
@@ -22,12 +22,14 @@ pub fn now() -> DateTime<Utc> {
 
 pub async fn tenant(pool: &PgPool) -> TenantId {
     let id = TenantId::mint(now());
-    sqlx::query("INSERT INTO tenants (tenant_id, name, slug, currency, created_at, updated_at) VALUES ($1, 't', $2, 'USD', now(), now())")
-        .bind(id.uuid())
-        .bind(id.to_string())
-        .execute(pool)
-        .await
-        .unwrap();
+    sqlx::query(
+        "INSERT INTO tenants (tenant_id, name, slug, currency, created_at, updated_at) VALUES ($1, 't', $2, 'USD', now(), now())",
+    )
+    .bind(id.uuid())
+    .bind(id.to_string())
+    .execute(pool)
+    .await
+    .unwrap();
     id
 }
 

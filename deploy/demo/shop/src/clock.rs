@@ -72,9 +72,8 @@ impl Clock {
     /// How many days lie between two dates.
     #[tool(annotations(title = "Days between", read_only_hint = true, open_world_hint = false))]
     fn days_between(&self, Parameters(ask): Parameters<DaysBetween>) -> Result<Json<Days>, String> {
-        let date = |text: &str| {
-            text.parse::<NaiveDate>().map_err(|error| format!("{text:?} is not a date ({error}); write 2026-03-01"))
-        };
+        let date =
+            |text: &str| text.parse::<NaiveDate>().map_err(|error| format!("{text:?} is not a date ({error}); write 2026-03-01"));
         Ok(Json(Days { days: (date(&ask.to)? - date(&ask.from)?).num_days() }))
     }
 

@@ -6,9 +6,7 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::{
-    model::{
-        Category, Cents, Customer, Discount, DiscountKind, Order, OrderEvent, OrderLine, OrderStatus, Product, Tier,
-    },
+    model::{Category, Cents, Customer, Discount, DiscountKind, Order, OrderEvent, OrderLine, OrderStatus, Product, Tier},
     shop::World,
 };
 
@@ -18,11 +16,10 @@ const ORDERS: usize = 120;
 const OPENING: i64 = 1_767_254_400;
 
 const FIRST: [&str; 20] = [
-    "Ada", "Ben", "Chiara", "Dmitri", "Elif", "Farid", "Greta", "Hugo", "Ines", "Jonas", "Kaya", "Lena", "Mateo",
-    "Nora", "Oskar", "Paula", "Quinn", "Rosa", "Samir", "Tove",
+    "Ada", "Ben", "Chiara", "Dmitri", "Elif", "Farid", "Greta", "Hugo", "Ines", "Jonas", "Kaya", "Lena", "Mateo", "Nora",
+    "Oskar", "Paula", "Quinn", "Rosa", "Samir", "Tove",
 ];
-const LAST: [&str; 10] =
-    ["Adler", "Bianchi", "Costa", "Dahl", "Evans", "Fischer", "Garcia", "Holm", "Ivanova", "Jansen"];
+const LAST: [&str; 10] = ["Adler", "Bianchi", "Costa", "Dahl", "Evans", "Fischer", "Garcia", "Holm", "Ivanova", "Jansen"];
 const PLACES: [(&str, &str); 8] = [
     ("Berlin", "DE"),
     ("Lisbon", "PT"),
@@ -37,11 +34,7 @@ const PRODUCTS: [(Category, &str, [&str; 6]); 5] = [
     (Category::Kitchen, "KIT", ["Enamel mug", "Cast iron pan", "Bread knife", "Kettle", "Moka pot", "Cutting board"]),
     (Category::Office, "OFF", ["Notebook A5", "Desk lamp", "Fountain pen", "Paper tray", "Monitor stand", "Cable box"]),
     (Category::Outdoor, "OUT", ["Camp stove", "Head torch", "Dry bag", "Hammock", "Water filter", "Trail map"]),
-    (
-        Category::Books,
-        "BOO",
-        ["City atlas", "Bird guide", "Soup cookbook", "Logic puzzles", "Sea stories", "Star charts"],
-    ),
+    (Category::Books, "BOO", ["City atlas", "Bird guide", "Soup cookbook", "Logic puzzles", "Sea stories", "Star charts"]),
     (Category::Toys, "TOY", ["Wooden train", "Kite", "Marble run", "Puzzle 500", "Yo-yo", "Building bricks"]),
 ];
 

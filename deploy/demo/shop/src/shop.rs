@@ -77,15 +77,11 @@ impl ServerHandler for Shop {
 /// What is looked up everywhere, with an answer that helps when it is not there.
 impl World {
     pub fn customer(&self, id: &str) -> Result<&Customer, String> {
-        self.customers
-            .get(id)
-            .ok_or_else(|| format!("there is no customer {id:?}; find_customer gives ids such as cus_0007"))
+        self.customers.get(id).ok_or_else(|| format!("there is no customer {id:?}; find_customer gives ids such as cus_0007"))
     }
 
     pub fn product_mut(&mut self, sku: &str) -> Result<&mut Product, String> {
-        self.products
-            .get_mut(sku)
-            .ok_or_else(|| format!("there is no product {sku:?}; list_products gives SKUs such as KIT-003"))
+        self.products.get_mut(sku).ok_or_else(|| format!("there is no product {sku:?}; list_products gives SKUs such as KIT-003"))
     }
 
     pub fn order(&self, id: &str) -> Result<&Order, String> {
@@ -93,9 +89,7 @@ impl World {
     }
 
     pub fn order_mut(&mut self, id: &str) -> Result<&mut Order, String> {
-        self.orders
-            .get_mut(id)
-            .ok_or_else(|| format!("there is no order {id:?}; list_orders gives ids such as ord_1042"))
+        self.orders.get_mut(id).ok_or_else(|| format!("there is no order {id:?}; list_orders gives ids such as ord_1042"))
     }
 
     /// The time of the next change.

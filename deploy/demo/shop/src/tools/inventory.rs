@@ -67,12 +67,7 @@ pub struct StockLevels {
 
 impl From<&Product> for StockLevel {
     fn from(product: &Product) -> Self {
-        Self {
-            sku: product.sku.clone(),
-            available: product.available(),
-            stock: product.stock,
-            reserved: product.reserved,
-        }
+        Self { sku: product.sku.clone(), available: product.available(), stock: product.stock, reserved: product.reserved }
     }
 }
 
@@ -82,8 +77,7 @@ impl Shop {
     #[tool(annotations(title = "List products", read_only_hint = true, open_world_hint = false))]
     fn list_products(&self, Parameters(ask): Parameters<ListProducts>) -> Result<Json<Products>, String> {
         let matches = |product: &&Product| {
-            ask.category.is_none_or(|category| product.category == category)
-                && (!ask.available_only || product.available() > 0)
+            ask.category.is_none_or(|category| product.category == category) && (!ask.available_only || product.available() > 0)
         };
         let all = self.world().products.values().filter(matches).cloned().collect();
         let (products, total) = page(all, ask.limit, ask.offset)?;
@@ -117,12 +111,7 @@ impl Shop {
         let mut world = self.world();
         let product = world.product_mut(&ask.sku)?;
         if ask.quantity == 0 || ask.quantity > product.available() {
-            return Err(format!(
-                "cannot reserve {} of {}: {} are available",
-                ask.quantity,
-                ask.sku,
-                product.available()
-            ));
+            return Err(format!("cannot reserve {} of {}: {} are available", ask.quantity, ask.sku, product.available()));
         }
         product.reserved += ask.quantity;
         Ok(Json(StockLevel::from(&*product)))

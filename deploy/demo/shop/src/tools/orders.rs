@@ -193,11 +193,7 @@ impl Shop {
         let mut world = self.world();
         let order = world.order_mut(&ask.order_id)?;
         if !matches!(order.status, OrderStatus::Pending | OrderStatus::Paid) {
-            return Err(format!(
-                "{} is {}; only pending or paid orders can be cancelled",
-                order.id,
-                order.status.name()
-            ));
+            return Err(format!("{} is {}; only pending or paid orders can be cancelled", order.id, order.status.name()));
         }
         order.status = OrderStatus::Cancelled;
         let order = order.clone();
