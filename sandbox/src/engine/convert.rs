@@ -96,7 +96,7 @@ impl<'v> Converter<'v> {
                 self.spend(text.len())?;
                 // What 64 bits do not hold would reach a tool as a rounded float.
                 if text.parse::<i64>().is_err() && text.parse::<u64>().is_err() {
-                    return Err(unsupported("an integer of more than 64 bits; write str(n)"));
+                    return Err(unsupported("an integer of more than 64 bits (write str(n) instead)"));
                 }
                 text.parse::<Number>().map(Json::Number).map_err(|_| unsupported("this integer"))
             }

@@ -84,12 +84,14 @@ fn results_are_json() {
         json!({"1": 2, "true": 3, "null": [4, 5], "s": [1], "r": [0, 1]}),
     );
     assert_eq!(
-        result("result = [12345678901234567890123, 1e300, -5, 2.0]").to_string(),
-        "[12345678901234567890123,1e+300,-5,2.0]"
+        result("result = [18446744073709551615, 1e300, -9223372036854775808, 2.0]").to_string(),
+        "[18446744073709551615,1e+300,-9223372036854775808,2.0]"
     );
     for (source, path) in [
         ("result = len", "`result` holds"),
         ("result = {\"a\": [1, len]}", "`result[\"a\"][1]` holds"),
+        ("result = [12345678901234567890123]", "more than 64 bits"),
+        ("result = 1 << 1100", "more than 64 bits"),
         ("result = crm", "type server"),
         ("result = float(\"nan\")", "NaN"),
     ] {
