@@ -39,7 +39,7 @@ lint: ## Formatting and clippy, warnings refused
 	@cargo clippy --manifest-path sandbox/Cargo.toml --all-targets --locked -- -D warnings
 
 .PHONY: sqlx
-sqlx: ## Refresh .sqlx against a private database
+sqlx: deps ## Refresh .sqlx against a private database
 	@tests/with-postgres.sh deploy/sqlx.sh
 
 .PHONY: openapi

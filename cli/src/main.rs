@@ -60,7 +60,9 @@ async fn migrate(url: &str) -> Result<()> {
 /// Only the token goes to standard output, so that it can be piped into a secret store.
 async fn mint_admin(args: args::MintAdmin) -> Result<()> {
     let secrets = parts::secrets(args.secret.load()?);
-    let store = parts::connect(&args.database.require()?, 1).await?;
+    // It writes no row of the trail: whichever key it holds signs nothing.
+    let keys = parts::key_ring(&tollgate_boot::Config::default(), &secrets)?;
+    let store = parts::connect(&args.database.require()?, 1, keys).await?;
     let token = parts::new_admin_token();
     parts::admit_admin(&store, &secrets, &token).await?;
     progress::say(token);

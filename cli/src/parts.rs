@@ -7,6 +7,7 @@ use tokio::net::TcpListener;
 use tollgate_api::ApiParts;
 use tollgate_boot::{Config, Health, Shutdown};
 use tollgate_domain::{Clock, Secret, SecretKind, Secrets, SystemClock, clock::SharedClock, ids};
+use tollgate_evidence::sign::{KeyRing, Signer};
 use tollgate_store::{Store, auth};
 use tollgate_worker::WorkerParts;
 
@@ -52,8 +53,26 @@ pub async fn migrate(url: &str) -> Result<impl fmt::Display + use<>> {
     })
 }
 
-pub async fn connect(url: &str, max_connections: u32) -> Result<Store> {
-    tollgate_store::connect(url, max_connections).await.context("cannot connect to the database")
+pub async fn connect(url: &str, max_connections: u32, keys: KeyRing) -> Result<Store> {
+    tollgate_store::connect(url, max_connections, Arc::new(keys)).await.context("cannot connect to the database")
+}
+
+/// The keys of the audit trail: the configured ones, or one made from the server's secret.
+pub fn key_ring(config: &Config, secrets: &Secrets) -> Result<KeyRing> {
+    let read = |path: &PathBuf| {
+        let text =
+            std::fs::read_to_string(path).with_context(|| format!("cannot read audit.signing_keys: {}", path.display()))?;
+        Signer::from_text(&text).with_context(|| format!("audit.signing_keys: {}", path.display()))
+    };
+    let mut keys = config.audit.signing_keys.iter().map(read).collect::<Result<Vec<_>>>()?;
+    let derived = Signer::from_seed(&secrets.signing_seed)?;
+    if keys.is_empty() {
+        return Ok(KeyRing::new(derived, []));
+    }
+    let signer = keys.remove(0);
+    // What was signed before a key was configured stays proved.
+    let others = keys.iter().map(|key| key.public().clone()).chain([derived.public().clone()]);
+    Ok(KeyRing::new(signer, others))
 }
 
 pub fn secrets(secret: [u8; 32]) -> Secrets {

@@ -29,10 +29,11 @@ async fn prepare(args: &args::Server, service: &'static str) -> Result<(Shared, 
     let config = args.config.load()?;
     let secrets = parts::secrets(args.secret.load()?);
     let url = args.database.require()?;
+    let keys = parts::key_ring(&config, &secrets)?;
     let telemetry = Telemetry::start(&config.telemetry, service)?;
     let shutdown = Shutdown::new();
     shutdown.on_signals().context("cannot listen for signals")?;
-    let store = parts::connect(&url, config.limits.database_connections).await?;
+    let store = parts::connect(&url, config.limits.database_connections, keys).await?;
     Ok((Shared::new(store, Arc::new(config), secrets, shutdown), telemetry))
 }
 

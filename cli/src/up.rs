@@ -165,8 +165,9 @@ async fn prepare(
 ) -> Result<Shared> {
     let mut step = Step::begin("database");
     let report = step.watch(parts::migrate(url)).await?;
-    let store = parts::connect(url, config.limits.database_connections).await?;
     let server_secrets = parts::secrets(secrets.bytes()?);
+    let keys = parts::key_ring(&config, &server_secrets)?;
+    let store = parts::connect(url, config.limits.database_connections, keys).await?;
     if parts::admit_admin(&store, &server_secrets, &secrets.admin_token).await? == Admitted::Revoked {
         // Somebody revoked it on purpose; whoever may read the data directory gets another one.
         secrets.admin_token = parts::new_admin_token();

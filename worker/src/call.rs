@@ -9,15 +9,15 @@ use serde_json::{Map, Value, value::RawValue};
 use tokio_util::sync::CancellationToken;
 use tollgate_codemode::{value::answer_of, wire};
 use tollgate_domain::{
-    CallId, Decision, LlmRequestId, Origin, Outcome, ToolId,
+    CallId, Decision, Durability, LlmRequestId, Origin, Outcome, ToolId,
     policy::{self, Permit, Reason, Verdict},
     price::Quote,
     scope::ScopedTool,
     tool::Tool,
 };
 use tollgate_store::{
-    audit::{AuditError, Completion, Entry, Intent, JournalRow, NewRequest, ScriptPlace},
-    payload,
+    audit::{AuditError, Completion, Entry, Intent, JournalRow, Keep, NewRequest, ScriptPlace},
+    settings::TrailPolicy,
 };
 use tracing::Instrument;
 
@@ -122,7 +122,7 @@ pub async fn call(gate: &Gate, caller: &Caller, parent: &Parent, ask: Ask) -> Re
     let quote = caller.config().rates.quote(tool.id, tool.upstream.id, row.intent.at);
     let open = row.open(quote).await?; // durable before the upstream hears of it
     let ended = reach(gate, caller, permit, dispatch).await; // consumes the permit: no permit, no call
-    open.close(&tool, ask.pending, ended).await // the reply is released when its row is durable
+    open.close(&tool, ended).await // the reply is released when its row is durable
 }
 
 fn find<'a>(caller: &'a Caller, asked: &Asked) -> Option<&'a ScopedTool> {
@@ -187,13 +187,14 @@ impl Dispatch {
 struct Row<'a> {
     gate: &'a Gate,
     parent: &'a Parent,
+    trail: &'a TrailPolicy,
     intent: Intent,
     pending: Option<wire::PendingCall>,
 }
 
 impl<'a> Row<'a> {
-    fn new(gate: &'a Gate, caller: &Caller, parent: &'a Parent, ask: &Ask) -> Self {
-        let at = gate.clock.now();
+    fn new(gate: &'a Gate, caller: &'a Caller, parent: &'a Parent, ask: &Ask) -> Self {
+        let (at, trail) = (gate.clock.now(), &caller.config().trail);
         let tool_name = match &ask.tool {
             Asked::ByName(name) => name.chars().take(256).collect(),
             Asked::ById(id) => id.to_string(),
@@ -215,10 +216,10 @@ impl<'a> Row<'a> {
             quote: Quote::default(),
             currency: caller.config().currency,
             worker: gate.worker,
-            arguments: Arc::clone(&ask.arguments),
+            arguments: trail.payload(Arc::clone(&ask.arguments)),
             at,
         };
-        Self { gate, parent, intent, pending: ask.pending.clone() }
+        Self { gate, parent, trail, intent, pending: ask.pending.clone() }
     }
 
     fn of(mut self, tool: &Tool) -> Self {
@@ -244,7 +245,7 @@ impl<'a> Row<'a> {
         let journal = row.pending.take().map(|pending| journal_entry(pending, wire::Answer::Error(reason.told().to_owned())));
         let mut entry = row.parent.take_carry();
         if let (Some(place), Some(line)) = (row.intent.place, &journal) {
-            entry.journal.push(journal_row(&row.intent, place, line));
+            entry.journal.push(journal_row(&row.intent, place, line, row.trail));
         }
         entry.intent = Some(row.intent);
         count(decision, outcome);
@@ -305,11 +306,11 @@ struct Open<'a> {
 }
 
 impl Open<'_> {
-    async fn close(self, tool: &Tool, pending: Option<wire::PendingCall>, ended: Ended) -> Result<Reply, AuditError> {
-        let Self { row: Row { gate, parent, intent, .. }, quote, started, guard } = self;
+    async fn close(self, tool: &Tool, ended: Ended) -> Result<Reply, AuditError> {
+        let Self { row: Row { gate, parent, trail, intent, pending }, quote, started, guard } = self;
         let latency = started.elapsed();
         let (result, error) = match &ended.answer {
-            Answer::Result(result) => (Some(Arc::from(result.get().as_bytes())), None),
+            Answer::Result(result) => (Some(trail.payload(result.get().as_bytes())), None),
             Answer::Error(error) => (None, Some(format!("{} (code {})", error.message, error.code.0))),
             Answer::None(why) => (None, Some(why.clone())),
         };
@@ -329,14 +330,18 @@ impl Open<'_> {
         match (intent.place, &journal) {
             (Some(place), Some(line)) => {
                 // Its run is in the register until all that it carries is durable.
-                parent.put(completion, Some(journal_row(&intent, place, line)));
+                parent.put(completion, Some(journal_row(&intent, place, line, trail)));
                 drop(guard);
             }
             _ => {
                 // A worker that is asked to end waits for this task; a caller that has gone does not stop it.
                 let entry = Entry { completions: vec![completion], ..parent.take_carry() };
                 // In the register until the row is written, also when that takes longer than anyone waits.
-                gate.audit.after_keeping(entry, Some(Box::new(guard))).await?;
+                let keep: Option<Keep> = Some(Box::new(guard));
+                match trail.durability {
+                    Durability::Strict => gate.audit.after_keeping(entry, keep).await?,
+                    Durability::Relaxed => gate.audit.trailing(entry, keep).await?,
+                }
             }
         }
         Ok(Reply { id: intent.id, outcome: ended.outcome, answer: Reached::Answer(ended.answer), journal })
@@ -359,9 +364,9 @@ fn journal_entry(pending: wire::PendingCall, answer: wire::Answer) -> wire::Jour
     wire::JournalEntry { sequence, tool_id, fingerprint, answer }
 }
 
-fn journal_row(intent: &Intent, place: ScriptPlace, entry: &wire::JournalEntry) -> JournalRow {
+fn journal_row(intent: &Intent, place: ScriptPlace, entry: &wire::JournalEntry, trail: &TrailPolicy) -> JournalRow {
     let text = serde_json::to_vec(entry).unwrap_or_default();
-    JournalRow { tenant: intent.tenant, place, call: intent.id, entry: payload::pack(&text) }
+    JournalRow { tenant: intent.tenant, place, call: intent.id, entry: trail.payload(text) }
 }
 
 fn count(decision: Decision, outcome: Outcome) {

@@ -19,7 +19,11 @@ use tollgate_boot::{
     serve::{ServeLimits, serve as serve_router},
 };
 use tollgate_domain::{Secrets, WorkerId, clock::SharedClock};
-use tollgate_store::{Store, audit::AuditWriter, workers};
+use tollgate_store::{
+    Store,
+    audit::{AuditWriter, QueueLimits},
+    sealer, workers,
+};
 
 use gate::{Gate, InFlight};
 
@@ -66,7 +70,8 @@ pub async fn serve(parts: WorkerParts) -> anyhow::Result<()> {
         worker,
     };
     let upstreams = upstream::Upstreams::start(tools, &directory, &shutdown)?;
-    let audit = AuditWriter::start(&store, config.limits.audit_queue);
+    let audit =
+        AuditWriter::start(&store, QueueLimits { entries: config.limits.audit_queue, bytes: config.limits.audit_queue_bytes });
     let gate = Gate {
         store: store.clone(),
         config: Arc::clone(&config),
@@ -82,6 +87,7 @@ pub async fn serve(parts: WorkerParts) -> anyhow::Result<()> {
     };
     let beats = tokio::spawn(beat(gate.clone(), health.clone()));
     shutdown.spawn(sweep(gate.clone(), shutdown.clone()));
+    shutdown.spawn(seal(gate.clone(), shutdown.clone()));
 
     let address = listener.local_addr()?;
     let router = mcp::routes(gate, address).merge(health.router());
@@ -102,6 +108,35 @@ pub async fn serve(parts: WorkerParts) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Give what has been written its place in the log. Every worker tries; one at a time does it.
+async fn seal(gate: Gate, shutdown: Shutdown) {
+    let mut published = false;
+    let mut rounds = tokio::time::interval(Duration::from_millis(gate.config.audit.seal_milliseconds));
+    rounds.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = shutdown.requested() => return,
+            _ = rounds.tick() => {}
+        }
+        if !published {
+            published = sealer::publish_keys(&gate.store, gate.clock.now()).await.is_ok();
+        }
+        match sealer::round(&gate.store, gate.clock.now()).await {
+            Ok(round) => {
+                metrics::counter!("tollgate_audit_sealed_entries_total").increment(u64::try_from(round.entries).unwrap_or(0));
+                for anomaly in &round.anomalies {
+                    metrics::counter!("tollgate_audit_anomalies_total").increment(1);
+                    tracing::error!(anomaly, "rows of the audit trail were changed on their way into the log");
+                }
+                if round.more {
+                    rounds.reset_immediately();
+                }
+            }
+            Err(error) => tracing::warn!(%error, "nothing was sealed; it is tried again"),
+        }
+    }
+}
+
 /// Say that this worker lives, and what it may have left open should it die.
 async fn beat(gate: Gate, health: Health) {
     let mut ticks = tokio::time::interval(HEARTBEAT);
@@ -118,14 +153,14 @@ async fn beat(gate: Gate, health: Health) {
 }
 
 async fn sweep(gate: Gate, shutdown: Shutdown) {
-    let Gate { store, clock, worker, .. } = gate;
+    let Gate { store, audit, clock, worker, .. } = gate;
     // The first look comes after every live worker has had time to say so: after an outage of the database they are all late.
     let mut sweeps = tokio::time::interval_at(tokio::time::Instant::now() + SWEEP, SWEEP);
     let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
     loop {
         let result = tokio::select! {
             () = shutdown.requested() => return,
-            _ = sweeps.tick() => match workers::sweep(&store, worker, clock.now()).await {
+            _ = sweeps.tick() => match workers::sweep(&store, &audit, worker, clock.now()).await {
                 Ok(Some(swept)) => {
                     tracing::warn!(calls = swept.calls, runs = swept.runs, "a dead worker's calls and runs were resolved");
                     // There may be more of it, and more dead workers: they do not wait for another tick each.

@@ -3,13 +3,9 @@
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
+use tollgate_store::audit::AuditError;
 
-use crate::{
-    call::Parent,
-    caller::Caller,
-    gate::Gate,
-    script::{self, RunError},
-};
+use crate::{call::Parent, caller::Caller, gate::Gate, script};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MetaTool {
@@ -70,7 +66,7 @@ pub async fn answer(
     tool: MetaTool,
     arguments: &str,
     cancel: CancellationToken,
-) -> Result<Value, RunError> {
+) -> Result<Value, AuditError> {
     let library = &caller.visible().library;
     let read = match tool {
         MetaTool::ListToolFiles => parse::<Nothing>(arguments).map(|Nothing {}| library.list_files()),
@@ -98,7 +94,7 @@ async fn execute(
     parent: &Parent,
     code: String,
     cancel: CancellationToken,
-) -> Result<Value, RunError> {
+) -> Result<Value, AuditError> {
     let answer = script::run(gate, caller, parent, code, cancel).await?;
     let text = answer.value.to_string();
     Ok(json!({"content": [{"type": "text", "text": text}], "structuredContent": answer.value, "isError": answer.failed}))

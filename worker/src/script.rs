@@ -2,18 +2,13 @@
 
 use futures::future::join_all;
 use serde_json::{Value, json};
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tollgate_codemode::wire::{self, ErrorKind, JournalEntry, Limits, PendingCall, ScriptError, Step, StepReply};
-use tollgate_domain::{ScriptRunId, TenantId, tool::sha256};
+use tollgate_domain::{ScriptRunId, tool::sha256};
 use tollgate_store::{
-    StoreError,
-    audit::{AuditError, NewRun, ScriptPlace},
+    audit::{AuditError, Entry, NewRun, RunEnd, ScriptPlace},
     payload,
-    runs::{self, RunEnd},
 };
 
 use crate::{
@@ -27,14 +22,6 @@ use crate::{
 pub struct RunAnswer {
     pub value: Value,
     pub failed: bool,
-}
-
-#[derive(Debug, thiserror::Error)]
-pub enum RunError {
-    #[error(transparent)]
-    Audit(#[from] AuditError),
-    #[error(transparent)]
-    Store(#[from] StoreError),
 }
 
 struct Run<'a> {
@@ -60,11 +47,12 @@ pub async fn run(
     parent: &Parent,
     source: String,
     cancel: CancellationToken,
-) -> Result<RunAnswer, RunError> {
+) -> Result<RunAnswer, AuditError> {
     let now = gate.clock.now();
     let id = ScriptRunId::mint(now);
     let in_flight = Some(gate.in_flight.enter(id.uuid()));
     let catalog = caller.visible().library.catalog().clone();
+    let limits = limits(gate);
     let catalog_text = serde_json::to_vec(&catalog).map_err(|_| AuditError::Unavailable)?;
     let mut entry = parent.take_carry();
     entry.run = Some(NewRun {
@@ -73,22 +61,24 @@ pub async fn run(
         request: parent.request,
         key: caller.key,
         team: caller.team,
-        source: source.clone(),
-        catalog: payload::pack(&catalog_text),
+        source: caller.config().trail.text(&source),
+        catalog: payload::pack(&catalog_text).into(),
         catalog_sha256: sha256(&catalog_text),
         engine: gate.sandbox.engine().to_owned(),
+        limits: serde_json::to_string(&limits).unwrap_or_default(),
         worker: gate.worker,
         at: now,
     });
     if let Err(error) = gate.audit.before(entry).await {
         // The run may yet become durable though nobody ran it: say so behind it.
         if error == AuditError::Unavailable {
-            end_later(gate, caller.tenant(), id, never_ran(), in_flight);
+            let (audit, end) = (gate.audit.clone(), never_ran(gate, caller, id));
+            let keep = in_flight.map(|guard| Box::new(guard) as _);
+            tokio::spawn(async move { audit.after_keeping(Entry { end: Some(end), ..Entry::default() }, keep).await });
         }
-        return Err(error.into());
+        return Err(error);
     }
 
-    let limits = limits(gate);
     let step = Step { source, catalog, journal: Vec::new(), limits };
     let mut run = Run { gate, caller: caller.clone(), parent: parent.clone(), id, step, calls: Vec::new(), cancel, in_flight };
     let reply = run.drive().await;
@@ -160,19 +150,9 @@ impl Run<'_> {
         Ok((reply, entry))
     }
 
-    /// Write how the run ended. Where the database does not take it now, the caller is refused and the end is written later:
-    /// a run that has ended must not stand there as running.
-    async fn write_end(&mut self, end: RunEnd) -> Result<(), StoreError> {
-        let (store, tenant, id, now) = (self.gate.store.clone(), self.caller.tenant(), self.id, self.gate.clock.now());
-        let Err(error) = runs::close(&store, tenant, id, &end, now).await else { return Ok(()) };
-        end_later(self.gate, tenant, id, end, self.in_flight.take());
-        Err(error)
-    }
-
-    async fn close(mut self, reply: Result<StepReply, AuditError>) -> Result<RunAnswer, RunError> {
-        let carried = self.parent.take_carry();
-        let carried = if carried.is_empty() { Ok(()) } else { self.gate.audit.after(carried).await };
-        let reply = reply.and_then(|reply| carried.map(|()| reply));
+    /// The end of the run goes into one commit with what its last calls carry. Where the database does not take it in time the
+    /// caller is refused, and it is written later: a run that has ended must not stand there as running.
+    async fn close(mut self, reply: Result<StepReply, AuditError>) -> Result<RunAnswer, AuditError> {
         let (reply, broken) = match reply {
             Ok(reply) => (reply, None),
             Err(error) => {
@@ -185,11 +165,24 @@ impl Run<'_> {
             wire::Outcome::Need { .. } => ("failed", None, Some(error(ErrorKind::Nondeterminism, "the run did not end"))),
         };
         let error = error.map(|error| json!(error));
-        let end = RunEnd { state, result: result.clone(), logs: reply.logs.clone(), error: error.clone(), ticks: reply.ticks };
+        let trail = &self.caller.config().trail;
+        let json_text = |value: &Value| trail.payload(value.to_string().into_bytes());
+        let end = RunEnd {
+            tenant: self.caller.tenant(),
+            id: self.id,
+            state,
+            ticks: reply.ticks,
+            result: result.as_ref().map(json_text),
+            logs: json_text(&Value::from(reply.logs.clone())),
+            error: error.as_ref().map(json_text),
+            at: self.gate.clock.now(),
+        };
         metrics::counter!("tollgate_script_runs_total", "state" => state).increment(1);
-        self.write_end(end).await?;
+        let entry = Entry { end: Some(end), ..self.parent.take_carry() };
+        let keep = self.in_flight.take().map(|guard| Box::new(guard) as _);
+        self.gate.audit.after_keeping(entry, keep).await?;
         if let Some(error) = broken {
-            return Err(error.into());
+            return Err(error);
         }
         let mut value = json!({
             "script_run_id": self.id,
@@ -205,26 +198,19 @@ impl Run<'_> {
     }
 }
 
-/// How often, and how far apart, a run's end is tried to be written once its caller has been refused.
-const RETRIES: u32 = 600;
-const RETRY_PAUSE: Duration = Duration::from_secs(1);
-
-fn end_later(gate: &Gate, tenant: TenantId, id: ScriptRunId, end: RunEnd, in_flight: Option<InFlightGuard>) {
-    let (store, clock) = (gate.store.clone(), gate.clock.clone());
-    tokio::spawn(async move {
-        for _ in 0..RETRIES {
-            tokio::time::sleep(RETRY_PAUSE).await;
-            if runs::close(&store, tenant, id, &end, clock.now()).await.is_ok() {
-                break;
-            }
-        }
-        drop(in_flight);
-    });
-}
-
-fn never_ran() -> RunEnd {
-    let error = error(ErrorKind::Sandbox, "the run was not begun: its row could not be confirmed in time");
-    RunEnd { state: "failed", result: None, logs: Vec::new(), error: Some(json!(error)), ticks: 0 }
+fn never_ran(gate: &Gate, caller: &Caller, id: ScriptRunId) -> RunEnd {
+    let trail = &caller.config().trail;
+    let error = json!(error(ErrorKind::Sandbox, "the run was not begun: its row could not be confirmed in time"));
+    RunEnd {
+        tenant: caller.tenant(),
+        id,
+        state: "failed",
+        ticks: 0,
+        result: None,
+        logs: trail.payload(b"[]".to_vec()),
+        error: Some(trail.payload(error.to_string().into_bytes())),
+        at: gate.clock.now(),
+    }
 }
 
 const KEY_HAS_ENDED: &str = "The key of this run has ended or lost its tool group, so the run makes no more calls.";

@@ -16,8 +16,8 @@ use crate::{
 pub struct ScriptRunDetail {
     #[serde(flatten)]
     pub run: ScriptRun,
-    /// As the model sent it.
-    pub source: String,
+    /// As the model sent it; null where it was erased or was not stored, as for the texts below.
+    pub source: Option<String>,
     /// What the script left in `result`.
     #[schema(value_type = Option<serde_json::Value>)]
     pub result: Option<Box<RawValue>>,
@@ -36,8 +36,8 @@ pub struct JournalEntry {
     pub sequence: i32,
     #[schema(value_type = String)]
     pub call_id: CallId,
-    #[schema(value_type = serde_json::Value)]
-    pub entry: Box<RawValue>,
+    #[schema(value_type = Option<serde_json::Value>)]
+    pub entry: Option<Box<RawValue>>,
 }
 
 impl Resource for ScriptRunDetail {}
@@ -47,7 +47,7 @@ impl Resource for ScriptRunDetail {}
 pub async fn handle(ctx: Ctx, Id(id): Id<ScriptRunId>) -> Answer {
     let mut tx = ctx.app.store.tenant_snapshot(ctx.tenant).await?;
     let calls::ScriptRunDetail { run, source, result, logs, error, journal } = calls::get_run(&mut tx, ctx.tenant, id).await?;
-    let entry = |e: calls::JournalEntry| JournalEntry { sequence: e.sequence, call_id: e.call_id, entry: json(e.entry) };
+    let entry = |e: calls::JournalEntry| JournalEntry { sequence: e.sequence, call_id: e.call_id, entry: e.entry.map(json) };
     Ok(ctx.ok(&ScriptRunDetail {
         run: ScriptRun::from(run),
         source,

@@ -24,8 +24,11 @@ async fn record(world: &World, tenant: &str) -> Call {
     let all = [tenant.uuid(), call.id.uuid(), call.request.uuid(), call.run.uuid(), call.key.uuid()];
     for sql in [
         "INSERT INTO llm_requests (tenant_id, llm_request_id, key_id, origin, method, at) SELECT $1[1], $1[3], $1[5], 'minted', 'tools/call', $2 WHERE $3 IS NOT NULL",
-        "INSERT INTO script_runs (tenant_id, script_run_id, llm_request_id, key_id, state, source, catalog, catalog_sha256, engine, worker_id, opened_at, result)
-         SELECT $1[1], $1[4], $1[3], $1[5], 'done', 'result = 1', '', '', 'e', $1[1], $2, $3",
+        "INSERT INTO script_run_starts (tenant_id, script_run_id, llm_request_id, key_id, catalog_sha256, engine, worker_id, opened_at)
+         SELECT $1[1], $1[4], $1[3], $1[5], '', 'e', $1[1], $2 WHERE $3 IS NOT NULL",
+        "INSERT INTO script_run_ends (tenant_id, script_run_id, kind, state, at) SELECT $1[1], $1[4], 1, 'done', $2 WHERE $3 IS NOT NULL",
+        "INSERT INTO script_payloads (tenant_id, script_run_id, part, sequence, size, salt, body)
+         SELECT $1[1], $1[4], part, 0, 5, '', $3 FROM generate_series(0, 1) part WHERE $2 IS NOT NULL",
         "INSERT INTO tool_call_events (tenant_id, call_id, kind, at, llm_request_id, origin, script_run_id, sequence, key_id, tool_name, decision, currency)
          SELECT $1[1], $1[2], 0, $2, $1[3], 'minted', $1[4], 1, $1[5], '=evil()', 'permitted', 'USD' WHERE $3 IS NOT NULL",
         "INSERT INTO tool_call_events (tenant_id, call_id, kind, at, outcome, latency_us, amount_picos)
@@ -66,7 +69,7 @@ async fn one_row_is_read_as_a_call_a_sum_and_a_line(pool: PgPool) {
     let run = world.get(&auditor, &format!("{tenant}/script-runs/{}", call.run)).await;
     assert_eq!(
         (&run.json["source"], &run.json["state"], &run.json["journal"]),
-        (&json!("result = 1"), &json!("done"), &json!([]))
+        (&json!("{ \"a\": 1,\n \"a\": 2 }"), &json!("done"), &json!([]))
     );
     for list in ["llm-requests", "script-runs"] {
         let listed = world.get(&auditor, &format!("{tenant}/{list}?outcome=ok")).await;

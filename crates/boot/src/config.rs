@@ -24,6 +24,7 @@ pub struct Config {
     pub limits: Limits,
     pub gateway: Gateway,
     pub upstream: Upstream,
+    pub audit: Audit,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -105,6 +106,8 @@ pub struct Limits {
     pub tool_result_bytes: usize,
     /// Calls waiting for the audit log; beyond it new calls are refused, not left unrecorded.
     pub audit_queue: usize,
+    /// What they may hold in memory together.
+    pub audit_queue_bytes: usize,
     pub database_connections: u32,
     /// How long a stopping process waits for the work in flight.
     pub drain_seconds: u64,
@@ -119,6 +122,7 @@ impl Default for Limits {
             connections: 10_000,
             tool_result_bytes: 16 << 20,
             audit_queue: 4_096,
+            audit_queue_bytes: 256 << 20,
             database_connections: 20,
             drain_seconds: 20,
             script: ScriptLimits::default(),
@@ -168,6 +172,23 @@ impl Default for ScriptLimits {
 impl ScriptLimits {
     pub fn wall(&self) -> Duration {
         Duration::from_secs(self.wall_seconds)
+    }
+}
+
+/// How the audit trail is signed and sealed.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Audit {
+    /// Files with an Ed25519 private key each, as `openssl genpkey -algorithm ed25519` writes them. The first signs; what the
+    /// others have signed, or are about to sign, is believed and published. None: a key made from the server's secret.
+    pub signing_keys: Vec<PathBuf>,
+    /// How often rows are sealed. It is how far seals, streams and cursors trail behind.
+    pub seal_milliseconds: u64,
+}
+
+impl Default for Audit {
+    fn default() -> Self {
+        Self { signing_keys: Vec::new(), seal_milliseconds: 1000 }
     }
 }
 

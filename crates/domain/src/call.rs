@@ -78,3 +78,13 @@ words! {
         Script = "script",
     }
 }
+
+words! {
+    /// When an answer is released. The row that a call opens is durable before its upstream hears of it either way.
+    Durability {
+        /// When its completion is durable.
+        Strict = "strict",
+        /// At once; the completion follows within half a second, or the next answers wait.
+        Relaxed = "relaxed",
+    }
+}

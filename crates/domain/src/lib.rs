@@ -13,7 +13,7 @@ pub mod scope;
 pub mod seal;
 pub mod tool;
 
-pub use call::{Decision, Origin, Outcome};
+pub use call::{Decision, Durability, Origin, Outcome};
 pub use clock::{Clock, SystemClock};
 pub use ids::*;
 pub use key::{Pepper, Secret, SecretKind};

@@ -16,12 +16,18 @@ use crate::key::Pepper;
 pub struct Secrets {
     pub pepper: Pepper,
     pub sealer: Sealer,
+    /// From which the trail's signing key is made where none is configured.
+    pub signing_seed: [u8; 32],
 }
 
 impl Secrets {
     #[must_use]
     pub fn from_bytes(secret: [u8; 32]) -> Self {
-        Self { pepper: Pepper::new(&derive(&secret, b"tollgate/pepper/1")), sealer: Sealer(derive(&secret, b"tollgate/seal/1")) }
+        Self {
+            pepper: Pepper::new(&derive(&secret, b"tollgate/pepper/1")),
+            sealer: Sealer(derive(&secret, b"tollgate/seal/1")),
+            signing_seed: derive(&secret, b"tollgate/audit-signing/1"),
+        }
     }
 }
 

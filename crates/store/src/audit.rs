@@ -3,20 +3,35 @@
 //! What queued while the last commit ran is the next batch; there is no timer to wait for. One statement writes a batch, and
 //! an entry is acknowledged only after its commit. Entries carry ids made before the first try, and every insert says
 //! `ON CONFLICT DO NOTHING`: a commit whose acknowledgement was lost is repeated without harm.
+//!
+//! Each task signs its batches and chains them, one to the next ([`tollgate_evidence::batch`]), in their own commit. A batch of
+//! which nobody knows whether it was committed is repeated exactly as it was until that is known: under the same number in the
+//! chain there can only ever be one.
 
 mod columns;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use chrono::{DateTime, Utc};
-use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tollgate_domain::{
     CallId, Currency, Decision, KeyId, LlmRequestId, Origin, Outcome, Picos, ScriptRunId, TeamId, TenantId, ToolId, UpstreamId,
     WorkerId, policy::Reason, price::Quote, tool::DefinitionHash,
 };
+use tollgate_evidence::Hash;
+use uuid::Uuid;
 
 use crate::{
     error::{StoreError, StoreResult},
+    ledger::SignedBatch,
+    payload::Payload,
     tx::Store,
 };
 use columns::Batch;
@@ -33,6 +48,8 @@ const WRITERS: usize = 2;
 const COMMIT_WITHIN: Duration = Duration::from_secs(35);
 /// How long a caller waits for its commit. The entry itself is retried until it is written.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How far an entry that nobody waits for may trail before the next ones are waited for.
+pub const LAG: Duration = Duration::from_millis(500);
 
 /// The parent of calls.
 #[derive(Debug, Clone)]
@@ -56,11 +73,13 @@ pub struct NewRun {
     pub request: LlmRequestId,
     pub key: KeyId,
     pub team: Option<TeamId>,
-    pub source: String,
-    /// Canonical JSON, packed.
-    pub catalog: Vec<u8>,
+    pub source: Payload,
+    /// Canonical JSON, packed. Stored once per tenant.
+    pub catalog: Arc<[u8]>,
     pub catalog_sha256: [u8; 32],
     pub engine: String,
+    /// The ceilings of its steps, as JSON text.
+    pub limits: String,
     pub worker: WorkerId,
     pub at: DateTime<Utc>,
 }
@@ -86,7 +105,7 @@ pub struct Intent {
     pub currency: Currency,
     pub worker: WorkerId,
     /// The exact JSON text of the arguments.
-    pub arguments: Arc<[u8]>,
+    pub arguments: Payload,
     pub at: DateTime<Utc>,
 }
 
@@ -108,7 +127,39 @@ pub struct Completion {
     pub latency: Duration,
     pub amount: Picos,
     /// The exact JSON text of the result, where there is one.
-    pub result: Option<Arc<[u8]>>,
+    pub result: Option<Payload>,
+    pub at: DateTime<Utc>,
+}
+
+/// What the sweeper writes for a call whose worker died: the upstream may have acted, so it is charged as quoted.
+#[derive(Debug, Clone)]
+pub struct Resolution {
+    pub tenant: TenantId,
+    pub id: CallId,
+    pub amount: Picos,
+    pub at: DateTime<Utc>,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone)]
+pub struct RunEnd {
+    pub tenant: TenantId,
+    pub id: ScriptRunId,
+    /// `done` or `failed`
+    pub state: &'static str,
+    pub ticks: u64,
+    /// JSON text, as are the next two.
+    pub result: Option<Payload>,
+    pub logs: Payload,
+    pub error: Option<Payload>,
+    pub at: DateTime<Utc>,
+}
+
+/// What the sweeper writes for a run whose worker died.
+#[derive(Debug, Clone, Copy)]
+pub struct RunResolution {
+    pub tenant: TenantId,
+    pub id: ScriptRunId,
     pub at: DateTime<Utc>,
 }
 
@@ -118,8 +169,8 @@ pub struct JournalRow {
     pub tenant: TenantId,
     pub place: ScriptPlace,
     pub call: CallId,
-    /// A `codemode::wire::JournalEntry` as JSON, packed.
-    pub entry: Vec<u8>,
+    /// A `codemode::wire::JournalEntry` as JSON.
+    pub entry: Payload,
 }
 
 /// Rows that become durable together.
@@ -130,14 +181,18 @@ pub struct Entry {
     pub intent: Option<Intent>,
     pub completions: Vec<Completion>,
     pub journal: Vec<JournalRow>,
+    pub end: Option<RunEnd>,
+    pub resolutions: Vec<Resolution>,
+    pub run_resolutions: Vec<RunResolution>,
 }
 
 impl Entry {
     fn bytes(&self) -> usize {
-        let arguments = self.intent.as_ref().map_or(0, |intent| intent.arguments.len());
-        let results = self.completions.iter().filter_map(|c| c.result.as_ref()).map(|r| r.len()).sum::<usize>();
-        let script = self.run.as_ref().map_or(0, |run| run.source.len() + run.catalog.len());
-        arguments + results + script + self.journal.iter().map(|row| row.entry.len()).sum::<usize>()
+        let payloads = self.intent.iter().map(|intent| &intent.arguments);
+        let payloads = payloads.chain(self.completions.iter().filter_map(|c| c.result.as_ref()));
+        let payloads = payloads.chain(self.journal.iter().map(|row| &row.entry)).chain(self.run.iter().map(|run| &run.source));
+        let ended = self.end.iter().flat_map(|end| [end.result.as_ref(), Some(&end.logs), end.error.as_ref()]).flatten();
+        payloads.chain(ended).map(Payload::len).sum::<usize>() + self.run.as_ref().map_or(0, |run| run.catalog.len())
     }
 
     /// What a log may say of it: no payload, no source.
@@ -156,6 +211,9 @@ impl Entry {
             && self.intent.is_none()
             && self.completions.is_empty()
             && self.journal.is_empty()
+            && self.end.is_none()
+            && self.resolutions.is_empty()
+            && self.run_resolutions.is_empty()
     }
 }
 
@@ -172,6 +230,8 @@ struct Job {
     done: oneshot::Sender<Result<(), AuditError>>,
     /// Drop the entry once nobody waits for it: true before something has happened, false for what has.
     abandonable: bool,
+    /// Its share of the memory that waiting entries may take.
+    _room: OwnedSemaphorePermit,
     /// Dropped when the entry is written or refused, however long that takes.
     _keep: Option<Keep>,
 }
@@ -179,23 +239,39 @@ struct Job {
 /// Something that must live until an entry is durable.
 pub type Keep = Box<dyn Send + Sync>;
 
+/// What waits at most. Beyond, beginnings are refused, and ends wait for room.
+#[derive(Debug, Clone, Copy)]
+pub struct QueueLimits {
+    pub entries: usize,
+    pub bytes: usize,
+}
+
 /// A handle on the writer tasks. Cheap to clone; the tasks end when the last handle is gone and the queue is empty.
 #[derive(Debug, Clone)]
 pub struct AuditWriter {
     queue: mpsc::Sender<Job>,
+    /// In units of [`UNIT`].
+    room: Arc<Semaphore>,
+    all_room: u32,
+    trailing: Register,
 }
 
+/// Room is counted in KiB: a semaphore's permits are 32 bits.
+const UNIT: usize = 1 << 10;
+
 impl AuditWriter {
-    /// Start the writer tasks on the current runtime. At most `queue` entries wait; beyond, callers are refused rather than
-    /// kept waiting.
+    /// Start the writer tasks on the current runtime.
     #[must_use]
-    pub fn start(store: &Store, queue: usize) -> Self {
-        let (queue, jobs) = mpsc::channel(queue);
+    pub fn start(store: &Store, limits: QueueLimits) -> Self {
+        let (queue, jobs) = mpsc::channel(limits.entries);
         let jobs = Arc::new(Mutex::new(jobs));
         for _ in 0..WRITERS {
-            tokio::spawn(run(store.clone(), Arc::clone(&jobs)));
+            let chain = Chain { writer: Uuid::new_v4(), end: (0, Hash::ZERO) };
+            tokio::spawn(Task { store: store.clone(), chain }.run(Arc::clone(&jobs)));
         }
-        Self { queue }
+        let all_room = u32::try_from(limits.bytes / UNIT).unwrap_or(u32::MAX >> 3).clamp(1, u32::MAX >> 3);
+        let room = Arc::new(Semaphore::new(usize::try_from(all_room).unwrap_or(Semaphore::MAX_PERMITS)));
+        Self { queue, room, all_room, trailing: Register::default() }
     }
 
     /// Make an entry durable before going on. On an error the thing that it announces must not be done.
@@ -203,8 +279,10 @@ impl AuditWriter {
     /// # Errors
     /// [`AuditError`]; the entry may still become durable a moment later.
     pub async fn before(&self, entry: Entry) -> Result<(), AuditError> {
+        let room = Arc::clone(&self.room).try_acquire_many_owned(self.share(&entry)).map_err(|_| AuditError::Overloaded)?;
         let (done, answer) = oneshot::channel();
-        self.queue.try_send(Job { entry, done, abandonable: true, _keep: None }).map_err(|_| AuditError::Overloaded)?;
+        let job = Job { entry, done, abandonable: true, _room: room, _keep: None };
+        self.queue.try_send(job).map_err(|_| AuditError::Overloaded)?;
         wait(answer).await
     }
 
@@ -222,9 +300,64 @@ impl AuditWriter {
     /// # Errors
     /// As [`Self::after`].
     pub async fn after_keeping(&self, entry: Entry, keep: Option<Keep>) -> Result<(), AuditError> {
+        wait(self.enqueue(entry, keep).await?).await
+    }
+
+    /// [`Self::after_keeping`] without the wait for the commit: the entry has its place in the queue when this returns. Once an
+    /// entry has trailed for longer than [`LAG`], the next ones wait for their commits, until the writer has caught up.
+    ///
+    /// # Errors
+    /// As [`Self::after`].
+    pub async fn trailing(&self, entry: Entry, keep: Option<Keep>) -> Result<(), AuditError> {
+        if self.trailing.oldest().is_some_and(|since| since.elapsed() > LAG) {
+            return self.after_keeping(entry, keep).await;
+        }
+        let guard = self.trailing.enter();
+        self.enqueue(entry, Some(Box::new((guard, keep)))).await.map(drop)
+    }
+
+    async fn enqueue(&self, entry: Entry, keep: Option<Keep>) -> Result<oneshot::Receiver<Result<(), AuditError>>, AuditError> {
+        let room = Arc::clone(&self.room).acquire_many_owned(self.share(&entry)).await.map_err(|_| AuditError::Unavailable)?;
         let (done, answer) = oneshot::channel();
-        self.queue.send(Job { entry, done, abandonable: false, _keep: keep }).await.map_err(|_| AuditError::Unavailable)?;
-        wait(answer).await
+        let job = Job { entry, done, abandonable: false, _room: room, _keep: keep };
+        self.queue.send(job).await.map_err(|_| AuditError::Unavailable)?;
+        Ok(answer)
+    }
+
+    /// One entry that is larger than all room takes all of it, and passes alone.
+    fn share(&self, entry: &Entry) -> u32 {
+        u32::try_from(entry.bytes().div_ceil(UNIT)).unwrap_or(u32::MAX).clamp(1, self.all_room)
+    }
+}
+
+/// The entries that nobody waits for, by the time since when.
+#[derive(Debug, Clone, Default)]
+struct Register(Arc<std::sync::Mutex<BTreeSet<(Instant, u64)>>>, Arc<AtomicU64>);
+
+struct RegisterGuard {
+    entry: (Instant, u64),
+    register: Register,
+}
+
+impl Register {
+    fn set(&self) -> std::sync::MutexGuard<'_, BTreeSet<(Instant, u64)>> {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn enter(&self) -> RegisterGuard {
+        let entry = (Instant::now(), self.1.fetch_add(1, Ordering::Relaxed));
+        self.set().insert(entry);
+        RegisterGuard { entry, register: self.clone() }
+    }
+
+    fn oldest(&self) -> Option<Instant> {
+        self.set().first().map(|(since, _)| *since)
+    }
+}
+
+impl Drop for RegisterGuard {
+    fn drop(&mut self) {
+        self.register.set().remove(&self.entry);
     }
 }
 
@@ -235,14 +368,126 @@ async fn wait(answer: oneshot::Receiver<Result<(), AuditError>>) -> Result<(), A
     }
 }
 
-async fn run(store: Store, jobs: Arc<Mutex<mpsc::Receiver<Job>>>) {
-    let mut batch = Vec::with_capacity(MAX_BATCH);
-    loop {
-        // The lock is held while filling a batch, not while committing it.
-        if !fill(&mut *jobs.lock().await, &mut batch).await {
-            return;
+/// Where a task's chain of batches ends.
+struct Chain {
+    writer: Uuid,
+    end: (i64, Hash),
+}
+
+struct Task {
+    store: Store,
+    chain: Chain,
+}
+
+/// A batch in the form in which it is written, however often.
+struct Prepared {
+    rows: Batch,
+    signed: SignedBatch,
+}
+
+enum Failure {
+    /// It was not written.
+    Refused(StoreError),
+    /// The commit was sent and not answered.
+    InDoubt(StoreError),
+}
+
+impl<E: Into<StoreError>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self::Refused(error.into())
+    }
+}
+
+impl Task {
+    async fn run(mut self, jobs: Arc<Mutex<mpsc::Receiver<Job>>>) {
+        let mut batch = Vec::with_capacity(MAX_BATCH);
+        loop {
+            // The lock is held while filling a batch, not while committing it.
+            if !fill(&mut *jobs.lock().await, &mut batch).await {
+                return;
+            }
+            if let Err(error) = self.commit(&mut batch).await {
+                // Perhaps it is the batch's size that is refused, and one row that Postgres refuses must not take its
+                // neighbours down with it.
+                tracing::warn!(%error, entries = batch.len(), "an audit batch is refused; its entries are written one by one");
+                for job in std::mem::take(&mut batch) {
+                    self.alone(job).await;
+                }
+            }
         }
-        commit(&store, &mut batch).await;
+    }
+
+    async fn alone(&mut self, job: Job) {
+        let mut one = vec![job];
+        let Err(error) = self.commit(&mut one).await else { return };
+        for job in one {
+            metrics::counter!("tollgate_audit_refused_total").increment(1);
+            tracing::error!(%error, entry = job.entry.names(), "the database refuses an audit row");
+            let _ = job.done.send(Err(AuditError::Unavailable));
+        }
+    }
+
+    /// Write a batch and acknowledge it. Leaves `batch` empty, or as it was when the database refuses it as a whole.
+    async fn commit(&mut self, batch: &mut Vec<Job>) -> StoreResult<()> {
+        let mut pause = Duration::from_millis(20);
+        let mut in_doubt = None;
+        for attempt in 1.. {
+            let prepared = match in_doubt.take() {
+                Some(prepared) => prepared,
+                None => {
+                    batch.retain(|job| !(job.abandonable && job.done.is_closed()));
+                    if batch.is_empty() {
+                        return Ok(());
+                    }
+                    self.prepare(batch.iter().map(|job| &job.entry))
+                }
+            };
+            let started = Instant::now();
+            let error = match self.write(&prepared).await {
+                Ok(()) => {
+                    self.chain.end = (prepared.signed.batch.sequence, prepared.signed.batch.root);
+                    measure(batch.len(), started);
+                    for job in batch.drain(..) {
+                        let _ = job.done.send(Ok(()));
+                    }
+                    return Ok(());
+                }
+                Err(Failure::InDoubt(error)) => {
+                    in_doubt = Some(prepared);
+                    error
+                }
+                Err(Failure::Refused(error)) if error.is_transient() && (attempt < WHOLE_TRIES || batch.len() == 1) => error,
+                Err(Failure::Refused(error)) => return Err(error),
+            };
+            metrics::counter!("tollgate_audit_commit_failures_total").increment(1);
+            tracing::warn!(%error, entries = batch.len(), "audit commit failed; retrying");
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(1));
+        }
+        Ok(())
+    }
+
+    fn prepare<'a>(&self, entries: impl Iterator<Item = &'a Entry>) -> Prepared {
+        let mut rows = Batch::default();
+        entries.for_each(|entry| rows.push(entry));
+        let signed = SignedBatch::next(self.chain.writer, self.chain.end, rows.lines(), rows.newest(), self.store.keys());
+        Prepared { rows, signed }
+    }
+
+    async fn write(&self, prepared: &Prepared) -> Result<(), Failure> {
+        // A connection into nothing must not hold a writer; the entries are written again, under the same ids.
+        let late = || StoreError::Unavailable(sqlx::Error::PoolTimedOut);
+        let inserted = async {
+            let mut tx = self.store.writer().await?;
+            prepared.rows.insert(&mut tx, &prepared.signed).await?;
+            Ok::<_, StoreError>(tx)
+        };
+        let tx = tokio::time::timeout(COMMIT_WITHIN, inserted).await.map_err(|_| late())??;
+        match tokio::time::timeout(COMMIT_WITHIN, tx.commit()).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(Failure::InDoubt(error.into())),
+            Err(_) => Err(Failure::InDoubt(late())),
+        }
     }
 }
 
@@ -259,60 +504,8 @@ async fn fill(jobs: &mut mpsc::Receiver<Job>, batch: &mut Vec<Job>) -> bool {
     true
 }
 
-/// Write a batch, however often it takes, and acknowledge it. Leaves `batch` empty.
-async fn commit(store: &Store, batch: &mut Vec<Job>) {
-    let mut pause = Duration::from_millis(20);
-    for attempt in 1.. {
-        batch.retain(|job| !(job.abandonable && job.done.is_closed()));
-        if batch.is_empty() {
-            return;
-        }
-        let started = std::time::Instant::now();
-        match write(store, batch.iter().map(|job| &job.entry)).await {
-            Ok(()) => {
-                #[expect(clippy::cast_precision_loss, reason = "a batch has at most 1,000 entries")]
-                metrics::histogram!("tollgate_audit_batch_entries").record(batch.len() as f64);
-                metrics::histogram!("tollgate_audit_commit_seconds").record(started.elapsed());
-                for job in batch.drain(..) {
-                    let _ = job.done.send(Ok(()));
-                }
-                return;
-            }
-            Err(error) if error.is_transient() && (attempt < WHOLE_TRIES || batch.len() == 1) => {
-                metrics::counter!("tollgate_audit_commit_failures_total").increment(1);
-                tracing::warn!(%error, entries = batch.len(), "audit commit failed; retrying");
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(Duration::from_secs(1));
-            }
-            // One row that Postgres refuses must not take its neighbours down with it.
-            Err(_) => return one_by_one(store, batch).await,
-        }
-    }
-}
-
-async fn one_by_one(store: &Store, batch: &mut Vec<Job>) {
-    for job in batch.drain(..) {
-        let mut result = write(store, std::iter::once(&job.entry)).await;
-        while result.as_ref().is_err_and(StoreError::is_transient) && !(job.abandonable && job.done.is_closed()) {
-            tokio::time::sleep(Duration::from_millis(200)).await;
-            result = write(store, std::iter::once(&job.entry)).await;
-        }
-        if let Err(error) = &result {
-            metrics::counter!("tollgate_audit_refused_total").increment(1);
-            tracing::error!(%error, entry = job.entry.names(), "the database refuses an audit row");
-        }
-        let _ = job.done.send(result.map_err(|_| AuditError::Unavailable));
-    }
-}
-
-async fn write(store: &Store, entries: impl Iterator<Item = &Entry>) -> StoreResult<()> {
-    let mut batch = Batch::default();
-    entries.for_each(|entry| batch.push(entry));
-    let written = async {
-        let mut tx = store.writer().await?;
-        batch.insert(&mut tx).await?;
-        Ok(tx.commit().await?)
-    };
-    // A connection into nothing must not hold a writer; the entries are written again, under the same ids.
-    tokio::time::timeout(COMMIT_WITHIN, written).await.unwrap_or(Err(StoreError::Unavailable(sqlx::Error::PoolTimedOut)))
+#[expect(clippy::cast_precision_loss, reason = "a batch has at most 1,000 entries")]
+fn measure(entries: usize, started: Instant) {
+    metrics::histogram!("tollgate_audit_batch_entries").record(entries as f64);
+    metrics::histogram!("tollgate_audit_commit_seconds").record(started.elapsed());
 }

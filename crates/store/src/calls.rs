@@ -25,6 +25,11 @@ pub const LIST_PAYLOAD: i32 = 64 << 10;
 /// In a list, payloads are left out once the page holds this much of them.
 pub const LIST_PAYLOADS: usize = 16 << 20;
 
+/// What the sweeper says of a call whose worker died.
+pub(crate) const SWEPT: &str = "the worker ended before it could say how the call did";
+/// And of a run, as JSON text.
+const SWEPT_RUN: &str = r#"{"kind":"sandbox","message":"The worker ended while the script ran. Run it again; calls that it had made are in the audit trail.","line":null,"column":null}"#;
+
 /// Which rows of the trail. Empty: all of the tenant's.
 #[derive(Debug, Clone, Default)]
 pub struct CallFilter {
@@ -267,7 +272,7 @@ pub struct ScriptRun {
 pub struct ScriptRunDetail {
     pub run: ScriptRun,
     /// Starlark.
-    pub source: String,
+    pub source: Option<String>,
     pub result: Option<String>,
     pub logs: Option<String>,
     pub error: Option<String>,
@@ -278,7 +283,7 @@ pub struct ScriptRunDetail {
 pub struct JournalEntry {
     pub sequence: i32,
     pub call_id: CallId,
-    pub entry: String,
+    pub entry: Option<String>,
 }
 
 /// A page of LLM requests. A filter that speaks of calls finds the requests that have such a call.
@@ -353,27 +358,47 @@ pub async fn list_runs(tx: &mut Tx, tenant: TenantId, filter: &CallFilter, slice
 const RUN_COLUMNS: &str = "SELECT s.script_run_id, s.llm_request_id, s.key_id, s.team_id, s.state, s.engine, s.catalog_sha256,
                                   s.ticks, s.opened_at, s.closed_at";
 
-/// One script run with its source, its outcome and its journal.
+/// One script run with its source, its outcome and its journal. A text that was erased, or never stored, is `None`.
 ///
 /// # Errors
 /// [`StoreError::NotFound`].
 pub async fn get_run(tx: &mut Tx, tenant: TenantId, run: ScriptRunId) -> StoreResult<ScriptRunDetail> {
     let mut query = QueryBuilder::new(RUN_COLUMNS);
-    query.push(", s.source, s.result, s.logs, s.error FROM script_runs s WHERE s.tenant_id = ").push_bind(tenant.uuid());
+    query.push(", s.ended_by FROM script_runs s WHERE s.tenant_id = ").push_bind(tenant.uuid());
     query.push(" AND s.script_run_id = ").push_bind(run.uuid());
     let row = query.build().fetch_one(&mut **tx).await?;
-    let read = |column: &str| row.try_get::<Option<&[u8]>, _>(column)?.map(text).transpose();
-    let (result, logs, error) = (read("result")?, read("logs")?, read("error")?);
-    let journal = sqlx::query!(
-        "SELECT sequence, call_id, entry FROM script_journal WHERE tenant_id = $1 AND script_run_id = $2 ORDER BY sequence",
+    let mut detail =
+        ScriptRunDetail { run: script_run(&row)?, source: None, result: None, logs: None, error: None, journal: Vec::new() };
+    if row.try_get::<Option<i16>, _>("ended_by")? == Some(2) {
+        detail.error = Some(SWEPT_RUN.to_owned());
+    }
+    let texts = sqlx::query!(
+        "SELECT part, body FROM script_payloads WHERE tenant_id = $1 AND script_run_id = $2 AND part < 4",
         tenant.uuid(),
         run.uuid(),
     );
-    let journal = journal.fetch_all(&mut **tx).await?.into_iter();
-    let journal = journal
-        .map(|e| Ok(JournalEntry { sequence: e.sequence, call_id: e.call_id.into(), entry: text(&e.entry)? }))
-        .collect::<StoreResult<_>>()?;
-    Ok(ScriptRunDetail { run: script_run(&row)?, source: row.try_get("source")?, result, logs, error, journal })
+    for row in texts.fetch_all(&mut **tx).await? {
+        let place = match row.part {
+            0 => &mut detail.source,
+            1 => &mut detail.result,
+            2 => &mut detail.logs,
+            _ => &mut detail.error,
+        };
+        *place = Some(text(&row.body)?);
+    }
+    let journal = sqlx::query!(
+        r#"SELECT j.sequence, j.call_id, p.body AS "body?" FROM script_journal j
+           LEFT JOIN script_payloads p
+             ON p.tenant_id = j.tenant_id AND p.script_run_id = j.script_run_id AND p.part = 4 AND p.sequence = j.sequence
+           WHERE j.tenant_id = $1 AND j.script_run_id = $2 ORDER BY j.sequence"#,
+        tenant.uuid(),
+        run.uuid(),
+    );
+    for row in journal.fetch_all(&mut **tx).await? {
+        let entry = row.body.as_deref().map(text).transpose()?;
+        detail.journal.push(JournalEntry { sequence: row.sequence, call_id: row.call_id.into(), entry });
+    }
+    Ok(detail)
 }
 
 fn script_run(row: &PgRow) -> StoreResult<ScriptRun> {

@@ -1,12 +1,16 @@
 //! A change that an admin makes: the write, its admin event, the remembered answer and the notice to the workers are one
 //! transaction.
 
+use std::sync::Arc;
+
 use chrono::{DateTime, Utc};
 use serde_json::Value;
-use tollgate_domain::{AdminEventId, Role, TenantId};
+use tollgate_domain::{Role, TenantId};
+use tollgate_evidence::{line::Line, sign::KeyRing};
 
 use crate::{
     error::StoreResult,
+    events, ledger,
     tx::{Store, Tx},
 };
 
@@ -37,6 +41,9 @@ pub struct Change {
     pub tenant: TenantId,
     pub now: DateTime<Utc>,
     pub actor: Actor,
+    /// The events so far, which the commit signs.
+    lines: Vec<Line<'static>>,
+    keys: Arc<KeyRing>,
 }
 
 impl Store {
@@ -45,7 +52,7 @@ impl Store {
     /// # Errors
     /// When no connection is to be had.
     pub async fn change(&self, tenant: TenantId, actor: Actor, now: DateTime<Utc>) -> StoreResult<Change> {
-        Ok(Change { tx: self.tenant(tenant).await?, tenant, now, actor })
+        Ok(Change { tx: self.tenant(tenant).await?, tenant, now, actor, lines: Vec::new(), keys: Arc::clone(self.keys()) })
     }
 }
 
@@ -55,22 +62,9 @@ impl Change {
     /// # Errors
     /// When the database refuses.
     pub async fn event(&mut self, action: &str, target: &impl std::fmt::Display, detail: Value) -> StoreResult<()> {
-        sqlx::query!(
-            "INSERT INTO admin_events (tenant_id, event_id, at, actor_kind, actor_id, role, action, target_id, detail, request_id)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
-            self.tenant.uuid(),
-            AdminEventId::mint(self.now).uuid(),
-            self.now,
-            self.actor.kind,
-            self.actor.id,
-            self.actor.role.map(Role::as_str),
-            action,
-            target.to_string(),
-            detail,
-            self.actor.request_id,
-        )
-        .execute(&mut *self.tx)
-        .await?;
+        let target = target.to_string();
+        let line = events::insert(&mut self.tx, self.tenant, &self.actor, self.now, (action, &target, &detail)).await?;
+        self.lines.push(line);
         Ok(())
     }
 
@@ -80,6 +74,15 @@ impl Change {
     /// When the commit fails; nothing was changed then.
     pub async fn commit(mut self) -> StoreResult<()> {
         sqlx::query!("SELECT tollgate_touch($1)", self.tenant.uuid()).fetch_one(&mut *self.tx).await?;
+        self.commit_quietly().await
+    }
+
+    /// Commit what is no change of configuration: the workers are not told.
+    ///
+    /// # Errors
+    /// When the commit fails; nothing was changed then.
+    pub async fn commit_quietly(mut self) -> StoreResult<()> {
+        ledger::append(&mut self.tx, &self.keys, &self.lines, self.now).await?;
         Ok(self.tx.commit().await?)
     }
 }

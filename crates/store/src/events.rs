@@ -1,16 +1,20 @@
 //! Admin events: what was done, by whom, and what was refused. Written by `Change::event` and [`note`], never changed.
 
+use std::borrow::Cow;
+
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 use sqlx::{Postgres, QueryBuilder};
 use tollgate_domain::{AdminEventId, Role, TenantId, ids};
+use tollgate_evidence::line::{self, Line};
 use uuid::Uuid;
 
 use crate::{
     change::Actor,
     error::StoreResult,
+    ledger,
     page::{Page, PageRequest},
-    tx::Store,
+    tx::{Store, Tx},
 };
 
 #[derive(Debug, Clone, sqlx::FromRow)]
@@ -38,6 +42,45 @@ pub struct Filter {
     pub to: Option<DateTime<Utc>>,
 }
 
+/// Write one event: action, target, detail. The line is for the batch that its transaction signs at its end.
+pub(crate) async fn insert(
+    tx: &mut Tx,
+    tenant: TenantId,
+    actor: &Actor,
+    now: DateTime<Utc>,
+    (action, target, detail): (&str, &str, &Value),
+) -> StoreResult<Line<'static>> {
+    let id = AdminEventId::mint(now);
+    sqlx::query!(
+        "INSERT INTO admin_events (tenant_id, event_id, at, actor_kind, actor_id, role, action, target_id, detail, request_id)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+        tenant.uuid(),
+        id.uuid(),
+        now,
+        actor.kind,
+        actor.id,
+        actor.role.map(Role::as_str),
+        action,
+        target,
+        detail,
+        actor.request_id,
+    )
+    .execute(&mut **tx)
+    .await?;
+    Ok(Line::AdminEvent(line::AdminEvent {
+        tenant_id: tenant,
+        id,
+        at: now,
+        actor_kind: Cow::Borrowed(actor.kind),
+        actor_id: Cow::Owned(actor.id.clone()),
+        role: actor.role.map(|role| Cow::Borrowed(role.as_str())),
+        action: Cow::Owned(action.to_owned()),
+        target_id: Cow::Owned(target.to_owned()),
+        detail: Cow::Owned(line::canonical(detail)),
+        request_id: actor.request_id.clone().map(Cow::Owned),
+    }))
+}
+
 /// An event that belongs to no change: something was refused.
 ///
 /// # Errors
@@ -52,22 +95,8 @@ pub async fn note(
     detail: &Value,
 ) -> StoreResult<()> {
     let mut tx = store.tenant(tenant).await?;
-    sqlx::query!(
-        "INSERT INTO admin_events (tenant_id, event_id, at, actor_kind, actor_id, role, action, target_id, detail, request_id)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
-        tenant.uuid(),
-        AdminEventId::mint(now).uuid(),
-        now,
-        actor.kind,
-        actor.id,
-        actor.role.map(Role::as_str),
-        action,
-        target,
-        detail,
-        actor.request_id,
-    )
-    .execute(&mut *tx)
-    .await?;
+    let line = insert(&mut tx, tenant, actor, now, (action, target, detail)).await?;
+    ledger::append(&mut tx, store.keys(), &[line], now).await?;
     Ok(tx.commit().await?)
 }
 

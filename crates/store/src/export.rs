@@ -44,7 +44,7 @@ pub type Chunk = StoreResult<Vec<ToolCall>>;
 /// When the database refuses; nothing may be exported then.
 pub async fn announce(mut change: Change, target: &impl std::fmt::Display, detail: Value) -> StoreResult<()> {
     change.event("audit.export", target, detail).await?;
-    Ok(change.tx.commit().await?)
+    change.commit_quietly().await
 }
 
 /// Take the snapshot of the calls that `filter` names.

@@ -1,9 +1,99 @@
-//! Payloads at rest: the exact bytes, zstd level 1. JSON text as evidence must come back byte by byte, which jsonb does not do.
+//! Payloads: the exact bytes, zstd level 1, under a salt of their own. JSON text as evidence must come back byte by byte, which
+//! jsonb does not do.
+
+use std::sync::Arc;
+
+use tollgate_evidence::{
+    Hash,
+    line::{Commitment, Kept},
+};
 
 use crate::error::{StoreError, StoreResult};
 
 /// The largest payload that is read back, in bytes: a row is never a decompression bomb.
 pub const MAX_PAYLOAD: usize = 64 << 20;
+
+/// A payload on its way to the disk, and what of it goes there.
+#[derive(Debug, Clone)]
+pub struct Payload {
+    original: Arc<[u8]>,
+    stored: Stored,
+}
+
+#[derive(Debug, Clone)]
+enum Stored {
+    Whole,
+    Redacted(Arc<[u8]>),
+    Omitted,
+}
+
+impl Payload {
+    /// Store it as it is.
+    #[must_use]
+    pub fn whole(bytes: impl Into<Arc<[u8]>>) -> Self {
+        Self { original: bytes.into(), stored: Stored::Whole }
+    }
+
+    /// Store `copy`, and the hash of the original.
+    #[must_use]
+    pub fn redacted(original: impl Into<Arc<[u8]>>, copy: impl Into<Arc<[u8]>>) -> Self {
+        Self { original: original.into(), stored: Stored::Redacted(copy.into()) }
+    }
+
+    /// Store the hash alone.
+    #[must_use]
+    pub fn omitted(original: impl Into<Arc<[u8]>>) -> Self {
+        Self { original: original.into(), stored: Stored::Omitted }
+    }
+
+    /// The same, with nothing stored but the hash.
+    #[must_use]
+    pub fn without_copy(self) -> Self {
+        Self::omitted(self.original)
+    }
+
+    /// What is stored.
+    #[must_use]
+    pub fn stored(&self) -> Option<&[u8]> {
+        match &self.stored {
+            Stored::Whole => Some(&self.original),
+            Stored::Redacted(copy) => Some(copy),
+            Stored::Omitted => None,
+        }
+    }
+
+    /// What waits in memory until it is written.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.original.len() + if let Stored::Redacted(copy) = &self.stored { copy.len() } else { 0 }
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.original.is_empty()
+    }
+
+    pub(crate) fn commitment(&self, salt: &Salt) -> Commitment {
+        let kept = match &self.stored {
+            Stored::Whole => None,
+            Stored::Redacted(copy) => Some(Kept::Redacted(Hash::of(&[salt, copy]))),
+            Stored::Omitted => Some(Kept::Omitted),
+        };
+        Commitment { kept, ..Commitment::to(salt, &self.original) }
+    }
+}
+
+pub(crate) type Salt = [u8; 16];
+
+/// Without randomness there is no salt, and a commitment without one could be guessed: zeros say so to whoever looks, and the
+/// payload itself is as safe as before.
+pub(crate) fn salt() -> Salt {
+    let mut salt = [0; 16];
+    if aws_lc_rs::rand::fill(&mut salt).is_err() {
+        tracing::error!("the system gives no randomness for the salts of the audit trail");
+    }
+    salt
+}
 
 #[must_use]
 pub fn pack(plain: &[u8]) -> Vec<u8> {

@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use crate::{
     error::{StoreError, StoreResult},
+    settings::{self, TrailPolicy},
     tx::{Store, Tx},
 };
 
@@ -30,6 +31,7 @@ pub struct TenantConfig {
     pub groups: HashMap<ToolGroupId, ToolGroup>,
     pub keys: HashMap<KeyId, KeyConfig>,
     pub rates: RateCard,
+    pub trail: TrailPolicy,
 }
 
 /// An upstream with what it takes to reach it.
@@ -84,6 +86,7 @@ pub async fn reload_tenant(store: &Store, tenant: TenantId, before: Option<&Tena
         groups: groups(&mut tx, tenant).await?,
         keys: keys(&mut tx, tenant).await?,
         rates: rates(&mut tx, tenant).await?,
+        trail: TrailPolicy::new(&settings::get(&mut tx, tenant).await?)?,
         upstreams,
     };
     tx.commit().await?;

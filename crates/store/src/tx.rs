@@ -1,6 +1,6 @@
 //! Connections, migrations, and the transactions in which everything runs.
 
-use std::{str::FromStr, time::Duration};
+use std::{str::FromStr, sync::Arc, time::Duration};
 
 use sqlx::{
     AssertSqlSafe, Connection, PgConnection, PgPool, Postgres, Row,
@@ -8,6 +8,7 @@ use sqlx::{
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 use tollgate_domain::TenantId;
+use tollgate_evidence::sign::{KeyRing, Signer};
 
 use crate::error::{StoreError, StoreResult};
 
@@ -15,17 +16,18 @@ pub static MIGRATOR: Migrator = sqlx::migrate!("../../migrations");
 
 pub type Tx = sqlx::Transaction<'static, Postgres>;
 
-/// The pool. Cheap to clone.
+/// The pool, and the keys with which rows of the trail are signed as they are written. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Store {
     pool: PgPool,
+    keys: Arc<KeyRing>,
 }
 
 /// Connect, with at most `max_connections` to this database.
 ///
 /// # Errors
 /// When the URL is malformed or the database cannot be reached within 10 s.
-pub async fn connect(url: &str, max_connections: u32) -> StoreResult<Store> {
+pub async fn connect(url: &str, max_connections: u32, keys: Arc<KeyRing>) -> StoreResult<Store> {
     let options = PgConnectOptions::from_str(url)?
         .application_name("tollgate")
         // A statement that waits longer than this waits for something that will not come.
@@ -35,13 +37,24 @@ pub async fn connect(url: &str, max_connections: u32) -> StoreResult<Store> {
         .acquire_timeout(Duration::from_secs(10))
         .connect_with(options)
         .await?;
-    Ok(Store { pool })
+    Ok(Store { pool, keys })
 }
 
 impl Store {
+    /// For tests: signs with a key that everyone knows.
+    ///
+    /// # Panics
+    /// Never: any 32 bytes are a seed.
     #[must_use]
-    pub const fn from_pool(pool: PgPool) -> Self {
-        Self { pool }
+    #[expect(clippy::expect_used, reason = "a constant of the right length")]
+    pub fn from_pool(pool: PgPool) -> Self {
+        let signer = Signer::from_seed(&[0; 32]).expect("a seed");
+        Self { pool, keys: Arc::new(KeyRing::new(signer, [])) }
+    }
+
+    #[must_use]
+    pub const fn keys(&self) -> &Arc<KeyRing> {
+        &self.keys
     }
 
     #[must_use]
@@ -85,6 +98,14 @@ impl Store {
     /// When no connection is to be had.
     pub async fn writer(&self) -> StoreResult<Tx> {
         Ok(self.pool.begin_with("BEGIN; SET LOCAL ROLE tollgate_writer").await?)
+    }
+
+    /// A transaction that gives rows their place in the log.
+    ///
+    /// # Errors
+    /// When no connection is to be had.
+    pub async fn sealer(&self) -> StoreResult<Tx> {
+        Ok(self.pool.begin_with("BEGIN; SET LOCAL ROLE tollgate_sealer").await?)
     }
 
     /// Whether the database answers.

@@ -1,12 +1,14 @@
 //! Workers that run, workers that died, and what the dead left open.
 
-use std::collections::HashMap;
-
 use chrono::{DateTime, Utc};
-use tollgate_domain::{CallId, Outcome, TenantId, WorkerId};
+use tollgate_domain::{Picos, WorkerId};
 use uuid::Uuid;
 
-use crate::{error::StoreResult, payload, tx::Store};
+use crate::{
+    audit::{AuditWriter, Entry, Resolution, RunResolution},
+    error::{StoreError, StoreResult},
+    tx::Store,
+};
 
 /// Heartbeats are judged by the database's clock alone: workers need not agree on the time.
 pub const STALE_AFTER_SECONDS: f64 = 10.0;
@@ -48,11 +50,11 @@ pub struct Swept {
 }
 
 /// Resolve as `unknown` the calls that one dead worker left open, and fail its runs. `None` when no worker is dead. Safe to
-/// run anywhere, at once: the dead worker's row is locked, and a resolution is written once.
+/// run anywhere, at once: the dead worker's row is locked until its resolutions are durable.
 ///
 /// # Errors
 /// When the database does not answer; the next sweep finds the same.
-pub async fn sweep(store: &Store, own: WorkerId, now: DateTime<Utc>) -> StoreResult<Option<Swept>> {
+pub async fn sweep(store: &Store, audit: &AuditWriter, own: WorkerId, now: DateTime<Utc>) -> StoreResult<Option<Swept>> {
     let mut tx = store.control().await?;
     let dead = sqlx::query!(
         "SELECT worker_id, oldest_open_call FROM workers
@@ -80,8 +82,10 @@ pub async fn sweep(store: &Store, own: WorkerId, now: DateTime<Utc>) -> StoreRes
     .await?;
     let runs = sqlx::query!(
         "SELECT r.tenant_id, r.script_run_id FROM tenants t
-         CROSS JOIN LATERAL (SELECT s.tenant_id, s.script_run_id FROM script_runs s
-           WHERE s.tenant_id = t.tenant_id AND s.script_run_id >= $1 AND s.worker_id = $2 AND s.state = 'running') r
+         CROSS JOIN LATERAL (SELECT s.tenant_id, s.script_run_id FROM script_run_starts s
+           WHERE s.tenant_id = t.tenant_id AND s.script_run_id >= $1 AND s.worker_id = $2
+             AND NOT EXISTS (SELECT FROM script_run_ends e
+                             WHERE e.tenant_id = s.tenant_id AND e.script_run_id = s.script_run_id)) r
          LIMIT $3",
         dead.oldest_open_call,
         dead.worker_id,
@@ -91,14 +95,17 @@ pub async fn sweep(store: &Store, own: WorkerId, now: DateTime<Utc>) -> StoreRes
     .await?;
 
     let swept = Swept { calls: calls.len(), runs: runs.len() };
-    let calls: Vec<_> = calls.into_iter().map(|c| (c.tenant_id.into(), CallId::from(c.call_id), c.quoted_picos)).collect();
-    resolve(store, &calls, now).await?;
-    let mut by_tenant: HashMap<Uuid, Vec<Uuid>> = HashMap::new();
-    for run in runs {
-        by_tenant.entry(run.tenant_id).or_default().push(run.script_run_id);
-    }
-    for (tenant, runs) in by_tenant {
-        fail_runs(store, tenant.into(), &runs, now).await?;
+    let resolutions = calls.into_iter().map(|call| Resolution {
+        tenant: call.tenant_id.into(),
+        id: call.call_id.into(),
+        amount: Picos(call.quoted_picos.unwrap_or(0)),
+        at: now,
+    });
+    let run_resolutions =
+        runs.into_iter().map(|run| RunResolution { tenant: run.tenant_id.into(), id: run.script_run_id.into(), at: now });
+    let entry = Entry { resolutions: resolutions.collect(), run_resolutions: run_resolutions.collect(), ..Entry::default() };
+    if !entry.is_empty() {
+        audit.after(entry).await.map_err(|_| StoreError::Unavailable(sqlx::Error::PoolTimedOut))?;
     }
     let all = usize::try_from(SWEEP).unwrap_or(usize::MAX);
     if swept.calls < all && swept.runs < all {
@@ -106,44 +113,6 @@ pub async fn sweep(store: &Store, own: WorkerId, now: DateTime<Utc>) -> StoreRes
     }
     tx.commit().await?;
     Ok(Some(swept))
-}
-
-async fn resolve(store: &Store, calls: &[(TenantId, CallId, Option<i64>)], now: DateTime<Utc>) -> StoreResult<()> {
-    let tenants: Vec<Uuid> = calls.iter().map(|c| c.0.uuid()).collect();
-    let ids: Vec<Uuid> = calls.iter().map(|c| c.1.uuid()).collect();
-    // The upstream may have acted, so the call is charged as quoted.
-    let amounts: Vec<i64> = calls.iter().map(|c| c.2.unwrap_or(0)).collect();
-    let mut tx = store.writer().await?;
-    sqlx::query!(
-        "INSERT INTO tool_call_events (tenant_id, call_id, kind, at, outcome, error, amount_picos)
-         SELECT t, c, 2, $4, $5, 'the worker ended before it could say how the call did', a
-         FROM UNNEST($1::uuid[], $2::uuid[], $3::bigint[]) AS n(t, c, a)
-         ON CONFLICT DO NOTHING",
-        &tenants,
-        &ids,
-        &amounts,
-        now,
-        Outcome::Unknown.as_str(),
-    )
-    .execute(&mut *tx)
-    .await?;
-    Ok(tx.commit().await?)
-}
-
-async fn fail_runs(store: &Store, tenant: TenantId, runs: &[Uuid], now: DateTime<Utc>) -> StoreResult<()> {
-    let error = serde_json::json!({"kind": "sandbox", "message": "The worker ended while the script ran. Run it again; calls that it had made are in the audit trail.", "line": null, "column": null});
-    let mut tx = store.tenant(tenant).await?;
-    sqlx::query!(
-        "UPDATE script_runs SET state = 'failed', error = $3, closed_at = $4
-         WHERE tenant_id = $1 AND script_run_id = ANY($2) AND state = 'running'",
-        tenant.uuid(),
-        runs,
-        payload::pack(error.to_string().as_bytes()),
-        now,
-    )
-    .execute(&mut *tx)
-    .await?;
-    Ok(tx.commit().await?)
 }
 
 /// Housekeeping that any worker may do at any time: partitions ahead of time, idempotency keys and answered sync requests

@@ -20,14 +20,11 @@ use sqlx::{
 use tollgate_domain::{CallId, Decision, Outcome, ScriptRunId, policy::Reason, tool::sha256};
 use tollgate_store::{
     Store,
-    audit::{AuditError, AuditWriter, Entry, JournalRow, NewRun, ScriptPlace},
-    payload,
+    audit::{AuditError, AuditWriter, Entry, JournalRow, NewRun, QueueLimits, ScriptPlace},
+    payload::{self, Payload},
 };
 
-use support::{Who, closes, count, opens, row, tenant};
-
-/// Entries that wait at most.
-const QUEUE: usize = 4096;
+use support::{QUEUE, Who, closes, count, opens, row, tenant};
 
 /// JSON as upstreams and models write it; all of it is evidence.
 fn odd() -> Vec<Vec<u8>> {
@@ -115,13 +112,19 @@ async fn payloads_come_back_byte_by_byte(pool: PgPool) {
     for (call, (text, answer)) in calls.iter().zip(texts.iter().zip(texts.iter().rev())) {
         assert_eq!(payload_of(&pool, call.id, 0).await, (text.clone(), i32::try_from(text.len()).unwrap()));
         assert_eq!(payload_of(&pool, call.id, 1).await.0, *answer);
-        let hashes: (Vec<u8>, Vec<u8>) =
-            sqlx::query_as("SELECT arguments_sha256, result_sha256 FROM tool_calls WHERE call_id = $1")
-                .bind(call.id.uuid())
-                .fetch_one(&pool)
-                .await
-                .unwrap();
-        assert_eq!(hashes, (sha256(text).to_vec(), sha256(answer).to_vec()));
+        let committed: (Vec<u8>, Vec<u8>, Vec<u8>, Vec<u8>) = sqlx::query_as(
+            "SELECT arguments_sha256, a.salt, result_sha256, r.salt FROM tool_calls t
+             JOIN tool_call_payloads a ON a.call_id = t.call_id AND a.kind = 0
+             JOIN tool_call_payloads r ON r.call_id = t.call_id AND r.kind = 1 WHERE t.call_id = $1",
+        )
+        .bind(call.id.uuid())
+        .fetch_one(&pool)
+        .await
+        .unwrap();
+        let of = |salt: &[u8], bytes: &[u8]| sha256(&[salt, bytes].concat()).to_vec();
+        assert_eq!((committed.1.len(), committed.3.len()), (16, 16));
+        assert_ne!(committed.1, committed.3, "a salt of its own");
+        assert_eq!((&committed.0, &committed.2), (&of(&committed.1, text), &of(&committed.3, answer)));
     }
 }
 
@@ -305,7 +308,7 @@ async fn cut_connections_lose_and_double_nothing_acknowledged(_: PgPoolOptions, 
 async fn a_full_queue_refuses_what_has_not_begun_and_keeps_what_has(_: PgPoolOptions, options: PgConnectOptions) {
     let pool = support::pool(&options, "full", 8).await;
     let who = Who::new(tenant(&pool).await);
-    let audit = AuditWriter::start(&Store::from_pool(pool.clone()), 64);
+    let audit = AuditWriter::start(&Store::from_pool(pool.clone()), QueueLimits { entries: 64, ..QUEUE });
     let held = hold(&pool).await;
     // Fill both writers and the queue behind them, one batch at a time.
     let refused = Arc::new(AtomicUsize::new(0));
@@ -396,10 +399,11 @@ async fn the_same_entry_twice_is_one_row_and_the_first_counts(pool: PgPool) {
         request: who.request,
         key: who.key,
         team: None,
-        source: "result = 1".to_owned(),
-        catalog: payload::pack(b"{}"),
+        source: Payload::whole(&b"result = 1"[..]),
+        catalog: payload::pack(b"{}").into(),
         catalog_sha256: [0; 32],
         engine: "e".to_owned(),
+        limits: "{}".to_owned(),
         worker: who.worker,
         at: support::now(),
     };
@@ -409,13 +413,14 @@ async fn the_same_entry_twice_is_one_row_and_the_first_counts(pool: PgPool) {
         request: Some(who.request()),
         run: Some(run),
         completions: vec![who.completion(intent.id, Outcome::Ok, b"1")],
-        journal: vec![JournalRow { tenant: who.tenant, place, call: intent.id, entry: payload::pack(b"{}") }],
+        journal: vec![JournalRow { tenant: who.tenant, place, call: intent.id, entry: Payload::whole(&b"{}"[..]) }],
         intent: Some(intent.clone()),
+        ..Entry::default()
     };
     let mut again = entry.clone();
     again.completions[0].outcome = Outcome::Timeout;
     if let Some(intent) = &mut again.intent {
-        intent.arguments = Arc::from(&b"{\"first\":false}"[..]);
+        intent.arguments = Payload::whole(&b"{\"first\":false}"[..]);
     }
     assert_eq!(audit.before(entry.clone()).await, Ok(()));
     // Alone, and twice within one batch.

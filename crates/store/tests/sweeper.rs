@@ -9,11 +9,13 @@ use sqlx::PgPool;
 use tollgate_domain::{Decision, Outcome, ScriptRunId, WorkerId, ids, policy::Reason};
 use tollgate_store::{
     Store,
-    audit::{AuditWriter, Entry, Intent, NewRun, ScriptPlace},
-    payload, workers,
+    audit::{AuditWriter, Entry, Intent, NewRun, RunEnd, ScriptPlace},
+    calls,
+    payload::{self, Payload},
+    workers,
 };
 
-use support::{Who, closes, count, opens, row, tenant};
+use support::{QUEUE, Who, closes, count, opens, row, tenant};
 
 struct Crash {
     store: Store,
@@ -23,7 +25,7 @@ struct Crash {
 
 async fn crash(pool: &PgPool) -> Crash {
     let store = Store::from_pool(pool.clone());
-    Crash { audit: AuditWriter::start(&store, 1000), who: Who::new(tenant(pool).await), store }
+    Crash { audit: AuditWriter::start(&store, QUEUE), who: Who::new(tenant(pool).await), store }
 }
 
 impl Crash {
@@ -47,7 +49,7 @@ impl Crash {
     }
 
     async fn sweep(&self) -> Option<workers::Swept> {
-        workers::sweep(&self.store, WorkerId::from_uuid(uuid::Uuid::nil()), support::now()).await.unwrap()
+        workers::sweep(&self.store, &self.audit, WorkerId::from_uuid(uuid::Uuid::nil()), support::now()).await.unwrap()
     }
 
     fn run(&self) -> NewRun {
@@ -57,10 +59,11 @@ impl Crash {
             request: self.who.request,
             key: self.who.key,
             team: None,
-            source: "result = 1".to_owned(),
-            catalog: payload::pack(b"{}"),
+            source: Payload::whole(&b"result = 1"[..]),
+            catalog: payload::pack(b"{}").into(),
             catalog_sha256: [0; 32],
             engine: "e".to_owned(),
+            limits: "{}".to_owned(),
             worker: self.who.worker,
             at: support::now(),
         }
@@ -159,8 +162,17 @@ async fn a_dead_workers_runs_fail_with_a_reason(pool: PgPool) {
     for run in [&running, &done] {
         c.audit.before(Entry { run: Some(run.clone()), ..Entry::default() }).await.unwrap();
     }
-    let end = tollgate_store::runs::RunEnd { state: "done", result: Some(1.into()), logs: Vec::new(), error: None, ticks: 3 };
-    tollgate_store::runs::close(&c.store, c.who.tenant, done.id, &end, support::now()).await.unwrap();
+    let end = RunEnd {
+        tenant: c.who.tenant,
+        id: done.id,
+        state: "done",
+        ticks: 3,
+        result: Some(Payload::whole(&b"1"[..])),
+        logs: Payload::whole(&b"[]"[..]),
+        error: None,
+        at: support::now(),
+    };
+    c.audit.after(Entry { end: Some(end), ..Entry::default() }).await.unwrap();
     let mut nested = c.who.intent("{}");
     nested.place = Some(ScriptPlace { run: running.id, sequence: 1 });
     let nested = c.open(nested).await;
@@ -168,16 +180,13 @@ async fn a_dead_workers_runs_fail_with_a_reason(pool: PgPool) {
     c.age(c.who.worker, 60.0).await;
     assert_eq!(c.sweep().await, Some(workers::Swept { calls: 1, runs: 1 }));
 
-    let (state, error, closed): (String, Vec<u8>, bool) =
-        sqlx::query_as("SELECT state, error, closed_at IS NOT NULL FROM script_runs WHERE script_run_id = $1")
-            .bind(running.id.uuid())
-            .fetch_one(&pool)
-            .await
-            .unwrap();
-    let error: serde_json::Value = serde_json::from_slice(&payload::unpack(&error).unwrap()).unwrap();
-    assert_eq!((state.as_str(), closed), ("failed", true));
+    let mut tx = c.store.tenant(c.who.tenant).await.unwrap();
+    let failed = calls::get_run(&mut tx, c.who.tenant, running.id).await.unwrap();
+    let error: serde_json::Value = serde_json::from_str(failed.error.as_deref().unwrap()).unwrap();
+    assert_eq!((failed.run.state.as_str(), failed.run.closed_at.is_some()), ("failed", true));
     assert_eq!(error["kind"], "sandbox");
     assert!(error["message"].as_str().unwrap().starts_with("The worker ended while the script ran."), "{error}");
+    assert_eq!(failed.source.as_deref(), Some("result = 1"));
     let kept: String = sqlx::query_scalar("SELECT state FROM script_runs WHERE script_run_id = $1")
         .bind(done.id.uuid())
         .fetch_one(&pool)
@@ -194,8 +203,8 @@ async fn a_sweep_leaves_nothing_behind_however_much_there_is(pool: PgPool) {
     let begin = ids::floor(support::now());
     for batch in 0..2 {
         let all: i64 = 5_500 * batch;
-        sqlx::query("DELETE FROM tool_call_events").execute(&pool).await.unwrap();
-        sqlx::query("DELETE FROM script_runs").execute(&pool).await.unwrap();
+        // What happened stays, also for a superuser's DELETE; a month that is dropped is gone.
+        sqlx::query("TRUNCATE tool_call_events, script_run_starts, script_run_ends").execute(&pool).await.unwrap();
         let (calls, runs) = if batch == 0 { (5_500, 3) } else { (3, all) };
         sqlx::query(
             "INSERT INTO tool_call_events (tenant_id, call_id, kind, at, llm_request_id, key_id, tool_name, decision, worker_id, quoted_picos)
@@ -209,8 +218,8 @@ async fn a_sweep_leaves_nothing_behind_however_much_there_is(pool: PgPool) {
         .await
         .unwrap();
         sqlx::query(
-            "INSERT INTO script_runs (tenant_id, script_run_id, llm_request_id, key_id, state, source, catalog, catalog_sha256, engine, worker_id, opened_at)
-             SELECT $1, overlay($2::text placing substr(gen_random_uuid()::text, 15) from 15)::uuid, $1, $1, 'running', '', '', '', 'e', $3, now() FROM generate_series(1, $4)",
+            "INSERT INTO script_run_starts (tenant_id, script_run_id, llm_request_id, key_id, catalog_sha256, engine, worker_id, opened_at)
+             SELECT $1, overlay($2::text placing substr(gen_random_uuid()::text, 15) from 15)::uuid, $1, $1, '', 'e', $3, now() FROM generate_series(1, $4)",
         )
         .bind(c.who.tenant.uuid())
         .bind(ScriptRunId::mint(support::now()).uuid())

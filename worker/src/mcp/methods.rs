@@ -22,7 +22,6 @@ use crate::{
     caller::Caller,
     gate::Gate,
     meta::{self, MetaTool},
-    script::RunError,
     upstream::{Answer, Progress},
     verbatim::Members,
 };
@@ -63,12 +62,6 @@ impl From<RpcError> for Failure {
 
 impl From<AuditError> for Failure {
     fn from(_: AuditError) -> Self {
-        Self::Unavailable
-    }
-}
-
-impl From<RunError> for Failure {
-    fn from(_: RunError) -> Self {
         Self::Unavailable
     }
 }

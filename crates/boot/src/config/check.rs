@@ -71,12 +71,13 @@ fn check_url(what: &str, url: &str, secure: bool) -> Check {
 
 fn check_limits(limits: &Limits) -> Check {
     let script = &limits.script;
-    let positive: [(&str, u64); 13] = [
+    let positive: [(&str, u64); 14] = [
         ("request_body_bytes", limits.request_body_bytes as u64),
         ("request_head_seconds", limits.request_head_seconds),
         ("connections", limits.connections as u64),
         ("tool_result_bytes", limits.tool_result_bytes as u64),
         ("audit_queue", limits.audit_queue as u64),
+        ("audit_queue_bytes", limits.audit_queue_bytes as u64),
         ("database_connections", u64::from(limits.database_connections)),
         ("script.ticks", script.ticks),
         ("script.heap_bytes", script.heap_bytes),

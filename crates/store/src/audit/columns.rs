@@ -1,12 +1,25 @@
 //! A batch as columns: one array a column, one statement a batch.
 
+use std::borrow::Cow;
+
 use chrono::{DateTime, Utc};
-use tollgate_domain::{Origin, Outcome, tool::sha256};
+use tollgate_domain::{Decision, Outcome, TenantId};
+use tollgate_evidence::{
+    Hash, batch,
+    line::{self, Commitment, Kept, Line},
+};
 use uuid::Uuid;
 
-use super::{Completion, Entry, Intent, JournalRow, NewRequest, NewRun};
-use crate::{error::StoreResult, payload, tx::Tx};
+use super::{Completion, Entry, Intent, JournalRow, NewRequest, NewRun, Resolution, RunEnd, RunResolution};
+use crate::{
+    calls::SWEPT,
+    error::StoreResult,
+    ledger::SignedBatch,
+    payload::{self, Payload},
+    tx::Tx,
+};
 
+/// Each row is made into its line first, and its columns are filled from the line: what is signed is what is stored.
 #[derive(Default)]
 pub(super) struct Batch {
     requests: Requests,
@@ -14,6 +27,34 @@ pub(super) struct Batch {
     events: Events,
     payloads: Payloads,
     journal: Journal,
+    ends: Ends,
+    catalogs: Catalogs,
+    texts: Texts,
+    lines: Vec<batch::Entry>,
+    newest: DateTime<Utc>,
+}
+
+/// What of a payload stands in its row.
+#[derive(Default)]
+struct Committed {
+    sha256: Vec<Option<Vec<u8>>>,
+    form: Vec<Option<i16>>,
+    kept_sha256: Vec<Option<Vec<u8>>>,
+}
+
+impl Committed {
+    fn push(&mut self, commitment: Option<&Commitment>) {
+        let kept = commitment.and_then(|c| c.kept);
+        self.sha256.push(commitment.map(|c| c.sha256.0.to_vec()));
+        self.form.push(kept.map(|kept| match kept {
+            Kept::Redacted(_) => 1,
+            Kept::Omitted => 2,
+        }));
+        self.kept_sha256.push(match kept {
+            Some(Kept::Redacted(hash)) => Some(hash.0.to_vec()),
+            Some(Kept::Omitted) | None => None,
+        });
+    }
 }
 
 #[derive(Default)]
@@ -22,8 +63,8 @@ struct Requests {
     id: Vec<Uuid>,
     key: Vec<Uuid>,
     team: Vec<Option<Uuid>>,
-    origin: Vec<&'static str>,
-    method: Vec<&'static str>,
+    origin: Vec<String>,
+    method: Vec<String>,
     model: Vec<Option<String>>,
     client: Vec<Option<String>>,
     at: Vec<DateTime<Utc>>,
@@ -36,10 +77,10 @@ struct Runs {
     request: Vec<Uuid>,
     key: Vec<Uuid>,
     team: Vec<Option<Uuid>>,
-    source: Vec<String>,
-    catalog: Vec<Vec<u8>>,
     catalog_sha256: Vec<Vec<u8>>,
     engine: Vec<String>,
+    limits: Vec<String>,
+    source: Committed,
     worker: Vec<Uuid>,
     at: Vec<DateTime<Utc>>,
 }
@@ -51,7 +92,7 @@ struct Events {
     kind: Vec<i16>,
     at: Vec<DateTime<Utc>>,
     request: Vec<Option<Uuid>>,
-    origin: Vec<Option<&'static str>>,
+    origin: Vec<Option<String>>,
     run: Vec<Option<Uuid>>,
     sequence: Vec<Option<i32>>,
     key: Vec<Option<Uuid>>,
@@ -61,18 +102,18 @@ struct Events {
     tool: Vec<Option<Uuid>>,
     tool_name: Vec<Option<String>>,
     definition: Vec<Option<Vec<u8>>>,
-    decision: Vec<Option<&'static str>>,
-    reason: Vec<Option<&'static str>>,
+    decision: Vec<Option<String>>,
+    reason: Vec<Option<String>>,
     price: Vec<Option<Uuid>>,
     quoted: Vec<Option<i64>>,
     currency: Vec<Option<String>>,
     worker: Vec<Option<Uuid>>,
-    arguments_sha256: Vec<Option<Vec<u8>>>,
-    outcome: Vec<Option<&'static str>>,
+    arguments: Committed,
+    outcome: Vec<Option<String>>,
     error: Vec<Option<String>>,
     latency_us: Vec<Option<i64>>,
     amount: Vec<Option<i64>>,
-    result_sha256: Vec<Option<Vec<u8>>>,
+    result: Committed,
 }
 
 #[derive(Default)]
@@ -81,6 +122,7 @@ struct Payloads {
     call: Vec<Uuid>,
     kind: Vec<i16>,
     size: Vec<i32>,
+    salt: Vec<Vec<u8>>,
     body: Vec<Vec<u8>>,
 }
 
@@ -90,40 +132,225 @@ struct Journal {
     run: Vec<Uuid>,
     sequence: Vec<i32>,
     call: Vec<Uuid>,
-    entry: Vec<Vec<u8>>,
+    entry: Committed,
 }
 
-/// Postgres's text cannot hold NUL; one in a message would refuse the whole batch.
-fn text(value: &str) -> String {
-    value.replace('\0', "\u{fffd}")
+#[derive(Default)]
+struct Ends {
+    tenant: Vec<Uuid>,
+    run: Vec<Uuid>,
+    kind: Vec<i16>,
+    state: Vec<String>,
+    ticks: Vec<Option<i64>>,
+    at: Vec<DateTime<Utc>>,
+    result: Committed,
+    logs: Committed,
+    error: Committed,
+}
+
+#[derive(Default)]
+struct Catalogs {
+    tenant: Vec<Uuid>,
+    sha256: Vec<Vec<u8>>,
+    body: Vec<Vec<u8>>,
+}
+
+/// Texts of runs.
+#[derive(Default)]
+struct Texts {
+    tenant: Vec<Uuid>,
+    run: Vec<Uuid>,
+    part: Vec<i16>,
+    sequence: Vec<i32>,
+    size: Vec<i32>,
+    salt: Vec<Vec<u8>>,
+    body: Vec<Vec<u8>>,
 }
 
 impl Batch {
-    pub(super) fn push(&mut self, entry: &Entry) {
-        if let Some(request) = &entry.request {
-            self.requests.push(request);
-        }
-        if let Some(run) = &entry.run {
-            self.runs.push(run);
-        }
-        for completion in &entry.completions {
-            self.events.push_completion(completion);
-            if let Some(result) = &completion.result {
-                self.payloads.push(completion.tenant.uuid(), completion.id.uuid(), 1, result);
-            }
-        }
-        for row in &entry.journal {
-            self.journal.push(row);
-        }
-        if let Some(intent) = &entry.intent {
-            self.events.push_intent(intent);
-            self.payloads.push(intent.tenant.uuid(), intent.id.uuid(), 0, &intent.arguments);
-        }
+    /// The rows, for the batch's signature.
+    pub(super) fn lines(&self) -> &[batch::Entry] {
+        &self.lines
     }
 
-    /// One statement: the rows of a batch exist together or not at all, after one round trip.
-    pub(super) async fn insert(self, tx: &mut Tx) -> StoreResult<()> {
-        let Self { requests: q, runs: r, events: e, payloads: p, journal: j } = self;
+    /// The time of the newest row.
+    pub(super) const fn newest(&self) -> DateTime<Utc> {
+        self.newest
+    }
+
+    pub(super) fn push(&mut self, entry: &Entry) {
+        if let Some(request) = &entry.request {
+            self.request(request);
+        }
+        if let Some(run) = &entry.run {
+            self.run(run);
+        }
+        entry.completions.iter().for_each(|completion| self.completion(completion));
+        entry.journal.iter().for_each(|row| self.journal(row));
+        if let Some(intent) = &entry.intent {
+            self.intent(intent);
+        }
+        if let Some(end) = &entry.end {
+            self.end(end);
+        }
+        entry.resolutions.iter().for_each(|resolution| self.resolution(resolution));
+        entry.run_resolutions.iter().for_each(|resolution| self.run_resolution(resolution));
+    }
+
+    fn sign(&mut self, line: &Line<'_>, at: DateTime<Utc>) {
+        self.lines.push(batch::Entry::of(line));
+        self.newest = self.newest.max(at);
+    }
+
+    fn request(&mut self, n: &NewRequest) {
+        let line = line::LlmRequest {
+            tenant_id: n.tenant,
+            id: n.id,
+            at: n.at,
+            key_id: n.key,
+            team_id: n.team,
+            origin: n.origin.as_str().into(),
+            method: n.method.into(),
+            model: n.model.as_deref().map(text),
+            client: n.client.as_deref().map(text),
+        };
+        self.requests.push(&line);
+        self.sign(&Line::LlmRequest(line), n.at);
+    }
+
+    fn run(&mut self, n: &NewRun) {
+        let source = self.texts.push((n.tenant, n.id.uuid()), (0, 0), &n.source);
+        let line = line::ScriptStart {
+            tenant_id: n.tenant,
+            id: n.id,
+            at: n.at,
+            llm_request_id: n.request,
+            key_id: n.key,
+            team_id: n.team,
+            worker_id: n.worker,
+            engine: n.engine.as_str().into(),
+            limits: n.limits.as_str().into(),
+            catalog_sha256: Hash(n.catalog_sha256),
+            source,
+        };
+        self.runs.push(&line);
+        self.catalogs.push(n.tenant.uuid(), &n.catalog_sha256, &n.catalog);
+        self.sign(&Line::ScriptStart(line), n.at);
+    }
+
+    fn intent(&mut self, n: &Intent) {
+        let outcome = match n.decision {
+            Decision::Permitted => None,
+            Decision::Denied => Some(Outcome::Denied.as_str()),
+            Decision::Held => Some(Outcome::Held.as_str()),
+        };
+        let line = line::CallIntent {
+            tenant_id: n.tenant,
+            id: n.id,
+            at: n.at,
+            llm_request_id: n.request,
+            origin: n.origin.as_str().into(),
+            script_run_id: n.place.map(|p| p.run),
+            sequence: n.place.map(|p| number(p.sequence)),
+            key_id: n.key,
+            team_id: n.team,
+            upstream_id: n.upstream.as_ref().map(|(id, _)| *id),
+            upstream_name: n.upstream.as_ref().map(|(_, name)| name.as_str().into()),
+            tool_id: n.tool,
+            tool_name: text(&n.tool_name),
+            definition_sha256: n.definition.map(|d| Hash(d.0)),
+            decision: n.decision.as_str().into(),
+            reason: n.reason.map(|r| r.as_str().into()),
+            price_id: n.quote.price_id,
+            quoted_picos: n.quote.amount.0,
+            currency: n.currency.to_string().into(),
+            worker_id: n.worker,
+            arguments: self.payloads.push(n.tenant, n.id.uuid(), 0, &n.arguments),
+            outcome: outcome.map(Into::into),
+            error: n.reason.map(|r| r.told().into()),
+            latency_us: outcome.map(|_| 0),
+            amount_picos: outcome.map(|_| 0),
+        };
+        self.events.push_intent(&line);
+        self.sign(&Line::CallIntent(line), n.at);
+    }
+
+    fn completion(&mut self, n: &Completion) {
+        let line = line::CallEnd {
+            tenant_id: n.tenant,
+            id: n.id,
+            at: n.at,
+            outcome: n.outcome.as_str().into(),
+            error: n.error.as_deref().map(text),
+            latency_us: Some(i64::try_from(n.latency.as_micros()).unwrap_or(i64::MAX)),
+            amount_picos: n.amount.0,
+            result: n.result.as_ref().map(|result| self.payloads.push(n.tenant, n.id.uuid(), 1, result)),
+        };
+        self.events.push_end(1, &line);
+        self.sign(&Line::CallCompletion(line), n.at);
+    }
+
+    fn resolution(&mut self, n: &Resolution) {
+        let line = line::CallEnd {
+            tenant_id: n.tenant,
+            id: n.id,
+            at: n.at,
+            outcome: Outcome::Unknown.as_str().into(),
+            error: Some(SWEPT.into()),
+            latency_us: None,
+            amount_picos: n.amount.0,
+            result: None,
+        };
+        self.events.push_end(2, &line);
+        self.sign(&Line::CallResolution(line), n.at);
+    }
+
+    fn journal(&mut self, n: &JournalRow) {
+        let run = n.place.run;
+        let sequence = number(n.place.sequence);
+        let entry = self.texts.push((n.tenant, run.uuid()), (4, sequence), &n.entry);
+        let line = line::ScriptJournal { tenant_id: n.tenant, id: run, sequence, call_id: n.call, entry };
+        self.journal.push(&line);
+        // It stands beside the call whose time it has.
+        self.sign(&Line::ScriptJournal(line), DateTime::UNIX_EPOCH);
+    }
+
+    fn end(&mut self, n: &RunEnd) {
+        let of = (n.tenant, n.id.uuid());
+        let line = line::ScriptEnd {
+            tenant_id: n.tenant,
+            id: n.id,
+            at: n.at,
+            state: n.state.into(),
+            ticks: Some(i64::try_from(n.ticks).unwrap_or(i64::MAX)),
+            result: n.result.as_ref().map(|text| self.texts.push(of, (1, 0), text)),
+            logs: Some(self.texts.push(of, (2, 0), &n.logs)),
+            error: n.error.as_ref().map(|text| self.texts.push(of, (3, 0), text)),
+        };
+        self.ends.push(1, &line);
+        self.sign(&Line::ScriptEnd(line), n.at);
+    }
+
+    fn run_resolution(&mut self, n: &RunResolution) {
+        let RunResolution { tenant, id, at } = *n;
+        let line = line::ScriptEnd {
+            tenant_id: tenant,
+            id,
+            at,
+            state: "failed".into(),
+            ticks: None,
+            result: None,
+            logs: None,
+            error: None,
+        };
+        self.ends.push(2, &line);
+        self.sign(&Line::ScriptResolution(line), at);
+    }
+
+    /// One statement: the rows of a batch and their signature exist together or not at all, after one round trip.
+    pub(super) async fn insert(&self, tx: &mut Tx, signed: &SignedBatch) -> StoreResult<()> {
+        let Self { requests: q, runs: r, events: e, payloads: p, journal: j, ends: d, catalogs: c, texts: t, .. } = self;
+        let b = &signed.batch;
         sqlx::query!(
             "WITH requests AS (
                INSERT INTO llm_requests (tenant_id, llm_request_id, key_id, team_id, origin, method, model, client, at)
@@ -131,40 +358,68 @@ impl Batch {
                                     $9::timestamptz[])
                ON CONFLICT DO NOTHING),
              runs AS (
-               INSERT INTO script_runs (tenant_id, script_run_id, llm_request_id, key_id, team_id, state, source, catalog,
-                                        catalog_sha256, engine, worker_id, opened_at)
-               SELECT t, id, request, key, team, 'running', source, catalog, hash, engine, worker, at
-               FROM UNNEST($10::uuid[], $11::uuid[], $12::uuid[], $13::uuid[], $14::uuid[], $15::text[], $16::bytea[], $17::bytea[],
-                           $18::text[], $19::uuid[], $20::timestamptz[])
-                    AS n(t, id, request, key, team, source, catalog, hash, engine, worker, at)
+               INSERT INTO script_run_starts (tenant_id, script_run_id, llm_request_id, key_id, team_id, catalog_sha256, engine,
+                                              limits, source_sha256, source_form, source_kept_sha256, worker_id, opened_at)
+               SELECT * FROM UNNEST($10::uuid[], $11::uuid[], $12::uuid[], $13::uuid[], $14::uuid[], $15::bytea[], $16::text[],
+                                    $17::text[], $18::bytea[], $19::smallint[], $20::bytea[], $21::uuid[], $22::timestamptz[])
                ON CONFLICT DO NOTHING),
              events AS (
                INSERT INTO tool_call_events (tenant_id, call_id, kind, at, llm_request_id, origin, script_run_id, sequence, key_id,
                                              team_id, upstream_id, upstream_name, tool_id, tool_name, definition_sha256, decision,
-                                             reason, price_id, quoted_picos, currency, worker_id, arguments_sha256, outcome, error,
-                                             latency_us, amount_picos, result_sha256)
-               SELECT * FROM UNNEST($21::uuid[], $22::uuid[], $23::smallint[], $24::timestamptz[], $25::uuid[], $26::text[],
-                                    $27::uuid[], $28::int[], $29::uuid[], $30::uuid[], $31::uuid[], $32::text[], $33::uuid[],
-                                    $34::text[], $35::bytea[], $36::text[], $37::text[], $38::uuid[], $39::bigint[], $40::text[],
-                                    $41::uuid[], $42::bytea[], $43::text[], $44::text[], $45::bigint[], $46::bigint[], $47::bytea[])
+                                             reason, price_id, quoted_picos, currency, worker_id, arguments_sha256, arguments_form,
+                                             arguments_kept_sha256, outcome, error, latency_us, amount_picos, result_sha256,
+                                             result_form, result_kept_sha256)
+               SELECT * FROM UNNEST($23::uuid[], $24::uuid[], $25::smallint[], $26::timestamptz[], $27::uuid[], $28::text[],
+                                    $29::uuid[], $30::int[], $31::uuid[], $32::uuid[], $33::uuid[], $34::text[], $35::uuid[],
+                                    $36::text[], $37::bytea[], $38::text[], $39::text[], $40::uuid[], $41::bigint[], $42::text[],
+                                    $43::uuid[], $44::bytea[], $45::smallint[], $46::bytea[], $47::text[], $48::text[],
+                                    $49::bigint[], $50::bigint[], $51::bytea[], $52::smallint[], $53::bytea[])
                ON CONFLICT DO NOTHING),
              payloads AS (
-               INSERT INTO tool_call_payloads (tenant_id, call_id, kind, size, body)
-               SELECT * FROM UNNEST($48::uuid[], $49::uuid[], $50::smallint[], $51::int[], $52::bytea[])
+               INSERT INTO tool_call_payloads (tenant_id, call_id, kind, size, salt, body)
+               SELECT * FROM UNNEST($54::uuid[], $55::uuid[], $56::smallint[], $57::int[], $58::bytea[], $59::bytea[])
+               ON CONFLICT DO NOTHING),
+             journal AS (
+               INSERT INTO script_journal (tenant_id, script_run_id, sequence, call_id, entry_sha256, entry_form, entry_kept_sha256)
+               SELECT * FROM UNNEST($60::uuid[], $61::uuid[], $62::int[], $63::uuid[], $64::bytea[], $65::smallint[], $66::bytea[])
+               ON CONFLICT DO NOTHING),
+             ends AS (
+               INSERT INTO script_run_ends (tenant_id, script_run_id, kind, state, ticks, at, result_sha256, result_form,
+                                            result_kept_sha256, logs_sha256, logs_form, logs_kept_sha256, error_sha256, error_form,
+                                            error_kept_sha256)
+               SELECT * FROM UNNEST($67::uuid[], $68::uuid[], $69::smallint[], $70::text[], $71::bigint[], $72::timestamptz[],
+                                    $73::bytea[], $74::smallint[], $75::bytea[], $76::bytea[], $77::smallint[], $78::bytea[],
+                                    $79::bytea[], $80::smallint[], $81::bytea[])
+               ON CONFLICT DO NOTHING),
+             catalogs AS (
+               INSERT INTO script_catalogs (tenant_id, catalog_sha256, body)
+               SELECT * FROM UNNEST($82::uuid[], $83::bytea[], $84::bytea[]) ORDER BY 1, 2
+               ON CONFLICT DO NOTHING),
+             texts AS (
+               INSERT INTO script_payloads (tenant_id, script_run_id, part, sequence, size, salt, body)
+               SELECT * FROM UNNEST($85::uuid[], $86::uuid[], $87::smallint[], $88::int[], $89::int[], $90::bytea[], $91::bytea[])
                ON CONFLICT DO NOTHING)
-             INSERT INTO script_journal (tenant_id, script_run_id, sequence, call_id, entry)
-             SELECT * FROM UNNEST($53::uuid[], $54::uuid[], $55::int[], $56::uuid[], $57::bytea[])
+             INSERT INTO audit_batches (writer_id, sequence, at, previous, root, key_id, signature, entries)
+             VALUES ($92, $93, $94, $95, $96, $97, $98, $99)
              ON CONFLICT DO NOTHING",
             &q.tenant as _, &q.id as _, &q.key as _, &q.team as _, &q.origin as _, &q.method as _, &q.model as _, &q.client as _,
             &q.at as _,
-            &r.tenant as _, &r.id as _, &r.request as _, &r.key as _, &r.team as _, &r.source as _, &r.catalog as _,
-            &r.catalog_sha256 as _, &r.engine as _, &r.worker as _, &r.at as _,
+            &r.tenant as _, &r.id as _, &r.request as _, &r.key as _, &r.team as _, &r.catalog_sha256 as _, &r.engine as _,
+            &r.limits as _, &r.source.sha256 as _, &r.source.form as _, &r.source.kept_sha256 as _, &r.worker as _, &r.at as _,
             &e.tenant as _, &e.call as _, &e.kind as _, &e.at as _, &e.request as _, &e.origin as _, &e.run as _, &e.sequence as _,
             &e.key as _, &e.team as _, &e.upstream as _, &e.upstream_name as _, &e.tool as _, &e.tool_name as _, &e.definition as _,
             &e.decision as _, &e.reason as _, &e.price as _, &e.quoted as _, &e.currency as _, &e.worker as _,
-            &e.arguments_sha256 as _, &e.outcome as _, &e.error as _, &e.latency_us as _, &e.amount as _, &e.result_sha256 as _,
-            &p.tenant as _, &p.call as _, &p.kind as _, &p.size as _, &p.body as _,
-            &j.tenant as _, &j.run as _, &j.sequence as _, &j.call as _, &j.entry as _,
+            &e.arguments.sha256 as _, &e.arguments.form as _, &e.arguments.kept_sha256 as _, &e.outcome as _, &e.error as _,
+            &e.latency_us as _, &e.amount as _, &e.result.sha256 as _, &e.result.form as _, &e.result.kept_sha256 as _,
+            &p.tenant as _, &p.call as _, &p.kind as _, &p.size as _, &p.salt as _, &p.body as _,
+            &j.tenant as _, &j.run as _, &j.sequence as _, &j.call as _, &j.entry.sha256 as _, &j.entry.form as _,
+            &j.entry.kept_sha256 as _,
+            &d.tenant as _, &d.run as _, &d.kind as _, &d.state as _, &d.ticks as _, &d.at as _, &d.result.sha256 as _,
+            &d.result.form as _, &d.result.kept_sha256 as _, &d.logs.sha256 as _, &d.logs.form as _, &d.logs.kept_sha256 as _,
+            &d.error.sha256 as _, &d.error.form as _, &d.error.kept_sha256 as _,
+            &c.tenant as _, &c.sha256 as _, &c.body as _,
+            &t.tenant as _, &t.run as _, &t.part as _, &t.sequence as _, &t.size as _, &t.salt as _, &t.body as _,
+            b.writer_id, b.sequence, b.at, b.previous.0.as_slice(), b.root.0.as_slice(), b.key_id, signed.signature, signed.entries,
         )
         .execute(&mut **tx)
         .await?;
@@ -172,76 +427,84 @@ impl Batch {
     }
 }
 
+/// Postgres's text cannot hold NUL; one in a message would refuse the whole batch.
+fn text(value: &str) -> Cow<'_, str> {
+    if value.contains('\0') { value.replace('\0', "\u{fffd}").into() } else { value.into() }
+}
+
+fn number(sequence: u32) -> i32 {
+    i32::try_from(sequence).unwrap_or(i32::MAX)
+}
+
+fn owned(text: Option<&Cow<'_, str>>) -> Option<String> {
+    text.map(|text| text.clone().into_owned())
+}
+
 impl Requests {
-    fn push(&mut self, n: &NewRequest) {
-        self.tenant.push(n.tenant.uuid());
+    fn push(&mut self, n: &line::LlmRequest<'_>) {
+        self.tenant.push(n.tenant_id.uuid());
         self.id.push(n.id.uuid());
-        self.key.push(n.key.uuid());
-        self.team.push(n.team.map(Into::into));
-        self.origin.push(n.origin.as_str());
-        self.method.push(n.method);
-        self.model.push(n.model.as_deref().map(text));
-        self.client.push(n.client.as_deref().map(text));
+        self.key.push(n.key_id.uuid());
+        self.team.push(n.team_id.map(Into::into));
+        self.origin.push(n.origin.to_string());
+        self.method.push(n.method.to_string());
+        self.model.push(owned(n.model.as_ref()));
+        self.client.push(owned(n.client.as_ref()));
         self.at.push(n.at);
     }
 }
 
 impl Runs {
-    fn push(&mut self, n: &NewRun) {
-        self.tenant.push(n.tenant.uuid());
+    fn push(&mut self, n: &line::ScriptStart<'_>) {
+        self.tenant.push(n.tenant_id.uuid());
         self.id.push(n.id.uuid());
-        self.request.push(n.request.uuid());
-        self.key.push(n.key.uuid());
-        self.team.push(n.team.map(Into::into));
-        self.source.push(text(&n.source));
-        self.catalog.push(n.catalog.clone());
-        self.catalog_sha256.push(n.catalog_sha256.to_vec());
-        self.engine.push(n.engine.clone());
-        self.worker.push(n.worker.uuid());
+        self.request.push(n.llm_request_id.uuid());
+        self.key.push(n.key_id.uuid());
+        self.team.push(n.team_id.map(Into::into));
+        self.catalog_sha256.push(n.catalog_sha256.0.to_vec());
+        self.engine.push(n.engine.to_string());
+        self.limits.push(n.limits.to_string());
+        self.source.push(Some(&n.source));
+        self.worker.push(n.worker_id.uuid());
         self.at.push(n.at);
     }
 }
 
 impl Events {
-    fn push_intent(&mut self, n: &Intent) {
-        let outcome = match n.decision {
-            tollgate_domain::Decision::Permitted => None,
-            tollgate_domain::Decision::Denied => Some(Outcome::Denied),
-            tollgate_domain::Decision::Held => Some(Outcome::Held),
-        };
-        self.tenant.push(n.tenant.uuid());
+    fn push_intent(&mut self, n: &line::CallIntent<'_>) {
+        self.tenant.push(n.tenant_id.uuid());
         self.call.push(n.id.uuid());
         self.kind.push(0);
         self.at.push(n.at);
-        self.request.push(Some(n.request.uuid()));
-        self.origin.push(Some(Origin::as_str(n.origin)));
-        self.run.push(n.place.map(|p| p.run.uuid()));
-        self.sequence.push(n.place.map(|p| i32::try_from(p.sequence).unwrap_or(i32::MAX)));
-        self.key.push(Some(n.key.uuid()));
-        self.team.push(n.team.map(Into::into));
-        self.upstream.push(n.upstream.as_ref().map(|(id, _)| id.uuid()));
-        self.upstream_name.push(n.upstream.as_ref().map(|(_, name)| name.clone()));
-        self.tool.push(n.tool.map(Into::into));
-        self.tool_name.push(Some(text(&n.tool_name)));
-        self.definition.push(n.definition.map(|d| d.0.to_vec()));
-        self.decision.push(Some(n.decision.as_str()));
-        self.reason.push(n.reason.map(tollgate_domain::policy::Reason::as_str));
-        self.price.push(n.quote.price_id.map(Into::into));
-        self.quoted.push(Some(n.quote.amount.0));
+        self.request.push(Some(n.llm_request_id.uuid()));
+        self.origin.push(Some(n.origin.to_string()));
+        self.run.push(n.script_run_id.map(Into::into));
+        self.sequence.push(n.sequence);
+        self.key.push(Some(n.key_id.uuid()));
+        self.team.push(n.team_id.map(Into::into));
+        self.upstream.push(n.upstream_id.map(Into::into));
+        self.upstream_name.push(owned(n.upstream_name.as_ref()));
+        self.tool.push(n.tool_id.map(Into::into));
+        self.tool_name.push(Some(n.tool_name.to_string()));
+        self.definition.push(n.definition_sha256.map(|d| d.0.to_vec()));
+        self.decision.push(Some(n.decision.to_string()));
+        self.reason.push(owned(n.reason.as_ref()));
+        self.price.push(n.price_id.map(Into::into));
+        self.quoted.push(Some(n.quoted_picos));
         self.currency.push(Some(n.currency.to_string()));
-        self.worker.push(Some(n.worker.uuid()));
-        self.arguments_sha256.push(Some(sha256(&n.arguments).to_vec()));
-        self.outcome.push(outcome.map(Outcome::as_str));
-        self.error.push(n.reason.map(|r| r.told().to_owned()));
-        self.latency_us.push(outcome.map(|_| 0));
-        self.amount.push(outcome.map(|_| 0));
-        self.result_sha256.push(None);
+        self.worker.push(Some(n.worker_id.uuid()));
+        self.arguments.push(Some(&n.arguments));
+        self.outcome.push(owned(n.outcome.as_ref()));
+        self.error.push(owned(n.error.as_ref()));
+        self.latency_us.push(n.latency_us);
+        self.amount.push(n.amount_picos);
+        self.result.push(None);
     }
 
-    fn push_completion(&mut self, n: &Completion) {
-        self.tenant.push(n.tenant.uuid());
+    fn push_end(&mut self, kind: i16, n: &line::CallEnd<'_>) {
+        self.tenant.push(n.tenant_id.uuid());
         self.call.push(n.id.uuid());
-        self.kind.push(1);
+        self.kind.push(kind);
         self.at.push(n.at);
         self.request.push(None);
         self.origin.push(None);
@@ -260,31 +523,78 @@ impl Events {
         self.quoted.push(None);
         self.currency.push(None);
         self.worker.push(None);
-        self.arguments_sha256.push(None);
-        self.outcome.push(Some(n.outcome.as_str()));
-        self.error.push(n.error.as_deref().map(text));
-        self.latency_us.push(Some(i64::try_from(n.latency.as_micros()).unwrap_or(i64::MAX)));
-        self.amount.push(Some(n.amount.0));
-        self.result_sha256.push(n.result.as_deref().map(|r| sha256(r).to_vec()));
+        self.arguments.push(None);
+        self.outcome.push(Some(n.outcome.to_string()));
+        self.error.push(owned(n.error.as_ref()));
+        self.latency_us.push(n.latency_us);
+        self.amount.push(Some(n.amount_picos));
+        self.result.push(n.result.as_ref());
+    }
+}
+
+impl Ends {
+    fn push(&mut self, kind: i16, n: &line::ScriptEnd<'_>) {
+        self.tenant.push(n.tenant_id.uuid());
+        self.run.push(n.id.uuid());
+        self.kind.push(kind);
+        self.state.push(n.state.to_string());
+        self.ticks.push(n.ticks);
+        self.at.push(n.at);
+        self.result.push(n.result.as_ref());
+        self.logs.push(n.logs.as_ref());
+        self.error.push(n.error.as_ref());
     }
 }
 
 impl Payloads {
-    fn push(&mut self, tenant: Uuid, call: Uuid, kind: i16, plain: &[u8]) {
-        self.tenant.push(tenant);
-        self.call.push(call);
-        self.kind.push(kind);
-        self.size.push(i32::try_from(plain.len()).unwrap_or(i32::MAX));
-        self.body.push(payload::pack(plain));
+    fn push(&mut self, tenant: TenantId, call: Uuid, kind: i16, payload: &Payload) -> Commitment {
+        let salt = payload::salt();
+        if let Some(plain) = payload.stored() {
+            self.tenant.push(tenant.uuid());
+            self.call.push(call);
+            self.kind.push(kind);
+            self.size.push(i32::try_from(plain.len()).unwrap_or(i32::MAX));
+            self.salt.push(salt.to_vec());
+            self.body.push(payload::pack(plain));
+        }
+        payload.commitment(&salt)
+    }
+}
+
+impl Texts {
+    fn push(&mut self, (tenant, run): (TenantId, Uuid), (part, sequence): (i16, i32), payload: &Payload) -> Commitment {
+        let salt = payload::salt();
+        if let Some(plain) = payload.stored() {
+            self.tenant.push(tenant.uuid());
+            self.run.push(run);
+            self.part.push(part);
+            self.sequence.push(sequence);
+            self.size.push(i32::try_from(plain.len()).unwrap_or(i32::MAX));
+            self.salt.push(salt.to_vec());
+            self.body.push(payload::pack(plain));
+        }
+        payload.commitment(&salt)
     }
 }
 
 impl Journal {
-    fn push(&mut self, n: &JournalRow) {
-        self.tenant.push(n.tenant.uuid());
-        self.run.push(n.place.run.uuid());
-        self.sequence.push(i32::try_from(n.place.sequence).unwrap_or(i32::MAX));
-        self.call.push(n.call.uuid());
-        self.entry.push(n.entry.clone());
+    fn push(&mut self, n: &line::ScriptJournal) {
+        self.tenant.push(n.tenant_id.uuid());
+        self.run.push(n.id.uuid());
+        self.sequence.push(n.sequence);
+        self.call.push(n.call_id.uuid());
+        self.entry.push(Some(&n.entry));
+    }
+}
+
+impl Catalogs {
+    /// Runs of one batch mostly share their catalogue.
+    fn push(&mut self, tenant: Uuid, sha256: &[u8; 32], body: &[u8]) {
+        let known = self.tenant.iter().zip(&self.sha256).any(|(t, hash)| *t == tenant && hash == sha256);
+        if !known {
+            self.tenant.push(tenant);
+            self.sha256.push(sha256.to_vec());
+            self.body.push(body.to_vec());
+        }
     }
 }

@@ -9,7 +9,7 @@ use tollgate_store::{
 };
 
 use crate::{
-    now, tenant,
+    now, tamper, tenant,
     trail::{Row, Trail, body, generate},
 };
 
@@ -126,7 +126,10 @@ async fn parents_are_found_by_what_their_calls_were(pool: PgPool) {
 
     assert_eq!(calls::list_requests(&mut tx, trail.tenant, &CallFilter::default(), slice).await.unwrap().items.len(), 3);
     let run = calls::get_run(&mut tx, trail.tenant, runs[0].id).await.unwrap();
-    assert_eq!((run.source.as_str(), run.result.as_deref(), run.logs.as_deref()), ("result = 1", Some("1"), Some("[\"x\"]")));
+    assert_eq!(
+        (run.source.as_deref(), run.result.as_deref(), run.logs.as_deref()),
+        (Some("result = 1"), Some("1"), Some("[\"x\"]"))
+    );
     assert_eq!(calls::get_request(&mut tx, trail.tenant, requests[0].id).await.unwrap().id, requests[0].id);
     let unknown = calls::get_request(&mut tx, trail.tenant, LlmRequestId::mint(now())).await;
     assert!(matches!(unknown, Err(StoreError::NotFound)));
@@ -177,7 +180,7 @@ async fn an_export_holds_every_call_of_its_moment_over_several_batches(pool: PgP
     let trail = generate(&pool, 1100).await;
     let store = Store::from_pool(pool.clone());
     let export = export::open(&store, trail.tenant, CallFilter::default()).await.unwrap();
-    sqlx::query("UPDATE tool_call_events SET outcome = 'cancelled' WHERE kind = 1").execute(&pool).await.unwrap();
+    tamper(&pool, "UPDATE tool_call_events SET outcome = 'cancelled' WHERE kind = 1").await;
     let (calls, whole) = exported(export).await;
     assert!(whole);
     assert_eq!(calls.iter().map(|c| c.id).collect::<Vec<_>>(), ids(&trail.rows));
@@ -206,11 +209,7 @@ async fn an_export_holds_every_call_of_its_moment_over_several_batches(pool: PgP
 #[sqlx::test(migrator = "tollgate_store::MIGRATOR")]
 async fn an_export_that_meets_a_corrupt_payload_does_not_end_in_order(pool: PgPool) {
     let trail = generate(&pool, 20).await;
-    sqlx::query("UPDATE tool_call_payloads SET body = 'x' WHERE call_id = $1")
-        .bind(trail.rows[10].id.uuid())
-        .execute(&pool)
-        .await
-        .unwrap();
+    tamper(&pool, &format!("UPDATE tool_call_payloads SET body = 'x' WHERE call_id = '{}'", trail.rows[10].id.uuid())).await;
     let export = export::open(&Store::from_pool(pool), trail.tenant, CallFilter::default()).await.unwrap();
     let (out, mut chunks) = mpsc::channel(8);
     export.run(out).await;

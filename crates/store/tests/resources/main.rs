@@ -28,6 +28,14 @@ pub fn id_at<T: From<Uuid>>(at: DateTime<Utc>) -> T {
     T::from(Uuid::from_u128(ids::floor(at).as_u128() | 0x7000_8000_0000_0000_0000 | count))
 }
 
+/// What a superuser can do who wants to: past the triggers, whatever the grants.
+pub async fn tamper(pool: &PgPool, sql: &str) {
+    let mut tx = pool.begin().await.unwrap();
+    sqlx::query("SET LOCAL session_replication_role = replica").execute(&mut *tx).await.unwrap();
+    sqlx::query(sqlx::AssertSqlSafe(sql.to_owned())).execute(&mut *tx).await.unwrap();
+    tx.commit().await.unwrap();
+}
+
 pub async fn tenant(pool: &PgPool) -> TenantId {
     let id = TenantId::mint(now());
     sqlx::query("SELECT tollgate_ensure_partitions($1)").bind(now()).execute(pool).await.unwrap();

@@ -120,12 +120,18 @@ async fn parents(pool: &PgPool, tenant: TenantId, key: KeyId, requests: &[(LlmRe
             .bind(tenant.uuid()).bind(id.uuid()).bind(key.uuid()).bind(model).bind(now()).execute(pool).await.unwrap();
     }
     for (position, id) in runs.iter().enumerate() {
-        sqlx::query(
-            "INSERT INTO script_runs (tenant_id, script_run_id, llm_request_id, key_id, state, source, catalog, catalog_sha256, engine, worker_id, opened_at, result, logs)
-             VALUES ($1, $2, $3, $4, 'done', 'result = 1', '', '\\x00', 'e', $2, $5, $6, $7)",
-        )
-        .bind(tenant.uuid()).bind(id.uuid()).bind(requests[position].0.uuid()).bind(key.uuid()).bind(now())
-        .bind(payload::pack(b"1")).bind(payload::pack(b"[\"x\"]")).execute(pool).await.unwrap();
+        for sql in [
+            "INSERT INTO script_run_starts (tenant_id, script_run_id, llm_request_id, key_id, catalog_sha256, engine, worker_id, opened_at)
+             VALUES ($1, $2, $3, $4, '\\x00', 'e', $2, $5)",
+            "INSERT INTO script_run_ends (tenant_id, script_run_id, kind, state, at) SELECT $1, $2, 1, 'done', $5 WHERE $3 <> $4",
+        ] {
+            sqlx::query(sql).bind(tenant.uuid()).bind(id.uuid()).bind(requests[position].0.uuid()).bind(key.uuid()).bind(now())
+                .execute(pool).await.unwrap();
+        }
+        for (part, text) in [(0i16, "result = 1"), (1, "1"), (2, "[\"x\"]")] {
+            sqlx::query("INSERT INTO script_payloads (tenant_id, script_run_id, part, sequence, size, salt, body) VALUES ($1, $2, $3, 0, 0, '', $4)")
+                .bind(tenant.uuid()).bind(id.uuid()).bind(part).bind(payload::pack(text.as_bytes())).execute(pool).await.unwrap();
+        }
     }
 }
 

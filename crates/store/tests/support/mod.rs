@@ -2,7 +2,7 @@
 
 #![allow(dead_code, reason = "each test binary uses its part")]
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use sqlx::{
@@ -13,7 +13,13 @@ use tollgate_domain::{
     CallId, Currency, Decision, KeyId, LlmRequestId, Origin, Outcome, Picos, TenantId, ToolId, UpstreamId, WorkerId,
     price::Quote, tool::DefinitionHash,
 };
-use tollgate_store::audit::{Completion, Entry, Intent, NewRequest};
+use tollgate_store::{
+    audit::{Completion, Entry, Intent, NewRequest, QueueLimits},
+    payload::Payload,
+};
+
+/// Room for everything.
+pub const QUEUE: QueueLimits = QueueLimits { entries: 4096, bytes: 1 << 30 };
 
 #[expect(clippy::disallowed_methods, reason = "a test's own clock")]
 pub fn now() -> DateTime<Utc> {
@@ -94,7 +100,7 @@ impl Who {
             quote: Quote { price_id: None, amount: Picos(2_000_000_000) },
             currency: "USD".parse::<Currency>().unwrap(),
             worker: self.worker,
-            arguments: Arc::from(arguments.as_ref()),
+            arguments: Payload::whole(arguments.as_ref()),
             at,
         }
     }
@@ -107,7 +113,7 @@ impl Who {
             error: None,
             latency: Duration::from_micros(1234),
             amount: Picos(2_000_000_000),
-            result: Some(Arc::from(result)),
+            result: Some(Payload::whole(result)),
             at: now(),
         }
     }
@@ -132,4 +138,13 @@ pub async fn row(pool: &PgPool, id: CallId) -> (Option<String>, Option<String>, 
 
 pub async fn count(pool: &PgPool, sql: &'static str) -> i64 {
     sqlx::query_scalar(sql).fetch_one(pool).await.unwrap()
+}
+
+/// What a superuser can do who wants to: past the triggers, whatever the grants.
+pub async fn tamper(pool: &PgPool, sql: &str) -> u64 {
+    let mut tx = pool.begin().await.unwrap();
+    sqlx::query("SET LOCAL session_replication_role = replica").execute(&mut *tx).await.unwrap();
+    let done = sqlx::query(sqlx::AssertSqlSafe(sql.to_owned())).execute(&mut *tx).await.unwrap();
+    tx.commit().await.unwrap();
+    done.rows_affected()
 }

@@ -1,0 +1,389 @@
+//! The lines of the log: one per row of the audit trail, as canonical JSON. The bytes of a line are what its leaf hashes, so they
+//! are made in one place, from the columns of the row alone, and anyone can check them with a hash function and nothing else.
+//!
+//! Canonical: fields in the order in which they stand here, no blanks, times in UTC to the microsecond, ids and hashes as text,
+//! nothing left out but what is marked so. [`parse`] accepts no other spelling.
+
+use std::borrow::Cow;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use tollgate_domain::{
+    AdminEventId, CallId, KeyId, LlmRequestId, PriceId, ScriptRunId, TeamId, TenantId, ToolId, UpstreamId, WorkerId,
+};
+use uuid::Uuid;
+
+use crate::{Hash, merkle};
+
+/// What a line says of a payload that does not stand in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Commitment {
+    /// SHA-256 over the salt and the original's bytes.
+    pub sha256: Hash,
+    /// Left out where the original is what was stored.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kept: Option<Kept>,
+}
+
+/// What was stored instead of an original.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kept {
+    /// A copy from which the tenant's redaction rules had taken something: SHA-256 over the salt and its bytes.
+    Redacted(Hash),
+    /// Nothing: it was larger than the tenant keeps, or could not be redacted.
+    Omitted,
+}
+
+impl Commitment {
+    #[must_use]
+    pub fn to(salt: &[u8], original: &[u8]) -> Self {
+        Self { sha256: Hash::of(&[salt, original]), kept: None }
+    }
+
+    /// Whether these are the bytes that were stored.
+    #[must_use]
+    pub fn holds(&self, salt: &[u8], stored: &[u8]) -> bool {
+        let hash = Hash::of(&[salt, stored]);
+        match self.kept {
+            None => hash == self.sha256,
+            Some(Kept::Redacted(kept)) => hash == kept,
+            Some(Kept::Omitted) => false,
+        }
+    }
+}
+
+/// The part of a row that a payload is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Part {
+    Arguments,
+    Result,
+    Source,
+    RunResult,
+    RunLogs,
+    RunError,
+    Journal,
+}
+
+/// One line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Line<'a> {
+    #[serde(borrow)]
+    LlmRequest(LlmRequest<'a>),
+    ScriptStart(ScriptStart<'a>),
+    CallIntent(CallIntent<'a>),
+    CallCompletion(CallEnd<'a>),
+    CallResolution(CallEnd<'a>),
+    ScriptJournal(ScriptJournal),
+    ScriptEnd(ScriptEnd<'a>),
+    ScriptResolution(ScriptEnd<'a>),
+    AdminEvent(AdminEvent<'a>),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LlmRequest<'a> {
+    pub tenant_id: TenantId,
+    pub id: LlmRequestId,
+    #[serde(with = "crate::time")]
+    pub at: DateTime<Utc>,
+    pub key_id: KeyId,
+    pub team_id: Option<TeamId>,
+    #[serde(borrow)]
+    pub origin: Cow<'a, str>,
+    pub method: Cow<'a, str>,
+    pub model: Option<Cow<'a, str>>,
+    pub client: Option<Cow<'a, str>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ScriptStart<'a> {
+    pub tenant_id: TenantId,
+    pub id: ScriptRunId,
+    #[serde(with = "crate::time")]
+    pub at: DateTime<Utc>,
+    pub llm_request_id: LlmRequestId,
+    pub key_id: KeyId,
+    pub team_id: Option<TeamId>,
+    pub worker_id: WorkerId,
+    #[serde(borrow)]
+    pub engine: Cow<'a, str>,
+    /// JSON text.
+    pub limits: Cow<'a, str>,
+    pub catalog_sha256: Hash,
+    pub source: Commitment,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CallIntent<'a> {
+    pub tenant_id: TenantId,
+    pub id: CallId,
+    #[serde(with = "crate::time")]
+    pub at: DateTime<Utc>,
+    pub llm_request_id: LlmRequestId,
+    #[serde(borrow)]
+    pub origin: Cow<'a, str>,
+    pub script_run_id: Option<ScriptRunId>,
+    pub sequence: Option<i32>,
+    pub key_id: KeyId,
+    pub team_id: Option<TeamId>,
+    pub upstream_id: Option<UpstreamId>,
+    pub upstream_name: Option<Cow<'a, str>>,
+    pub tool_id: Option<ToolId>,
+    pub tool_name: Cow<'a, str>,
+    pub definition_sha256: Option<Hash>,
+    pub decision: Cow<'a, str>,
+    pub reason: Option<Cow<'a, str>>,
+    pub price_id: Option<PriceId>,
+    pub quoted_picos: i64,
+    pub currency: Cow<'a, str>,
+    pub worker_id: WorkerId,
+    pub arguments: Commitment,
+    /// Of a call that was denied or held; what follows as well.
+    pub outcome: Option<Cow<'a, str>>,
+    pub error: Option<Cow<'a, str>>,
+    pub latency_us: Option<i64>,
+    pub amount_picos: Option<i64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CallEnd<'a> {
+    pub tenant_id: TenantId,
+    pub id: CallId,
+    #[serde(with = "crate::time")]
+    pub at: DateTime<Utc>,
+    #[serde(borrow)]
+    pub outcome: Cow<'a, str>,
+    pub error: Option<Cow<'a, str>>,
+    pub latency_us: Option<i64>,
+    pub amount_picos: i64,
+    pub result: Option<Commitment>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ScriptJournal {
+    pub tenant_id: TenantId,
+    pub id: ScriptRunId,
+    pub sequence: i32,
+    pub call_id: CallId,
+    pub entry: Commitment,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ScriptEnd<'a> {
+    pub tenant_id: TenantId,
+    pub id: ScriptRunId,
+    #[serde(with = "crate::time")]
+    pub at: DateTime<Utc>,
+    #[serde(borrow)]
+    pub state: Cow<'a, str>,
+    pub ticks: Option<i64>,
+    pub result: Option<Commitment>,
+    pub logs: Option<Commitment>,
+    pub error: Option<Commitment>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AdminEvent<'a> {
+    /// The nil id for what belongs to the whole installation.
+    pub tenant_id: TenantId,
+    pub id: AdminEventId,
+    #[serde(with = "crate::time")]
+    pub at: DateTime<Utc>,
+    #[serde(borrow)]
+    pub actor_kind: Cow<'a, str>,
+    pub actor_id: Cow<'a, str>,
+    pub role: Option<Cow<'a, str>>,
+    pub action: Cow<'a, str>,
+    pub target_id: Cow<'a, str>,
+    /// JSON text after RFC 8785.
+    pub detail: Cow<'a, str>,
+    pub request_id: Option<Cow<'a, str>>,
+}
+
+/// Which row a line is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Place {
+    pub kind: Kind,
+    pub id: Uuid,
+    /// Of a journal line; otherwise 0.
+    pub sequence: u32,
+}
+
+macro_rules! kinds {
+    ($($name:ident = $code:literal,)+) => {
+        /// The kinds of lines, by the number under which they are kept.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[repr(u8)]
+        pub enum Kind { $($name = $code,)+ }
+        impl Kind {
+            #[must_use]
+            pub const fn code(self) -> u8 { self as u8 }
+            #[must_use]
+            pub const fn from_code(code: u8) -> Option<Self> { match code { $($code => Some(Self::$name),)+ _ => None } }
+        }
+    };
+}
+kinds! {
+    LlmRequest = 1, ScriptStart = 2, CallIntent = 3, CallCompletion = 4, CallResolution = 5, ScriptJournal = 6, ScriptEnd = 7,
+    ScriptResolution = 8, AdminEvent = 9,
+}
+
+impl Line<'_> {
+    /// The bytes of the line, without a line break.
+    #[must_use]
+    pub fn bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(1024);
+        // Text keys, integers and strings: it cannot fail.
+        let _ = serde_json::to_writer(&mut bytes, self);
+        bytes
+    }
+
+    #[must_use]
+    pub fn leaf(&self) -> Hash {
+        merkle::leaf(&self.bytes())
+    }
+
+    #[must_use]
+    pub fn tenant(&self) -> TenantId {
+        match self {
+            Self::LlmRequest(l) => l.tenant_id,
+            Self::ScriptStart(l) => l.tenant_id,
+            Self::CallIntent(l) => l.tenant_id,
+            Self::CallCompletion(l) | Self::CallResolution(l) => l.tenant_id,
+            Self::ScriptJournal(l) => l.tenant_id,
+            Self::ScriptEnd(l) | Self::ScriptResolution(l) => l.tenant_id,
+            Self::AdminEvent(l) => l.tenant_id,
+        }
+    }
+
+    #[must_use]
+    pub fn place(&self) -> Place {
+        let (kind, id) = match self {
+            Self::LlmRequest(l) => (Kind::LlmRequest, l.id.uuid()),
+            Self::ScriptStart(l) => (Kind::ScriptStart, l.id.uuid()),
+            Self::CallIntent(l) => (Kind::CallIntent, l.id.uuid()),
+            Self::CallCompletion(l) => (Kind::CallCompletion, l.id.uuid()),
+            Self::CallResolution(l) => (Kind::CallResolution, l.id.uuid()),
+            Self::ScriptJournal(l) => (Kind::ScriptJournal, l.id.uuid()),
+            Self::ScriptEnd(l) => (Kind::ScriptEnd, l.id.uuid()),
+            Self::ScriptResolution(l) => (Kind::ScriptResolution, l.id.uuid()),
+            Self::AdminEvent(l) => (Kind::AdminEvent, l.id.uuid()),
+        };
+        let sequence = match self {
+            Self::ScriptJournal(l) => u32::try_from(l.sequence).unwrap_or(0),
+            _ => 0,
+        };
+        Place { kind, id, sequence }
+    }
+
+    /// How people name the row.
+    #[must_use]
+    pub fn name(&self) -> String {
+        match self {
+            Self::LlmRequest(l) => l.id.to_string(),
+            Self::ScriptStart(l) => format!("{} (start)", l.id),
+            Self::CallIntent(l) => format!("{} (intent)", l.id),
+            Self::CallCompletion(l) => format!("{} (completion)", l.id),
+            Self::CallResolution(l) => format!("{} (resolution)", l.id),
+            Self::ScriptJournal(l) => format!("{} (journal, call {})", l.id, l.sequence),
+            Self::ScriptEnd(l) => format!("{} (end)", l.id),
+            Self::ScriptResolution(l) => format!("{} (resolution)", l.id),
+            Self::AdminEvent(l) => l.id.to_string(),
+        }
+    }
+
+    /// The payloads that the line commits to.
+    #[must_use]
+    pub fn commitments(&self) -> Vec<(Part, Commitment)> {
+        let all: [(Part, Option<Commitment>); 3] = match self {
+            Self::ScriptStart(l) => return vec![(Part::Source, l.source)],
+            Self::CallIntent(l) => return vec![(Part::Arguments, l.arguments)],
+            Self::ScriptJournal(l) => return vec![(Part::Journal, l.entry)],
+            Self::CallCompletion(l) | Self::CallResolution(l) => {
+                return l.result.map(|c| (Part::Result, c)).into_iter().collect();
+            }
+            Self::ScriptEnd(l) | Self::ScriptResolution(l) => {
+                [(Part::RunResult, l.result), (Part::RunLogs, l.logs), (Part::RunError, l.error)]
+            }
+            Self::LlmRequest(_) | Self::AdminEvent(_) => return Vec::new(),
+        };
+        all.into_iter().filter_map(|(part, commitment)| Some((part, commitment?))).collect()
+    }
+}
+
+/// Read a line; `None` unless it is in canonical form, byte by byte.
+#[must_use]
+pub fn parse(bytes: &[u8]) -> Option<Line<'_>> {
+    let line: Line<'_> = serde_json::from_slice(bytes).ok()?;
+    (line.bytes() == bytes).then_some(line)
+}
+
+/// The text of an admin event's detail.
+#[must_use]
+pub fn canonical(detail: &serde_json::Value) -> String {
+    // Fails for numbers that are not finite, which a JSON value does not hold.
+    serde_json_canonicalizer::to_string(detail).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line() -> Line<'static> {
+        let at = DateTime::from_timestamp_micros(1_700_000_000_123_456).unwrap();
+        Line::CallCompletion(CallEnd {
+            tenant_id: TenantId::from_uuid(Uuid::from_u128(1)),
+            id: CallId::from_uuid(Uuid::from_u128(2)),
+            at,
+            outcome: "ok".into(),
+            error: Some("żó\"ł\n".into()),
+            latency_us: Some(5),
+            amount_picos: -7,
+            result: Some(Commitment { sha256: Hash([3; 32]), kept: Some(Kept::Redacted(Hash([4; 32]))) }),
+        })
+    }
+
+    #[test]
+    fn a_line_is_what_it_was_and_has_one_spelling() {
+        let bytes = line().bytes();
+        assert_eq!(
+            String::from_utf8(bytes.clone()).unwrap(),
+            r#"{"type":"call_completion","tenant_id":"ten_00000000000000000000000001","id":"call_00000000000000000000000002","at":"2023-11-14T22:13:20.123456Z","outcome":"ok","error":"żó\"ł\n","latency_us":5,"amount_picos":-7,"result":{"sha256":"0303030303030303030303030303030303030303030303030303030303030303","kept":{"redacted":"0404040404040404040404040404040404040404040404040404040404040404"}}}"#,
+            "this is what signatures cover: it may never change"
+        );
+        assert_eq!(parse(&bytes), Some(line()));
+        let text = String::from_utf8(bytes).unwrap();
+        for other in [
+            text.replace("\"ok\"", "\"\\u006fk\""),
+            text.replace(":5,", ":5.0,"),
+            text.replace(",\"outcome\"", ", \"outcome\""),
+            text.replace("\"latency_us\":5,", "\"latency_us\":5,\"more\":1,"),
+            text.replace(".123456Z", ".123456000Z"),
+            text.replace(".123456Z", ".1234567Z"),
+            text.replace(".123456Z", ".123456+00:00"),
+            text.replace("\"latency_us\":5,\"amount_picos\":-7", "\"amount_picos\":-7,\"latency_us\":5"),
+        ] {
+            assert_ne!(other, text);
+            assert_eq!(parse(other.as_bytes()), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_payload_is_held_by_its_salt_and_bytes() {
+        let whole = Commitment::to(b"salt", b"body");
+        assert!(whole.holds(b"salt", b"body") && !whole.holds(b"sal", b"tbodx") && !whole.holds(b"salt", b"other"));
+        let redacted = Commitment { kept: Some(Kept::Redacted(Hash::of(&[b"salt", b"[x]"]))), ..whole };
+        assert!(redacted.holds(b"salt", b"[x]") && !redacted.holds(b"salt", b"body"));
+        assert!(!Commitment { kept: Some(Kept::Omitted), ..whole }.holds(b"salt", b"body"));
+    }
+}
