@@ -1,4 +1,6 @@
 //! The audit trail as a file.
 
-pub mod csv;
 pub mod export;
+pub mod formats;
+
+pub use formats::csv;

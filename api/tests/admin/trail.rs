@@ -101,8 +101,17 @@ async fn one_row_is_read_as_a_call_a_sum_and_a_line(pool: PgPool) {
     assert!(file.headers["content-disposition"].to_str().unwrap().ends_with(".ndjson\""));
     let csv = world.get(&auditor, &format!("{tenant}/audit/export?format=csv")).await.text;
     assert!(csv.starts_with("id,llm_request_id,") && csv.contains(",'=evil(),"), "{csv}");
+    let file = world.get(&auditor, &format!("{tenant}/audit/export?format=parquet")).await;
+    assert!(file.text.starts_with("PAR1") && file.text.ends_with("PAR1"));
+    assert_eq!(file.headers["content-type"], "application/vnd.apache.parquet");
+    assert!(file.headers["content-disposition"].to_str().unwrap().ends_with(".parquet\""));
+    let file = world.get(&auditor, &format!("{tenant}/audit/export?format=ocsf")).await;
+    let event: Value = serde_json::from_str(file.text.trim_end()).unwrap();
+    assert_eq!((&event["metadata"]["uid"], &event["class_uid"]), (&row["id"], &json!(6003)));
+    assert_eq!(file.headers["content-type"], "application/x-ndjson");
+    assert!(file.headers["content-disposition"].to_str().unwrap().ends_with(".ocsf.ndjson\""));
     let events = world.count("SELECT count(*) FROM admin_events WHERE action = 'audit.export'").await;
-    assert_eq!(events, 2);
+    assert_eq!(events, 4);
 }
 
 #[sqlx::test(migrator = "tollgate_store::MIGRATOR")]
@@ -112,7 +121,7 @@ async fn what_cannot_be_read_is_said(pool: PgPool) {
     let finance = world.token(&tenant, "finance").await;
     world.get(&finance, &format!("{tenant}/audit/export")).await.is(403, "forbidden");
     let get = async |path: &str| world.get(&world.root, &format!("{tenant}/{path}")).await;
-    for format in ["parquet", "ocsf", "bundle", "xml"] {
+    for format in ["bundle", "xml"] {
         let refused = get(&format!("audit/export?format={format}")).await;
         assert!(refused.is(422, "unsupported_format").text.contains("ndjson"), "{format}");
     }

@@ -90,7 +90,8 @@ impl World {
     pub async fn send(&self, request: Request<Body>) -> Reply {
         let answer = self.router.clone().oneshot(request).await.unwrap();
         let (parts, body) = answer.into_parts();
-        let text = String::from_utf8(to_bytes(body, 64 << 20).await.unwrap().to_vec()).unwrap();
+        // Not every file is text.
+        let text = String::from_utf8_lossy(&to_bytes(body, 64 << 20).await.unwrap()).into_owned();
         let json = serde_json::from_str(&text).unwrap_or(Value::Null);
         Reply { status: parts.status, headers: parts.headers, text, json }
     }
