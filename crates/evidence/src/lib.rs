@@ -7,6 +7,7 @@
 //! - A **bundle** ([`bundle`]) is a run of seals with everything that it takes to check them.
 
 pub mod batch;
+pub mod bundle;
 pub mod hash;
 pub mod line;
 pub mod merkle;

@@ -1,0 +1,140 @@
+//! Bundles: sound ones are found sound, and whatever is done to one is found and named.
+
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "helpers of tests are tests")]
+
+mod edits;
+mod world;
+
+use std::io::Read;
+
+use tollgate_evidence::{
+    bundle::{Problem, Replay, Report, RunRecord, Trust, verify},
+    sign::Signer,
+};
+
+use world::{Files, World, pack};
+
+fn check(archive: &[u8]) -> Report {
+    verify(archive, Trust::InBundle, None).unwrap()
+}
+
+#[test]
+fn a_bundle_as_it_was_written_is_sound() {
+    let world = World::new(1);
+    let report = check(&pack(&world.files));
+    assert_eq!(report.findings, []);
+    assert_eq!((report.first_seal, report.last_seal, report.entries), (1, world.seals, world.entries));
+    assert_eq!((report.redacted, report.omitted, report.erased, report.scripts), (1, 1, 1, 2));
+    assert_eq!(report.signed_by, [format!("{:?}", world.signer.public())]);
+    assert_eq!(report.tenant_id.unwrap(), world.tenant.to_string());
+    // From the middle to the end: the proof leads on, and nothing is said of what came before.
+    let report = check(&pack(&World::range(1, 3).files));
+    assert_eq!((report.findings, report.first_seal), (vec![], 3));
+    // Nothing yet.
+    let report = check(&pack(&World::range(1, 99).files));
+    assert_eq!((report.findings, report.entries), (vec![], 0));
+}
+
+#[test]
+fn only_trusted_keys_count() {
+    let world = World::new(1);
+    let archive = pack(&world.files);
+    let only = |key: &str| verify(&archive[..], Trust::Only(vec![key.to_owned()]), None).unwrap();
+    assert!(only(&world.signer.public().public_key).is_sound());
+    assert!(only(&world.signer.public().key_id).is_sound());
+    let report = only(&Signer::from_seed(&[9; 32]).unwrap().public().public_key);
+    assert_eq!(report.findings[0].problem, Problem::Signature);
+    assert!(report.findings[0].text.contains("a key that is not trusted"), "{}", report.findings[0]);
+}
+
+/// Whoever has the database but not the key can make a bundle that fits together, and not one that is trusted.
+#[test]
+fn a_rewritten_history_needs_the_key() {
+    let honest = World::new(1);
+    let forged = World::signed_by(1, &[77; 32]);
+    let archive = pack(&forged.files);
+    assert!(check(&archive).is_sound(), "it fits together");
+    let report = verify(&archive[..], Trust::Only(vec![honest.signer.public().public_key.clone()]), None).unwrap();
+    assert!(report.findings.iter().any(|f| f.problem == Problem::Signature));
+}
+
+#[test]
+fn what_is_no_archive_is_an_error_and_what_ends_early_a_finding() {
+    assert!(verify(&b"hello"[..], Trust::InBundle, None).is_err() || !check(b"hello").is_sound());
+    let archive = pack(&World::new(1).files);
+    for end in (0..archive.len()).step_by(archive.len() / 97) {
+        match verify(&archive[..end], Trust::InBundle, None) {
+            Ok(report) => {
+                assert!(report.findings.iter().any(|f| f.problem == Problem::Truncated), "{end}: {:?}", report.findings)
+            }
+            Err(error) => assert!(end < 20, "{end}: {error}"),
+        }
+    }
+}
+
+struct Recorder(Vec<RunRecord>, Result<(), String>);
+
+impl Replay for Recorder {
+    fn replay(&mut self, run: &RunRecord) -> Result<(), String> {
+        self.0.push(run.clone());
+        self.1.clone()
+    }
+}
+
+#[test]
+fn scripts_come_to_their_replay_with_all_that_was_recorded() {
+    let world = World::new(1);
+    let archive = pack(&world.files);
+    let mut same = Recorder(Vec::new(), Ok(()));
+    let report = verify(&archive[..], Trust::InBundle, Some(&mut same)).unwrap();
+    assert_eq!((report.replayed, report.not_replayable), (1, 1), "the other's logs were not kept");
+    let run = &same.0[0];
+    assert_eq!(run.source.as_deref(), Some("result = shop.a().n"));
+    assert_eq!(
+        (run.catalog.as_deref(), run.result.as_deref(), run.logs.as_deref()),
+        (Some("{\"servers\":[]}"), Some("7"), Some("[]"))
+    );
+    assert_eq!((run.journal.len(), run.ticks, run.state.as_str()), (1, Some(12), "done"));
+    let mut differs = Recorder(Vec::new(), Err("the result is 8, recorded was 7".to_owned()));
+    let report = verify(&archive[..], Trust::InBundle, Some(&mut differs)).unwrap();
+    assert_eq!(report.findings.len(), 1);
+    assert_eq!((report.findings[0].problem, report.findings[0].row.as_ref()), (Problem::Replay, Some(&run.id)));
+}
+
+/// The steps that README.txt in each bundle gives to those who trust no program of ours.
+#[test]
+fn the_readme_tells_the_truth() {
+    let world = World::new(1);
+    let find = |name: &str| -> Vec<u8> { world.files.iter().find(|(n, _)| n == name).unwrap().1.clone() };
+    let sha = |parts: &[&[u8]]| tollgate_evidence::Hash::of(parts).to_string();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    let manifest: serde_json::Value = serde_json::from_slice(&find("manifest.json")).unwrap();
+    for file in manifest["files"].as_array().unwrap() {
+        assert_eq!(file["sha256"], sha(&[&find(file["name"].as_str().unwrap())]));
+    }
+    let entries = text(find("chunks/000001/entries.ndjson"));
+    let leaves = text(find("chunks/000001/leaves.txt"));
+    for (line, leaf) in entries.lines().zip(leaves.lines()) {
+        assert_eq!(leaf, sha(&[&[0], line.as_bytes()]));
+    }
+    let row: serde_json::Value = serde_json::from_str(entries.lines().nth(1).unwrap()).unwrap();
+    let payloads = text(find("chunks/000001/payloads-0001.ndjson"));
+    let payload: serde_json::Value = serde_json::from_str(payloads.lines().next().unwrap()).unwrap();
+    let salt = tollgate_evidence::hash::from_hex(payload["content"]["text"]["salt"].as_str().unwrap()).unwrap();
+    let body = payload["content"]["text"]["body"].as_str().unwrap();
+    assert_eq!(row["arguments"]["sha256"], sha(&[&salt, body.as_bytes()]));
+}
+
+fn unpack(archive: &[u8]) -> Files {
+    let mut tar = tar::Archive::new(zstd::Decoder::new(archive).unwrap());
+    tar.entries()
+        .unwrap()
+        .map(|entry| {
+            let mut entry = entry.unwrap();
+            let name = entry.path().unwrap().to_string_lossy().into_owned();
+            let mut content = Vec::new();
+            entry.read_to_end(&mut content).unwrap();
+            (name, content)
+        })
+        .collect()
+}

@@ -1,0 +1,279 @@
+//! A tenant with a log of a few dozen rows of every kind, and bundles of it.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use tollgate_domain::{AdminEventId, CallId, KeyId, LlmRequestId, ScriptRunId, TenantId, WorkerId};
+use tollgate_evidence::{
+    Hash,
+    bundle::{CatalogLine, Content, Writer},
+    line::{AdminEvent, CallEnd, CallIntent, Commitment, Kept, Line, LlmRequest, Part, ScriptEnd, ScriptJournal, ScriptStart},
+    merkle::{self, Nodes},
+    seal::{ConsistencyProof, Seal, SignedSeal},
+    sign::Signer,
+};
+use uuid::Uuid;
+
+pub type Files = Vec<(String, Vec<u8>)>;
+
+pub struct World {
+    pub tenant: TenantId,
+    pub signer: Signer,
+    pub seals: u64,
+    pub entries: u64,
+    pub files: Files,
+}
+
+/// A row with its payloads.
+type Row = (Line<'static>, Vec<(Part, Content)>);
+
+struct Maker {
+    tenant: TenantId,
+    next: u128,
+    at: DateTime<Utc>,
+}
+
+impl Maker {
+    fn id<T: From<Uuid>>(&mut self) -> T {
+        self.next += 1;
+        self.at += TimeDelta::microseconds(1_234);
+        Uuid::from_u128((self.tenant.uuid().as_u128() << 64) | self.next).into()
+    }
+
+    fn payload(&mut self, part: Part, body: &str) -> (Commitment, (Part, Content)) {
+        let salt = self.next.to_be_bytes();
+        (Commitment::to(&salt, body.as_bytes()), (part, Content::of(&salt, body.as_bytes())))
+    }
+
+    fn request(&mut self) -> Row {
+        let line = LlmRequest {
+            tenant_id: self.tenant,
+            id: self.id(),
+            at: self.at,
+            key_id: KeyId::from_uuid(Uuid::from_u128(5)),
+            team_id: None,
+            origin: "minted".into(),
+            method: "tools/call".into(),
+            model: None,
+            client: Some("test 1".into()),
+        };
+        (Line::LlmRequest(line), Vec::new())
+    }
+
+    fn intent(&mut self, id: CallId, place: Option<(ScriptRunId, i32)>) -> Row {
+        let body = format!("{{\"email\":\"ada{}@example.com\"}}", self.next);
+        let (arguments, payload) = self.payload(Part::Arguments, &body);
+        let line = CallIntent {
+            tenant_id: self.tenant,
+            id,
+            at: self.at,
+            llm_request_id: LlmRequestId::from_uuid(Uuid::from_u128(6)),
+            origin: "minted".into(),
+            script_run_id: place.map(|p| p.0),
+            sequence: place.map(|p| p.1),
+            key_id: KeyId::from_uuid(Uuid::from_u128(5)),
+            team_id: None,
+            upstream_id: None,
+            upstream_name: Some("shop".into()),
+            tool_id: None,
+            tool_name: "find_customer".into(),
+            definition_sha256: Some(Hash([7; 32])),
+            decision: "permitted".into(),
+            reason: None,
+            price_id: None,
+            quoted_picos: 2_000_000_000,
+            currency: "USD".into(),
+            worker_id: WorkerId::from_uuid(Uuid::from_u128(8)),
+            arguments,
+            outcome: None,
+            error: None,
+            latency_us: None,
+            amount_picos: None,
+        };
+        (Line::CallIntent(line), vec![payload])
+    }
+
+    fn completion(&mut self, id: CallId, result: Option<(Commitment, (Part, Content))>) -> Row {
+        let line = CallEnd {
+            tenant_id: self.tenant,
+            id,
+            at: self.at,
+            outcome: "ok".into(),
+            error: None,
+            latency_us: Some(i64::try_from(self.next).unwrap()),
+            amount_picos: 2_000_000_000,
+            result: result.as_ref().map(|(commitment, _)| *commitment),
+        };
+        (Line::CallCompletion(line), result.into_iter().map(|(_, payload)| payload).collect())
+    }
+
+    fn script(&mut self, keep_logs: bool) -> Vec<Row> {
+        let id: ScriptRunId = self.id();
+        let (source, text) = self.payload(Part::Source, "result = shop.a().n");
+        let start = ScriptStart {
+            tenant_id: self.tenant,
+            id,
+            at: self.at,
+            llm_request_id: LlmRequestId::from_uuid(Uuid::from_u128(6)),
+            key_id: KeyId::from_uuid(Uuid::from_u128(5)),
+            team_id: None,
+            worker_id: WorkerId::from_uuid(Uuid::from_u128(8)),
+            engine: "e 1".into(),
+            limits: "{}".into(),
+            catalog_sha256: Hash::of(&[CATALOG.as_bytes()]),
+            source,
+        };
+        let call: CallId = self.id();
+        let (entry, journal) = self.payload(Part::Journal, "{\"sequence\":1}");
+        let (result, value) = self.payload(Part::RunResult, "7");
+        let (logs, printed) = self.payload(Part::RunLogs, "[]");
+        let omitted = Commitment { kept: Some(Kept::Omitted), ..logs };
+        let end = ScriptEnd {
+            tenant_id: self.tenant,
+            id,
+            at: self.at,
+            state: "done".into(),
+            ticks: Some(12),
+            result: Some(result),
+            logs: Some(if keep_logs { logs } else { omitted }),
+            error: None,
+        };
+        let nested = self.intent(call, Some((id, 1)));
+        let journal_line = ScriptJournal { tenant_id: self.tenant, id, sequence: 1, call_id: call, entry };
+        vec![
+            (Line::ScriptStart(start), vec![text]),
+            nested,
+            (Line::ScriptJournal(journal_line), vec![journal]),
+            (Line::ScriptEnd(end), [Some(value), keep_logs.then_some(printed)].into_iter().flatten().collect()),
+        ]
+    }
+
+    fn event(&mut self) -> Row {
+        let line = AdminEvent {
+            tenant_id: self.tenant,
+            id: AdminEventId::from_uuid(self.id::<AdminEventId>().uuid()),
+            at: self.at,
+            actor_kind: "service_token".into(),
+            actor_id: "svc_1".into(),
+            role: Some("owner".into()),
+            action: "key.revoke".into(),
+            target_id: "vk_1".into(),
+            detail: "{\"a\":1}".into(),
+            request_id: None,
+        };
+        (Line::AdminEvent(line), Vec::new())
+    }
+
+    /// The rows, seal by seal.
+    fn rows(&mut self) -> Vec<Vec<Row>> {
+        let mut seals = Vec::new();
+        for seal in 0..6 {
+            let mut rows = vec![self.request()];
+            for number in 0..4 {
+                let id: CallId = self.id();
+                rows.push(self.intent(id, None));
+                let body = format!("{{\"content\":[{{\"type\":\"text\",\"text\":\"{}\"}}]}}", self.next);
+                let (whole, payload) = self.payload(Part::Result, &body);
+                let result = match (seal, number) {
+                    (1, 1) => {
+                        let salt = self.next.to_be_bytes();
+                        let kept = Some(Kept::Redacted(Hash::of(&[&salt, b"\"[redacted]\""])));
+                        (Commitment { kept, ..whole }, (Part::Result, Content::of(&salt, b"\"[redacted]\"")))
+                    }
+                    (2, 2) => (whole, (Part::Result, Content::Erased { erasure_id: "era_1".to_owned() })),
+                    (3, 3) => {
+                        let salt = self.next.to_be_bytes();
+                        (Commitment::to(&salt, b"\xff\x00"), (Part::Result, Content::of(&salt, b"\xff\x00")))
+                    }
+                    _ => (whole, payload),
+                };
+                rows.push(self.completion(id, Some(result)));
+            }
+            if seal == 0 || seal == 4 {
+                rows.extend(self.script(seal == 0));
+            }
+            rows.push(self.event());
+            seals.push(rows);
+        }
+        seals
+    }
+}
+
+const CATALOG: &str = "{\"servers\":[]}";
+
+impl World {
+    pub fn new(tenant: u128) -> Self {
+        Self::build(tenant, 1, &[1; 32])
+    }
+
+    pub fn signed_by(tenant: u128, seed: &[u8; 32]) -> Self {
+        Self::build(tenant, 1, seed)
+    }
+
+    /// A bundle from one seal on.
+    pub fn range(tenant: u128, from: u64) -> Self {
+        Self::build(tenant, from, &[1; 32])
+    }
+
+    fn build(tenant: u128, from: u64, seed: &[u8; 32]) -> Self {
+        let tenant = TenantId::from_uuid(Uuid::from_u128(tenant));
+        let at = DateTime::from_timestamp(1_700_000_000, 0).unwrap();
+        let rows = Maker { tenant, next: 0, at }.rows();
+        let signer = Signer::from_seed(seed).unwrap();
+        let mut nodes = Nodes::default();
+        let mut seals: Vec<SignedSeal> = Vec::new();
+        for rows in &rows {
+            let leaves: Vec<Hash> = rows.iter().map(|(line, _)| line.leaf()).collect();
+            let before = seals.last().map(|signed| &signed.seal);
+            let mut seal = Seal {
+                tenant_id: tenant,
+                sequence: before.map_or(0, |s| s.sequence) + 1,
+                first: before.map_or(0, Seal::end),
+                count: u32::try_from(rows.len()).unwrap(),
+                root: merkle::root(&leaves),
+                previous: before.map_or(Hash::ZERO, Seal::hash),
+                sealed_at: at,
+                tree: Hash::ZERO,
+                key_id: signer.public().key_id.clone(),
+            };
+            nodes.append(seal.sequence - 1, seal.leaf()).unwrap();
+            seal.tree = nodes.root_of((0, seal.sequence)).unwrap();
+            let signature = tollgate_evidence::hash::to_hex(&signer.sign(&seal.message()));
+            seals.push(SignedSeal { seal, signature });
+        }
+        let chosen: Vec<usize> = (0..seals.len()).filter(|n| seals[*n].seal.sequence >= from).collect();
+        let mut writer = Writer::new(&[signer.public().clone()], at).unwrap();
+        let mut entries = 0;
+        for (number, chunk) in chosen.chunks(2).enumerate() {
+            let of_chunk: Vec<SignedSeal> = chunk.iter().map(|n| seals[*n].clone()).collect();
+            let lines: Vec<&Row> = chunk.iter().flat_map(|n| &rows[*n]).collect();
+            let leaves: Vec<Hash> = lines.iter().map(|(line, _)| line.leaf()).collect();
+            let texts: Vec<Option<Vec<u8>>> = lines.iter().map(|(line, _)| Some(line.bytes())).collect();
+            writer.chunk(&of_chunk, &leaves, &texts).unwrap();
+            if number == 0 {
+                let body = CATALOG.to_owned();
+                writer.catalogs(&[CatalogLine { sha256: Hash::of(&[CATALOG.as_bytes()]), body }]).unwrap();
+            }
+            for (position, (_, payloads)) in (of_chunk[0].seal.first..).zip(lines) {
+                for (part, content) in payloads {
+                    writer.payload(position, *part, content.clone()).unwrap();
+                }
+            }
+            entries += u64::try_from(leaves.len()).unwrap();
+        }
+        let last = chosen.last().map(|n| seals[*n].clone());
+        let proof = last.map(|seal| ConsistencyProof { from: seal.clone(), to: seal, path: Vec::new() });
+        let mut archive = writer.take();
+        archive.extend(writer.finish(tenant, proof.as_ref(), &signer).unwrap());
+        Self { tenant, signer, seals: u64::try_from(seals.len()).unwrap(), entries, files: super::unpack(&archive) }
+    }
+}
+
+pub fn pack(files: &[(String, Vec<u8>)]) -> Vec<u8> {
+    let mut tar = tar::Builder::new(zstd::Encoder::new(Vec::new(), 1).unwrap());
+    for (name, content) in files {
+        let mut header = tar::Header::new_ustar();
+        header.set_size(content.len() as u64);
+        header.set_mode(0o644);
+        tar.append_data(&mut header, name, &content[..]).unwrap();
+    }
+    tar.into_inner().unwrap().finish().unwrap()
+}
