@@ -11,6 +11,7 @@ pub mod price;
 pub mod role;
 pub mod scope;
 pub mod seal;
+pub mod search;
 pub mod tool;
 
 pub use call::{Decision, Origin, Outcome};

@@ -17,6 +17,7 @@ pub mod page;
 pub mod payload;
 pub mod prices;
 pub mod runs;
+pub mod search;
 pub mod snapshot;
 pub mod sync;
 pub mod teams;
