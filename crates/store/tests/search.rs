@@ -11,7 +11,7 @@ use sqlx::PgPool;
 use support::now;
 use tollgate_domain::{CallId, Decision, KeyId, Outcome, TenantId, ToolId, ids, search::Words};
 use tollgate_store::{
-    PageRequest, Store,
+    PageRequest, Store, StoreError,
     calls::{self, CallFilter, Slice, ToolCall},
     payload, search,
 };
@@ -331,7 +331,7 @@ async fn young_calls_wait_whatever_the_workers_clock_says(pool: PgPool) {
     write(&pool, tenant, &filler(start - TimeDelta::days(1), 2048), false).await;
     a_minute_passes(&pool).await;
     assert_eq!(search::index_some(&store, now(), 9).await.unwrap(), search::Indexed::default());
-    drop(tx);
+    tx.rollback().await.unwrap();
     assert!(search::index_some(&store, now(), 9).await.unwrap().blocks > 0);
 }
 
@@ -379,7 +379,7 @@ async fn pages_hold_what_a_reading_of_all_rows_finds(pool: PgPool) {
         assert_eq!(calls.iter().map(|c| c.id).collect::<Vec<_>>(), expected, "round {round}: {words:?} {filter:?} {ascending}");
         assert!(calls.iter().all(|c| c.arguments.as_ref() == Some(&rows[&c.id].arguments) && c.result == rows[&c.id].result));
     }
-    assert!(nonempty > 30, "{nonempty}");
+    assert!(nonempty > 20, "{nonempty}");
 }
 
 fn word(dice: &mut Dice) -> String {
@@ -469,6 +469,24 @@ async fn large_payloads_are_searched_and_left_out(pool: PgPool) {
         let seen: Vec<_> = calls.iter().map(|c| (c.id, c.truncated, c.arguments.is_some(), c.result.is_some())).collect();
         assert_eq!(seen, [(rows[3].id, true, true, false)]);
     }
+}
+
+#[sqlx::test(migrator = "tollgate_store::MIGRATOR")]
+async fn parents_that_take_too_long_to_find_are_refused_with_advice(pool: PgPool) {
+    let (tenant, store) = (support::tenant(&pool).await, Store::from_pool(pool.clone()));
+    let mut lock = pool.begin().await.unwrap();
+    sqlx::query("LOCK TABLE tool_call_events").execute(&mut *lock).await.unwrap();
+    let slice = Slice { page: PageRequest { limit: 10, after: None }, ascending: true };
+    let filter = CallFilter { outcome: Some(Outcome::Timeout), ..CallFilter::default() };
+    let mut tx = store.tenant_snapshot(tenant).await.unwrap();
+    let refused = calls::list_requests(&mut tx, tenant, &filter, slice).await.unwrap_err();
+    assert!(
+        matches!(&refused, StoreError::Invalid { pointer, message } if pointer == "?from" && message.contains("narrower")),
+        "{refused:?}"
+    );
+    drop(tx);
+    let mut tx = store.tenant_snapshot(tenant).await.unwrap();
+    assert!(calls::list_requests(&mut tx, tenant, &CallFilter::default(), slice).await.unwrap().items.is_empty());
 }
 
 /// Not a test of speed: how fast the index is built and read. Run by hand with `--ignored --nocapture`.

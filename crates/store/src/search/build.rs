@@ -21,7 +21,7 @@ const MAX_BLOCK: i64 = 2 * BLOCK;
 /// Text that a block holds, but for its last call: what a search reads for one suspicion.
 const MAX_TEXT: usize = 32 << 20;
 /// Rows that one query reads, and text that is taken apart at once.
-const BATCH: i64 = 128;
+const BATCH: i64 = 256;
 const CHUNK_TEXT: usize = 4 << 20;
 /// Blocks into which one is divided at a time.
 const PIECES: usize = 8;
@@ -47,8 +47,14 @@ pub async fn index_some(store: &Store, now: DateTime<Utc>, budget: usize) -> Sto
     // The lock lasts as long as this transaction, which does nothing else.
     let mut control = store.control().await?;
     let locked: bool = sqlx::query_scalar("SELECT pg_try_advisory_xact_lock(7420003)").fetch_one(&mut *control).await?;
+    let tenants = if locked { waiting(&mut control, now).await? } else { Vec::new() };
+    let indexed = in_turn(store, tenants, now, budget).await;
+    control.rollback().await?;
+    indexed
+}
+
+async fn in_turn(store: &Store, mut tenants: Vec<TenantId>, now: DateTime<Utc>, budget: usize) -> StoreResult<Indexed> {
     let mut indexed = Indexed::default();
-    let mut tenants = if locked { waiting(&mut control, now).await? } else { Vec::new() };
     while !tenants.is_empty() {
         let mut left = Vec::new();
         for tenant in tenants {
