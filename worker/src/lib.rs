@@ -22,7 +22,7 @@ use tollgate_domain::{Secrets, WorkerId, clock::SharedClock};
 use tollgate_store::{
     Store,
     audit::{AuditWriter, QueueLimits},
-    sealer, workers,
+    sealer, search, workers,
 };
 
 use gate::{Gate, InFlight};
@@ -31,6 +31,10 @@ const HEARTBEAT: Duration = Duration::from_secs(2);
 const SWEEP: Duration = Duration::from_secs(3);
 const STALE: Duration = Duration::from_secs(10);
 const HOUSEKEEPING: Duration = Duration::from_secs(3600);
+/// Nothing is indexed before it is minutes old: looking more often would find nothing.
+const INDEX: Duration = Duration::from_secs(10);
+/// Blocks that one round of the index builds: a few seconds' work.
+const INDEX_BLOCKS: usize = 32;
 
 /// What a worker is made of.
 #[derive(Debug)]
@@ -88,6 +92,7 @@ pub async fn serve(parts: WorkerParts) -> anyhow::Result<()> {
     let beats = tokio::spawn(beat(gate.clone(), health.clone()));
     shutdown.spawn(sweep(gate.clone(), shutdown.clone()));
     shutdown.spawn(seal(gate.clone(), shutdown.clone()));
+    shutdown.spawn(index(gate.clone(), shutdown.clone()));
 
     let address = listener.local_addr()?;
     let router = mcp::routes(gate, address).merge(health.router());
@@ -178,6 +183,23 @@ async fn sweep(gate: Gate, shutdown: Shutdown) {
         };
         if let Err(error) = result {
             tracing::warn!(%error, "housekeeping failed; it is tried again");
+        }
+    }
+}
+
+/// Keep up the index of calls, behind the calls. Only one worker does it at a time.
+async fn index(gate: Gate, shutdown: Shutdown) {
+    let Gate { store, clock, .. } = gate;
+    let mut rounds = tokio::time::interval(INDEX);
+    loop {
+        tokio::select! {
+            () = shutdown.requested() => return,
+            _ = rounds.tick() => {}
+        }
+        match search::index_some(&store, clock.now(), INDEX_BLOCKS).await {
+            Ok(indexed) if indexed.more => rounds.reset_immediately(),
+            Ok(_) => {}
+            Err(error) => tracing::warn!(%error, "calls cannot be indexed; it is tried again"),
         }
     }
 }

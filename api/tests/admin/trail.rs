@@ -63,6 +63,13 @@ async fn one_row_is_read_as_a_call_a_sum_and_a_line(pool: PgPool) {
     world.get(&world.root, &format!("{other}/tool-calls/{}", call.id)).await.is(404, "not_found");
     assert_eq!(world.get(&world.root, &format!("{other}/tool-calls")).await.json["items"], json!([]));
 
+    for (query, found) in [("A%201", 1), ("a&outcome=ok", 1), ("a&outcome=denied", 0), ("b", 0), ("2.1", 0)] {
+        let page = world.get(&auditor, &format!("{tenant}/tool-calls?from=2026-11-01T00:00:00Z&q={query}")).await;
+        assert_eq!((page.json["items"].as_array().unwrap().len(), &page.json["next_page"]), (found, &Value::Null), "{query}");
+    }
+    let quarter = "from=2026-10-01T00:00:00Z&to=2027-01-01T00:00:00Z";
+    assert_eq!(world.get(&auditor, &format!("{tenant}/tool-calls?q=a&{quarter}")).await.status, 200, "92 days are not too many");
+
     let tree = world.get(&auditor, &format!("{tenant}/llm-requests/{}", call.request)).await;
     assert_eq!(tree.json["script_runs"][0]["tool_calls"][0]["id"], json!(call.id), "{}", tree.text);
     assert_eq!((&tree.json["tool_calls"], &tree.json["complete"]), (&json!([]), &json!(true)));
@@ -133,6 +140,13 @@ async fn what_cannot_be_read_is_said(pool: PgPool) {
         ("audit/export?from=2026-01-02T00:00:00Z&to=2026-01-01T00:00:00Z", "?from"),
         ("tool-calls?outcome=fine", "?outcome"),
         ("tool-calls?tool=x", "?tool"),
+        ("tool-calls?q=", "?q"),
+        ("tool-calls?q=%22--%22&from=2026-11-18T00:00:00Z", "?q"),
+        ("tool-calls?q=ada", "?from"),
+        ("tool-calls?q=ada&from=2026-08-01T00:00:00Z", "?from"),
+        ("tool-calls?q=ada&from=2026-01-01T00:00:00Z&to=2026-04-03T00:00:01Z", "?from"),
+        ("llm-requests?q=ada&from=2026-11-18T00:00:00Z", "?q"),
+        ("script-runs?q=ada&from=2026-11-18T00:00:00Z", "?q"),
     ] {
         assert_eq!(get(path).await.is(422, "invalid").pointer(), pointer, "{path}");
     }

@@ -12,6 +12,7 @@ pub mod redact;
 pub mod role;
 pub mod scope;
 pub mod seal;
+pub mod search;
 pub mod tool;
 
 pub use call::{Decision, Durability, Origin, Outcome};

@@ -8,7 +8,7 @@ use futures::TryStreamExt;
 use sqlx::{Postgres, QueryBuilder, Row, postgres::PgRow};
 use tollgate_domain::{
     CallId, Currency, Decision, KeyId, LlmRequestId, Origin, Outcome, Picos, PriceId, ScriptRunId, TeamId, TenantId, ToolId,
-    UpstreamId, ids, tool::DefinitionHash,
+    UpstreamId, ids, search::Words, tool::DefinitionHash,
 };
 use uuid::Uuid;
 
@@ -16,6 +16,7 @@ use crate::{
     error::{StoreError, StoreResult},
     page::{Page, PageRequest},
     payload,
+    search::walk,
     tx::Tx,
     upstreams::word,
 };
@@ -41,6 +42,8 @@ pub struct CallFilter {
     pub script_run_id: Option<ScriptRunId>,
     pub outcome: Option<Outcome>,
     pub decision: Option<Decision>,
+    /// What arguments and result must say. Only [`list`] reads it; give a window with it.
+    pub text: Option<Words>,
     pub from: Option<DateTime<Utc>>,
     /// Exclusive.
     pub to: Option<DateTime<Utc>>,
@@ -94,11 +97,15 @@ pub(crate) enum Payloads {
     Small,
 }
 
-/// A page of tool calls.
+/// A page of tool calls. Where few calls are like `filter`, it ends after about two seconds with what was found by then: it
+/// may be short, even empty, and still have a next one.
 ///
 /// # Errors
 /// When the database does not answer.
 pub async fn list(tx: &mut Tx, tenant: TenantId, filter: &CallFilter, slice: Slice) -> StoreResult<Page<ToolCall>> {
+    if walk::is_for(filter) {
+        return walk::list(tx, tenant, filter, slice).await;
+    }
     let mut query = select_calls(tenant, Payloads::Small);
     window(&mut query, "t.call_id", filter, slice);
     call_conditions(&mut query, "t", filter);
@@ -286,10 +293,27 @@ pub struct JournalEntry {
     pub entry: Option<String>,
 }
 
+/// Looking for parents by what their calls were has no index but the window. Longer than this it is refused.
+const PARENTS_WITHIN: &str = "5s";
+
+async fn fetch_parents(tx: &mut Tx, mut query: QueryBuilder<Postgres>, bounded: bool) -> StoreResult<Vec<PgRow>> {
+    if bounded {
+        sqlx::query("SELECT set_config('statement_timeout', $1, true)").bind(PARENTS_WITHIN).execute(&mut **tx).await?;
+    }
+    let rows = query.build().fetch_all(&mut **tx).await;
+    rows.map_err(|error| match error.as_database_error().and_then(|db| db.code()).as_deref() {
+        Some("57014") if bounded => {
+            let sentence = "finding these by their calls takes too long: give a narrower window with from and to";
+            StoreError::invalid("?from", sentence)
+        }
+        _ => error.into(),
+    })
+}
+
 /// A page of LLM requests. A filter that speaks of calls finds the requests that have such a call.
 ///
 /// # Errors
-/// When the database does not answer.
+/// [`StoreError::Invalid`] when a filter that speaks of calls takes too long.
 pub async fn list_requests(tx: &mut Tx, tenant: TenantId, filter: &CallFilter, slice: Slice) -> StoreResult<Page<LlmRequest>> {
     let mut query = QueryBuilder::new(
         "SELECT l.llm_request_id, l.key_id, l.team_id, l.origin, l.method, l.model, l.client, l.at
@@ -298,14 +322,15 @@ pub async fn list_requests(tx: &mut Tx, tenant: TenantId, filter: &CallFilter, s
     query.push_bind(tenant.uuid());
     window(&mut query, "l.llm_request_id", filter, slice);
     call_conditions(&mut query, "l", &own(filter));
-    if has_call_filter(filter) || filter.script_run_id.is_some() {
+    let by_calls = has_call_filter(filter) || filter.script_run_id.is_some();
+    if by_calls {
         query.push(" AND EXISTS (SELECT FROM ").push("tool_calls t");
         query.push(" WHERE t.tenant_id = l.tenant_id AND t.llm_request_id = l.llm_request_id");
         call_conditions(&mut query, "t", filter);
         query.push(")");
     }
     order(&mut query, "l.llm_request_id", slice);
-    let rows = query.build().fetch_all(&mut **tx).await?;
+    let rows = fetch_parents(tx, query, by_calls).await?;
     let rows: Vec<LlmRequest> = rows.iter().map(llm_request).collect::<StoreResult<_>>()?;
     Ok(slice.page.cut(rows, |row| row.id.uuid()))
 }
@@ -336,21 +361,22 @@ fn llm_request(row: &PgRow) -> StoreResult<LlmRequest> {
 /// A page of script runs, without their texts. A filter that speaks of calls finds the runs that have such a call.
 ///
 /// # Errors
-/// When the database does not answer.
+/// [`StoreError::Invalid`] when a filter that speaks of calls takes too long.
 pub async fn list_runs(tx: &mut Tx, tenant: TenantId, filter: &CallFilter, slice: Slice) -> StoreResult<Page<ScriptRun>> {
     let mut query = QueryBuilder::new(RUN_COLUMNS);
     query.push(" FROM script_runs s WHERE s.tenant_id = ").push_bind(tenant.uuid());
     window(&mut query, "s.script_run_id", filter, slice);
     let parents = CallFilter { script_run_id: filter.script_run_id, ..own(filter) };
     call_conditions(&mut query, "s", &parents);
-    if has_call_filter(filter) {
+    let by_calls = has_call_filter(filter);
+    if by_calls {
         query.push(" AND EXISTS (SELECT FROM ").push("tool_calls t");
         query.push(" WHERE t.tenant_id = s.tenant_id AND t.script_run_id = s.script_run_id");
         call_conditions(&mut query, "t", filter);
         query.push(")");
     }
     order(&mut query, "s.script_run_id", slice);
-    let rows = query.build().fetch_all(&mut **tx).await?;
+    let rows = fetch_parents(tx, query, by_calls).await?;
     let rows: Vec<ScriptRun> = rows.iter().map(script_run).collect::<StoreResult<_>>()?;
     Ok(slice.page.cut(rows, |row| row.id.uuid()))
 }

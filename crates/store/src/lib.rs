@@ -21,6 +21,7 @@ pub mod prices;
 pub mod runs;
 pub mod sealer;
 pub mod seals;
+pub mod search;
 pub mod settings;
 pub mod snapshot;
 pub mod sync;

@@ -56,6 +56,8 @@ const ROWS: &[(&str, &str)] = &[
     ("script_journal", "(tenant_id, script_run_id, sequence, call_id) VALUES ($1, $2, 1, $1)"),
     ("tool_call_events", "(tenant_id, call_id, kind, at, llm_request_id, key_id, tool_name, decision) VALUES ($1, $2, 0, now(), $1, $1, 't', 'permitted')"),
     ("tool_call_payloads", "(tenant_id, call_id, kind, size, body) VALUES ($1, $2, 0, 0, '')"),
+    ("call_blocks", "(tenant_id, first_call_id, last_call_id, calls, filter, built_at) VALUES ($1, $2, $2, 1, '', now())"),
+    ("late_calls", "(tenant_id, call_id) VALUES ($1, $2)"),
 ];
 
 /// What each role may do with a whole table: Select, Insert, Update, Delete; `u` is an update of some columns.
@@ -72,8 +74,10 @@ audit_nodes: S - - SI -
 audit_seals: S - - SI -
 audit_settings: SIU S - - -
 audit_writers: - - - SIUD -
+call_blocks: SID S - - -
 config_revision: S S - - -
 idempotency_keys: SID SD - - -
+late_calls: SD S - - -
 llm_requests: S - - - I
 platform_tokens: - SIU - - -
 prices: SI - - - -
