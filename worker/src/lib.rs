@@ -47,6 +47,19 @@ pub struct WorkerParts {
 /// # Errors
 /// When the worker cannot start: no database, or no sandbox.
 pub async fn serve(parts: WorkerParts) -> anyhow::Result<()> {
+    serve_with(parts, |store, config| AuditWriter::start(store, config.limits.audit_queue)).await
+}
+
+/// [`serve`], recording nothing: the baseline of the benchmark.
+///
+/// # Errors
+/// As [`serve`].
+#[cfg(feature = "unaudited")]
+pub async fn serve_unaudited(parts: WorkerParts) -> anyhow::Result<()> {
+    serve_with(parts, |_, config| AuditWriter::unrecorded(config.limits.audit_queue)).await
+}
+
+async fn serve_with(parts: WorkerParts, writer: fn(&Store, &Config) -> AuditWriter) -> anyhow::Result<()> {
     let WorkerParts { store, config, secrets, clock, listener, shutdown, health, sandbox_path } = parts;
     health.expect("worker");
     let worker = WorkerId::mint(clock.now());
@@ -66,7 +79,7 @@ pub async fn serve(parts: WorkerParts) -> anyhow::Result<()> {
         worker,
     };
     let upstreams = upstream::Upstreams::start(tools, &directory, &shutdown)?;
-    let audit = AuditWriter::start(&store, config.limits.audit_queue);
+    let audit = writer(&store, &config);
     let gate = Gate {
         store: store.clone(),
         config: Arc::clone(&config),

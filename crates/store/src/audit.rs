@@ -5,6 +5,8 @@
 //! `ON CONFLICT DO NOTHING`: a commit whose acknowledgement was lost is repeated without harm.
 
 mod columns;
+#[cfg(feature = "unaudited")]
+mod unrecorded;
 
 use std::{sync::Arc, time::Duration};
 
