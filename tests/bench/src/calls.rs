@@ -10,7 +10,7 @@ use clap::Args;
 
 use crate::{
     dice::{to_f64, to_usize},
-    load::{Round, median},
+    load::{Round, WARM_UP, median},
     process,
     table::{Table, count, line, machine, note},
     worker::HAS_BASELINE,
@@ -158,7 +158,7 @@ fn cpu_table(stage: &Stage, args: &Calls, results: &Results) {
             let Some(measured) = results.get(&(callers, *kind)).filter(|m| m.answered() > 0) else { continue };
             let calls = to_f64(measured.answered());
             let sum: f64 = measured.cpu_us.iter().sum();
-            let wall = to_f64(measured.rounds.len()) * (args.seconds + 0.3) * 1e6;
+            let wall = to_f64(measured.rounds.len()) * (args.seconds + WARM_UP.as_secs_f64()) * 1e6;
             let mut cells = vec![callers.to_string(), kind.name().to_owned()];
             cells.extend(measured.cpu_us.iter().map(|us| format!("{:.0}", us / calls)));
             cells.extend([format!("{:.0}", sum / calls), format!("{:.2}", sum / wall)]);

@@ -18,6 +18,7 @@ use tokio::net::TcpStream;
 
 use crate::{
     dice::{Dice, to_f64, to_usize},
+    table::note,
     words::Vocabulary,
 };
 
@@ -26,7 +27,7 @@ const ARGUMENT_BYTES: usize = 500;
 /// Different requests that a caller sends in turn.
 const VARIETY: usize = 64;
 /// What is answered in this time after the start is not counted: connections are made, caches filled.
-const WARM_UP: Duration = Duration::from_millis(300);
+pub const WARM_UP: Duration = Duration::from_millis(300);
 const MAX_ANSWER: usize = 1 << 20;
 
 /// Whom to call, with what.
@@ -76,7 +77,7 @@ impl Target {
     /// Let `callers` call for `length` and measure what they see.
     ///
     /// # Errors
-    /// When a connection cannot be made or breaks; an answer that is an error is counted.
+    /// When a connection cannot be made; one that breaks, and an answer that is an error, are counted.
     pub async fn round(&self, callers: usize, length: Duration) -> Result<Round> {
         let connections = try_join_all((0..callers).map(|_| self.connect())).await?;
         let begin = Instant::now() + WARM_UP;
@@ -87,7 +88,6 @@ impl Target {
         });
         let mut all = Tally::default();
         for tally in try_join_all(tasks).await? {
-            let tally = tally?;
             all.micros.extend(tally.micros);
             all.answered += tally.answered;
             all.failed += tally.failed;
@@ -111,14 +111,22 @@ impl Target {
         Ok(sender)
     }
 
-    async fn call_until(&self, mut to: SendRequest<Body>, n: usize, begin: Instant, end: Instant) -> Result<Tally> {
+    async fn call_until(&self, mut to: SendRequest<Body>, n: usize, begin: Instant, end: Instant) -> Tally {
         let mut tally = Tally::default();
         for body in self.bodies.iter().cycle().skip(n % VARIETY) {
             let sent = Instant::now();
             if sent >= end {
                 break;
             }
-            let good = self.call(&mut to, body.clone()).await?;
+            let good = match self.call(&mut to, body.clone()).await {
+                Ok(good) => good,
+                Err(error) => {
+                    // The others go on: one broken connection must not cost an hour of measuring.
+                    note(format_args!("a caller gives up: {error:#}"));
+                    tally.failed += 1;
+                    return tally;
+                }
+            };
             let answered = Instant::now();
             if !good {
                 tally.failed += 1;
@@ -130,7 +138,7 @@ impl Target {
                 tally.micros.push(u64::try_from((answered - sent).as_micros()).unwrap_or(u64::MAX));
             }
         }
-        Ok(tally)
+        tally
     }
 
     /// One call; whether it was answered with a result.

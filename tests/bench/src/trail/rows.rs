@@ -102,7 +102,7 @@ impl Writer {
     pub fn request(&mut self, tenant: &Tenant, at: DateTime<Utc>) {
         let dice = &mut self.dice;
         let key = &tenant.keys[dice.zipf(tenant.keys.len())];
-        let origin = if dice.chance(0.7) { Origin::Llm } else { Origin::Minted };
+        let origin = if dice.chance(0.8) { Origin::Llm } else { Origin::Minted };
         let is_script = dice.chance(0.15);
         let run = is_script.then(|| id_at(at, dice));
         // Without a model above it, a request is one call or one script.

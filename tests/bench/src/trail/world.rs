@@ -175,5 +175,5 @@ pub fn weight(hour_of_day: u32, is_weekend: bool) -> f64 {
 
 /// How many calls a request leads to: many make one, few make many.
 pub fn calls_of(dice: &mut Dice, is_script: bool) -> usize {
-    if is_script { 2 + dice.zipf(12) } else { to_usize(dice.log_normal(1.3, 0.7)).clamp(1, 12) }
+    if is_script { 2 + dice.zipf(12) } else { to_usize(dice.log_normal(1.8, 0.7)).clamp(1, 12) }
 }
