@@ -33,6 +33,21 @@ test: deps build ## Everything that proves the product
 	@tests/with-postgres.sh cargo test --workspace --profile $(PROFILE) --locked --no-fail-fast
 	@cargo test --manifest-path sandbox/Cargo.toml --profile $(PROFILE) --locked
 
+# The size of the benchmark: generated calls, seconds of one round.
+ROWS ?= 10000000
+SECONDS ?= 3
+
+.PHONY: bench-audit
+bench-audit: ## Measure the audit trail: calls, exports, searches (ROWS=10000000 SECONDS=3, PROFILE=release unless given)
+	@$(MAKE) --no-print-directory bench-audit-in PROFILE=$(if $(filter command line environment,$(origin PROFILE)),$(PROFILE),release)
+
+.PHONY: bench-audit-in
+bench-audit-in: deps build
+	@# The baseline's feature is turned on in a build of its own, of this one program: the product above has not got it.
+	@cargo build --workspace --bin tollgate-bench --features tollgate-bench/unaudited --profile $(PROFILE) --locked
+	@$(BIN)/tollgate-bench calls --seconds $(SECONDS)
+	@tests/with-postgres.sh $(BIN)/tollgate-bench trail --rows $(ROWS)
+
 .PHONY: lint
 lint: ## Formatting and clippy, warnings refused
 	@cargo clippy --workspace --all-targets --locked -- -D warnings

@@ -55,6 +55,23 @@ pub struct WorkerParts {
 /// # Errors
 /// When the worker cannot start: no database, or no sandbox.
 pub async fn serve(parts: WorkerParts) -> anyhow::Result<()> {
+    serve_with(parts, |store, config| AuditWriter::start(store, queue_limits(config))).await
+}
+
+/// [`serve`], recording nothing: the baseline of the benchmark.
+///
+/// # Errors
+/// As [`serve`].
+#[cfg(feature = "unaudited")]
+pub async fn serve_unaudited(parts: WorkerParts) -> anyhow::Result<()> {
+    serve_with(parts, |_, config| AuditWriter::unrecorded(queue_limits(config))).await
+}
+
+fn queue_limits(config: &Config) -> QueueLimits {
+    QueueLimits { entries: config.limits.audit_queue, bytes: config.limits.audit_queue_bytes }
+}
+
+async fn serve_with(parts: WorkerParts, writer: fn(&Store, &Config) -> AuditWriter) -> anyhow::Result<()> {
     let WorkerParts { store, config, secrets, clock, listener, shutdown, health, sandbox_path } = parts;
     health.expect("worker");
     let worker = WorkerId::mint(clock.now());
@@ -74,8 +91,7 @@ pub async fn serve(parts: WorkerParts) -> anyhow::Result<()> {
         worker,
     };
     let upstreams = upstream::Upstreams::start(tools, &directory, &shutdown)?;
-    let audit =
-        AuditWriter::start(&store, QueueLimits { entries: config.limits.audit_queue, bytes: config.limits.audit_queue_bytes });
+    let audit = writer(&store, &config);
     let gate = Gate {
         store: store.clone(),
         config: Arc::clone(&config),

@@ -9,6 +9,8 @@
 //! chain there can only ever be one.
 
 mod columns;
+#[cfg(feature = "unaudited")]
+mod unrecorded;
 
 use std::{
     collections::BTreeSet,
@@ -263,15 +265,20 @@ impl AuditWriter {
     /// Start the writer tasks on the current runtime.
     #[must_use]
     pub fn start(store: &Store, limits: QueueLimits) -> Self {
-        let (queue, jobs) = mpsc::channel(limits.entries);
+        let (writer, jobs) = Self::with_queue(limits);
         let jobs = Arc::new(Mutex::new(jobs));
         for _ in 0..WRITERS {
             let chain = Chain { writer: Uuid::new_v4(), end: (0, Hash::ZERO) };
             tokio::spawn(Task { store: store.clone(), chain }.run(Arc::clone(&jobs)));
         }
+        writer
+    }
+
+    fn with_queue(limits: QueueLimits) -> (Self, mpsc::Receiver<Job>) {
+        let (queue, jobs) = mpsc::channel(limits.entries);
         let all_room = u32::try_from(limits.bytes / UNIT).unwrap_or(u32::MAX >> 3).clamp(1, u32::MAX >> 3);
         let room = Arc::new(Semaphore::new(usize::try_from(all_room).unwrap_or(Semaphore::MAX_PERMITS)));
-        Self { queue, room, all_room, trailing: Register::default() }
+        (Self { queue, room, all_room, trailing: Register::default() }, jobs)
     }
 
     /// Make an entry durable before going on. On an error the thing that it announces must not be done.

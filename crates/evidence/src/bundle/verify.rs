@@ -279,7 +279,7 @@ impl Verifier<'_> {
                 None => drop(self.dubious.insert(position)),
             }
         }
-        (chunk.lines.len()..chunk.leaves.len()).for_each(|at| drop(self.dubious.insert(chunk.position(at))));
+        self.dubious.extend((chunk.lines.len()..chunk.leaves.len()).map(|at| chunk.position(at)));
         self.chunk = Chunk { lines: Vec::new(), ..chunk };
     }
 

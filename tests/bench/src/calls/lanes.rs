@@ -1,0 +1,212 @@
+//! What is measured: one upstream, one database with durable commits, a tenant and a worker for each mode.
+
+use std::{
+    fs::Permissions,
+    net::SocketAddr,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use sqlx::{Connection, PgConnection};
+use tempfile::TempDir;
+
+use crate::{
+    admin::{Admin, text},
+    load::Target,
+    process::{Process, beside, sandbox},
+    table::note,
+    upstream::TOOL,
+    worker::HAS_BASELINE,
+};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// The upstream, without a gateway.
+    Direct,
+    Unaudited,
+    Relaxed,
+    Strict,
+}
+
+/// One way to make calls.
+#[derive(Debug)]
+pub struct Lane {
+    pub kind: Kind,
+    pub target: Target,
+    /// None where there is no gateway.
+    pub worker: Option<Process>,
+    tenant: String,
+}
+
+pub struct Stage {
+    pub lanes: Vec<Lane>,
+    pub upstream: Process,
+    pub postgres_pid: u32,
+    pub postgres_version: String,
+    /// Whether this build lets a tenant choose.
+    pub has_durability: bool,
+    up: Process,
+    admin: Admin,
+    // Removed at the end, after the processes that use it.
+    dir: TempDir,
+}
+
+/// Rows of the trail.
+pub struct Recorded {
+    pub calls: usize,
+    pub open: usize,
+}
+
+/// What `tollgate up` leaves for programs.
+struct Installation {
+    admin: Admin,
+    secret: String,
+    database_url: String,
+    postgres_pid: u32,
+}
+
+impl Kind {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Direct => "direct",
+            Self::Unaudited => "unaudited",
+            Self::Relaxed => "relaxed",
+            Self::Strict => "strict",
+        }
+    }
+}
+
+impl Stage {
+    pub async fn start(dir: Option<PathBuf>) -> Result<Self> {
+        let dir = dir.unwrap_or_else(std::env::temp_dir);
+        // Postgres runs as another user when root measures, and has to pass through. Short: a socket's path is limited.
+        let dir = tempfile::Builder::new().prefix("tg-bench.").permissions(Permissions::from_mode(0o711)).tempdir_in(dir)?;
+        let mut upstream = Process::start("upstream", &std::env::current_exe()?, &["upstream"], &[])?;
+        let address = upstream.address().await?;
+        note(format_args!("starting a database in {}", dir.path().display()));
+        let (up, installation) = Installation::start(&dir.path().join("data")).await?;
+        let mut connection = PgConnection::connect(&installation.database_url).await?;
+        let postgres_version: String = sqlx::query_scalar("SHOW server_version").fetch_one(&mut connection).await?;
+        let fsync: String = sqlx::query_scalar("SHOW fsync").fetch_one(&mut connection).await?;
+        ensure!(fsync == "on", "commits would not be durable: fsync is {fsync}");
+        connection.close().await?;
+
+        let direct = Lane { kind: Kind::Direct, target: Target::new(address, None, TOOL), worker: None, tenant: String::new() };
+        let (mut lanes, mut has_durability) = (vec![direct], false);
+        for kind in [Kind::Unaudited, Kind::Relaxed, Kind::Strict] {
+            let tenant = installation.tenant(kind, address).await?;
+            let level = if kind == Kind::Relaxed { "relaxed" } else { "strict" };
+            let settings = format!("/v1/tenants/{}/audit/settings", tenant.id);
+            has_durability = installation.admin.try_patch(&settings, &json!({"durability": level})).await?;
+            if (kind == Kind::Unaudited && !HAS_BASELINE) || (kind == Kind::Relaxed && !has_durability) {
+                continue;
+            }
+            lanes.push(installation.lane(kind, tenant).await?);
+        }
+        let Installation { admin, postgres_pid, .. } = installation;
+        Ok(Self { lanes, upstream, postgres_pid, postgres_version, has_durability, up, admin, dir })
+    }
+
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// What the trail holds of a lane's calls, once completions that trail have come.
+    pub async fn recorded(&self, lane: &Lane) -> Result<Recorded> {
+        let path = format!("/v1/tenants/{}/reports/costs?group_by=outcome", lane.tenant);
+        let mut tries = 0;
+        loop {
+            let report = self.admin.get(&path).await?;
+            let number = |value: &Value| value.as_u64().and_then(|n| usize::try_from(n).ok()).unwrap_or(0);
+            let open = report["items"].as_array().into_iter().flatten().find(|item| item["outcome"].is_null());
+            let open = open.map_or(0, |item| number(&item["calls"]));
+            tries += 1;
+            if open == 0 || tries == 20 {
+                return Ok(Recorded { calls: number(&report["total"]["calls"]), open });
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    }
+
+    pub async fn stop(self) -> Result<()> {
+        for worker in self.lanes.into_iter().filter_map(|lane| lane.worker) {
+            worker.stop().await?;
+        }
+        self.up.stop().await
+    }
+}
+
+/// A tenant with the upstream and a key that may call it.
+struct Tenant {
+    id: String,
+    key: String,
+    tool: String,
+}
+
+impl Installation {
+    async fn start(data: &Path) -> Result<(Process, Self)> {
+        let data_dir = data.to_str().context("a path in UTF-8")?;
+        let sandbox = sandbox()?;
+        let sandbox = sandbox.to_str().context("a path in UTF-8")?;
+        let any = "127.0.0.1:0";
+        let args = ["up", "--data-dir", data_dir, "--seed", "none", "--api", any, "--gateway", any, "--sandbox", sandbox];
+        let env = [("TOLLGATE_LOG", "warn")];
+        let mut up = Process::start("tollgate up", &beside("tollgate")?, &args, &env)?;
+        let file = data.join("ready.json");
+        let ready = up.until(async || serde_json::from_str::<Value>(&std::fs::read_to_string(&file).ok()?).ok()).await?;
+        let secrets: Value = serde_json::from_str(&std::fs::read_to_string(data.join("secrets.json"))?)?;
+        // Where the account of Postgres cannot enter the folder, the cluster lies elsewhere.
+        let elsewhere = std::fs::read_to_string(data.join("postgres.path")).ok().map(|path| PathBuf::from(path.trim()));
+        let root = elsewhere.unwrap_or_else(|| data.to_owned());
+        let note = std::fs::read_to_string(root.join("postgres/postmaster.pid"))?;
+        let socket = root.join("run");
+        let installation = Self {
+            admin: Admin::new(&text(&ready, "api_url")?, &text(&ready, "admin_token")?)?,
+            secret: text(&secrets, "secret")?,
+            database_url: format!("postgres:///tollgate?host={}&user=tollgate&sslmode=disable", socket.display()),
+            postgres_pid: note.lines().next().context("a process id")?.trim().parse()?,
+        };
+        Ok((up, installation))
+    }
+
+    async fn tenant(&self, kind: Kind, upstream: SocketAddr) -> Result<Tenant> {
+        let name = kind.name();
+        let tenant = self.admin.post("/v1/tenants", &json!({"name": name, "slug": format!("bench-{name}")})).await?;
+        let id = text(&tenant, "id")?;
+        let path = |rest: &str| format!("/v1/tenants/{id}/{rest}");
+        let transport = json!({"type": "http", "url": format!("http://{upstream}/mcp")});
+        let upstream = json!({"name": "bench", "transport": transport, "exposure": "classic"});
+        let upstream = self.admin.post(&path("upstreams"), &upstream).await?;
+        ensure!(upstream["state"] == "connected", "the upstream is not connected: {upstream}");
+        let members = json!([{"upstream_id": upstream["id"], "tools": ["*"]}]);
+        let group = json!({"name": "all", "slug": "all", "members": members});
+        let group = self.admin.post(&path("tool-groups"), &group).await?;
+        let key = self.admin.post(&path("keys"), &json!({"name": "bench", "tool_group_ids": [group["id"]]})).await?;
+        Ok(Tenant { key: text(&key, "secret")?, tool: format!("bench__{TOOL}"), id })
+    }
+
+    /// A worker of the lane's own, and callers that reach it.
+    async fn lane(&self, kind: Kind, tenant: Tenant) -> Result<Lane> {
+        let sandbox = sandbox()?;
+        let mut args = vec!["worker", "--sandbox", sandbox.to_str().context("a path in UTF-8")?];
+        if kind == Kind::Unaudited {
+            args.push("--unaudited");
+        }
+        let env = [("DATABASE_URL", self.database_url.as_str()), ("TOLLGATE_SECRET", self.secret.as_str())];
+        let mut worker = Process::start("worker", &std::env::current_exe()?, &args, &env)?;
+        let address = worker.address().await?;
+        let target = Target::new(address, Some(format!("Bearer {}", tenant.key)), &tenant.tool);
+        // Ready when a call goes through: the worker has seen the tenant and reached its upstream.
+        worker
+            .until(async || {
+                let round = target.round(1, Duration::from_millis(50)).await.ok()?;
+                (round.answered > 0 && round.failed == 0).then_some(())
+            })
+            .await
+            .with_context(|| format!("no call goes through the {} worker", kind.name()))?;
+        Ok(Lane { kind, target, worker: Some(worker), tenant: tenant.id })
+    }
+}

@@ -1,0 +1,69 @@
+//! `tollgate-bench`: what the audit trail costs, how fast it is exported and searched. `make bench-audit` runs it all.
+//!
+//! Numbers are printed and never asserted: a machine is what it is. What is asserted is that the numbers mean something:
+//! every call that was answered is in the trail, every row that was asked for is in the export.
+
+mod admin;
+mod calls;
+mod dice;
+mod load;
+mod process;
+mod table;
+mod trail;
+mod upstream;
+mod words;
+mod worker;
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+
+/// The gateway's own, so that its worker runs here as it does there.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+#[derive(Debug, Parser)]
+#[command(name = "tollgate-bench", about = "Measures the audit trail")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Calls per second and latency: strict, relaxed, unaudited, and the upstream alone
+    Calls(calls::Calls),
+    /// Exports, reports and searches over generated rows, in the empty database that DATABASE_URL names
+    Trail(trail::Trail),
+    /// The upstream that `calls` calls
+    #[command(hide = true)]
+    Upstream,
+    /// The worker that `calls` measures
+    #[command(hide = true)]
+    Worker(worker::Worker),
+}
+
+fn main() -> ExitCode {
+    // Before anything can open a TLS connection: with two providers in the graph rustls refuses to choose by itself.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    match run(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("tollgate-bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
+    runtime.block_on(async {
+        match command {
+            Command::Calls(args) => Box::pin(calls::run(args)).await,
+            Command::Trail(args) => Box::pin(trail::run(args)).await,
+            Command::Upstream => upstream::run().await,
+            Command::Worker(args) => worker::run(args).await,
+        }
+    })
+}
