@@ -106,7 +106,13 @@ pub(crate) fn entries() -> Vec<Entry> {
         GET    "/v1/tenants/{tenant_id}/script-runs/{script_run_id}"      ReadAudit       script_runs::get::handle;
         GET    "/v1/tenants/{tenant_id}/tool-calls"                       ReadAudit       tool_calls::list::handle;
         GET    "/v1/tenants/{tenant_id}/tool-calls/{call_id}"             ReadAudit       tool_calls::get::handle;
+        GET    "/v1/tenants/{tenant_id}/tool-calls/{call_id}/proof"       ReadAudit       tool_calls::proof::handle;
+        // --- the trail as a log
         GET    "/v1/tenants/{tenant_id}/audit/export"                     ReadAudit       audit::export::handle;
+        GET    "/v1/tenants/{tenant_id}/audit/seals"                      ReadAudit       audit::seals::list::handle;
+        GET    "/v1/tenants/{tenant_id}/audit/seals/{sequence}"           ReadAudit       audit::seals::get::handle;
+        GET    "/v1/tenants/{tenant_id}/audit/consistency"                ReadAudit       audit::consistency::handle;
+        GET    "/v1/tenants/{tenant_id}/audit/keys"                       ReadAudit       audit::keys::handle;
     }
 }
 

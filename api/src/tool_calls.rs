@@ -3,6 +3,7 @@
 pub mod filter;
 pub mod get;
 pub mod list;
+pub mod proof;
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;

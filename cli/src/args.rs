@@ -28,6 +28,26 @@ pub enum Command {
     MintAdmin(MintAdmin),
     /// Print the admin API's description (OpenAPI 3.1, JSON)
     Openapi,
+    /// Check an audit bundle: nothing edited, removed, reordered, added or cut off. Needs neither network nor database
+    Verify(Verify),
+}
+
+#[derive(Debug, Args)]
+pub struct Verify {
+    /// What `GET /v1/tenants/{t}/audit/export?format=bundle` gave
+    #[arg(value_name = "BUNDLE")]
+    pub bundle: PathBuf,
+    /// Run every recorded script again from its journal, and compare its result, logs and ticks
+    #[arg(long)]
+    pub replay: bool,
+    /// Trust this public key alone (64 hex digits, or the 16 of its name); may be given several times
+    #[arg(long, env = "TOLLGATE_KEY", value_name = "HEX", value_delimiter = ',')]
+    pub key: Vec<String>,
+    /// Print the report as JSON
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub sandbox: Sandbox,
 }
 
 #[derive(Debug, Args)]

@@ -11,6 +11,7 @@ mod secrets;
 mod seed;
 mod serve;
 mod up;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -25,13 +26,15 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     // Before anything can open a TLS connection: with two providers in the graph rustls refuses to choose by itself.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    match run(Cli::parse().command) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("tollgate: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    let (outcome, failure) = match Cli::parse().command {
+        // No runtime: it reads one file. A bundle that cannot be read is told from one that is not sound.
+        Command::Verify(args) => (verify::run(args), ExitCode::from(2)),
+        command => (run(command).map(|()| ExitCode::SUCCESS), ExitCode::FAILURE),
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("tollgate: {error:#}");
+        failure
+    })
 }
 
 fn run(command: Command) -> Result<()> {
@@ -48,6 +51,7 @@ fn run(command: Command) -> Result<()> {
                 progress::say(parts::openapi_json());
                 Ok(())
             }
+            Command::Verify(args) => verify::run(args).map(drop),
         }
     })
 }

@@ -14,7 +14,10 @@ use tollgate_domain::{KeyId, Outcome, TeamId, ToolId, UpstreamId};
 use tollgate_store::{calls::CallFilter, export};
 use utoipa::IntoParams;
 
-use super::formats::{self, Format};
+use super::{
+    bundle,
+    formats::{self, Format},
+};
 use crate::{check::Checks, ctx::Ctx, page::Query, problem::Answer};
 
 /// Chunks between the database and the client. Each holds about 256 KiB, or one call that is larger: this bounds the
@@ -29,7 +32,7 @@ pub struct ExportQuery {
     pub from: Option<DateTime<Utc>>,
     /// Calls opened before this time; up to the last one when left out.
     pub to: Option<DateTime<Utc>>,
-    /// `ndjson` (when left out), `csv`, `parquet` or `ocsf`.
+    /// `ndjson` (when left out), `csv`, `parquet`, `ocsf`, or `bundle`: whole seals made in the time range, with their proofs.
     pub format: Option<String>,
     #[param(value_type = Option<String>)]
     pub key_id: Option<KeyId>,
@@ -49,14 +52,19 @@ pub struct ExportQuery {
 /// The rows are those of one moment, the start of the export, and have the fields of a tool call and the tenant's id. NDJSON
 /// holds arguments and results as they were; in CSV they are JSON text, and a cell that a spreadsheet would run as a formula
 /// begins with an apostrophe. Parquet has typed columns (times in microseconds, the amount as a decimal), compressed with zstd.
-/// OCSF is one API Activity event (class 6003, schema 1.9.0) a line; what has no place in it is under `unmapped`. An export that
+/// OCSF is one API Activity event (class 6003, schema 1.9.0) a line; what has no place in it is under `unmapped`. A bundle is a
+/// tar archive (zstd) that `tollgate verify` checks without network or database. An export that
 /// cannot be finished is broken off, never ended: a transfer that ends in order is whole. It leaves an admin event.
 #[utoipa::path(
     get, path = "/v1/tenants/{tenant_id}/audit/export", params(ExportQuery),
     responses((status = 200, description = "The rows.", content(
-        (String = "application/x-ndjson"), (String = "text/csv"), (String = "application/vnd.apache.parquet"))))
+        (String = "application/x-ndjson"), (String = "text/csv"), (String = "application/vnd.apache.parquet"),
+        (String = "application/zstd"))))
 )]
 pub async fn handle(ctx: Ctx, Query(asked): Query<ExportQuery>) -> Answer {
+    if asked.format.as_deref() == Some(bundle::NAME) {
+        return bundle::answer(&ctx, &asked).await;
+    }
     let format = Format::parse(asked.format.as_deref())?;
     let mut checks = Checks::default();
     checks.require(asked.from.zip(asked.to).is_none_or(|(from, to)| from <= to), "?from", "use a time before `to`");
@@ -79,14 +87,15 @@ pub async fn handle(ctx: Ctx, Query(asked): Query<ExportQuery>) -> Answer {
         tracing::error!(%error, "an export was broken off");
         io::Error::other("the export was broken off")
     }));
-    Ok(answer(&ctx, format, body))
+    Ok(answer(&ctx, ("tool-calls", format.extension(), format.content_type()), body))
 }
 
-fn answer(ctx: &Ctx, format: Format, body: Body) -> Response {
-    let name = format!("tool-calls-{}-{}.{}", ctx.tenant, ctx.now.format("%Y%m%dT%H%M%SZ"), format.extension());
+/// A file to be saved, under a name that says what, whose and when.
+pub(super) fn answer(ctx: &Ctx, (what, extension, content_type): (&str, &str, &'static str), body: Body) -> Response {
+    let name = format!("{what}-{}-{}.{extension}", ctx.tenant, ctx.now.format("%Y%m%dT%H%M%SZ"));
     let mut answer = body.into_response();
     let headers = answer.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     if let Ok(value) = HeaderValue::try_from(format!("attachment; filename=\"{name}\"")) {
         headers.insert(header::CONTENT_DISPOSITION, value);
     }

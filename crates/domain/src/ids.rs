@@ -118,6 +118,8 @@ ids! {
     CallId = "call";
     AdminEventId = "evt";
     SyncRequestId = "sync";
+    /// Of payloads that were taken away on purpose.
+    ErasureId = "era";
     /// A running worker process.
     WorkerId = "wkr";
 }

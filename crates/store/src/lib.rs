@@ -4,6 +4,7 @@
 pub mod admins;
 pub mod audit;
 pub mod auth;
+pub mod bundle;
 pub mod calls;
 pub mod change;
 pub mod costs;

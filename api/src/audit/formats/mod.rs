@@ -20,7 +20,7 @@ use tollgate_store::{StoreError, calls::ToolCall, export::Chunk};
 use crate::problem::{Kind, Problem, Stop};
 
 const FORMATS: &str = "A format is \"ndjson\", \"csv\", \"parquet\", \"ocsf\" or \"bundle\".";
-const NO_BUNDLE: &str = "This release writes no bundles; use \"ndjson\", \"csv\", \"parquet\" or \"ocsf\".";
+const NO_BUNDLE: &str = "A bundle is made of whole seals and not of rows; use \"ndjson\", \"csv\", \"parquet\" or \"ocsf\" here.";
 
 /// The fields of a row, in the order of every format that has an order.
 pub const COLUMNS: [&str; 25] = [

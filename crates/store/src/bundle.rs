@@ -1,0 +1,300 @@
+//! What a bundle is made of, chunk by chunk, from one snapshot: seals, the lines under them, and the payloads of the lines.
+
+use std::collections::{HashMap, HashSet};
+
+use chrono::{DateTime, Utc};
+use tollgate_domain::TenantId;
+use tollgate_evidence::{
+    Hash,
+    batch::Sealed,
+    bundle::{CHUNK, CatalogLine, Content, Writer},
+    line::{self, Kept, Line, Part, Place},
+    seal::SignedSeal,
+    sign::KeyRing,
+};
+use uuid::Uuid;
+
+use crate::{
+    error::{StoreError, StoreResult},
+    log, payload, seals,
+    tx::{Store, Tx},
+};
+
+/// Payload bytes, unpacked, that one query brings at most; a single one may be larger.
+const PAYLOADS: i64 = 4 << 20;
+/// Seals that are read ahead to fill a chunk.
+const SEALS: i64 = 256;
+
+/// A bundle under way. What is sealed after it was opened is not in it.
+pub struct Bundle {
+    tx: Tx,
+    tenant: TenantId,
+    /// The sequence of the next seal, and of the last.
+    next: u64,
+    last: u64,
+    head: Option<SignedSeal>,
+    catalogs: HashSet<Hash>,
+    writer: Writer,
+}
+
+/// Open a bundle of the whole seals that were made in a time range.
+///
+/// # Errors
+/// [`StoreError::Invalid`] when rows of the range have been dropped with their month; when the database does not answer.
+pub async fn open(
+    store: &Store,
+    tenant: TenantId,
+    (from, to): (Option<DateTime<Utc>>, Option<DateTime<Utc>>),
+    now: DateTime<Utc>,
+) -> StoreResult<Bundle> {
+    let mut tx = store.tenant_snapshot(tenant).await?;
+    // A bundle takes as long as its reader; the channel's stall bounds that.
+    sqlx::query("SET LOCAL statement_timeout = 0").execute(&mut *tx).await?;
+    let range = sqlx::query!(
+        r#"SELECT min(s.sequence) AS first, max(s.sequence) AS last, bool_and(e.sequence IS NOT NULL) AS whole
+           FROM audit_seals s LEFT JOIN audit_entries e ON e.tenant_id = s.tenant_id AND e.sequence = s.sequence
+           WHERE s.tenant_id = $1 AND ($2::timestamptz IS NULL OR s.sealed_at >= $2) AND ($3::timestamptz IS NULL OR s.sealed_at < $3)"#,
+        tenant.uuid(),
+        from,
+        to,
+    );
+    let range = range.fetch_one(&mut *tx).await?;
+    if range.whole == Some(false) {
+        let oldest = sqlx::query_scalar!(
+            "SELECT min(s.sealed_at) FROM audit_seals s JOIN audit_entries e ON e.tenant_id = s.tenant_id AND e.sequence = s.sequence
+             WHERE s.tenant_id = $1",
+            tenant.uuid()
+        );
+        let oldest = oldest.fetch_one(&mut *tx).await?.map_or_else(|| "now".to_owned(), |at| at.to_rfc3339());
+        let sentence = format!("rows of that time went with their retention; the oldest that are left were sealed at {oldest}");
+        return Err(StoreError::invalid("?from", sentence));
+    }
+    let keys: Vec<_> = seals::keys(&mut tx).await?.into_iter().map(|(key, _)| key).collect();
+    let writer = Writer::new(&keys, now).map_err(|e| StoreError::Corrupt(format!("bundle: {e}")))?;
+    let number = |n: Option<i64>| n.and_then(|n| u64::try_from(n).ok()).unwrap_or(0);
+    let head = seals::newest(&mut tx, tenant).await?;
+    let next = number(range.first).max(1);
+    Ok(Bundle { tx, tenant, next, last: number(range.last), head, catalogs: HashSet::new(), writer })
+}
+
+/// A payload that a line commits to.
+struct Wanted {
+    position: u64,
+    part: Part,
+    row: Uuid,
+    sequence: i32,
+}
+
+/// Where a part lies: in the calls' table (true) under its kind, or in the scripts' under its part.
+const fn place(part: Part) -> (bool, i16) {
+    match part {
+        Part::Arguments => (true, 0),
+        Part::Result => (true, 1),
+        Part::Source => (false, 0),
+        Part::RunResult => (false, 1),
+        Part::RunLogs => (false, 2),
+        Part::RunError => (false, 3),
+        Part::Journal => (false, 4),
+    }
+}
+
+type Key = (bool, Uuid, i16, i32);
+
+impl Wanted {
+    fn key(&self) -> Key {
+        let (call, kind) = place(self.part);
+        (call, self.row, kind, self.sequence)
+    }
+}
+
+fn broken(error: std::io::Error) -> StoreError {
+    StoreError::Corrupt(format!("bundle: {error}"))
+}
+
+impl Bundle {
+    /// The next bytes of the archive; `None` when only [`Self::finish`] is left.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn next(&mut self, out: &tokio::sync::mpsc::Sender<Vec<u8>>) -> StoreResult<bool> {
+        let chunk = self.seals().await?;
+        let Some(last) = chunk.last() else { return Ok(false) };
+        self.next = last.seal.sequence + 1;
+        let first = chunk[0].seal.first;
+        let mut entries: Vec<Sealed> = Vec::new();
+        for signed in &chunk {
+            let missing = || StoreError::Corrupt(format!("the entries of seal {} went away", signed.seal.sequence));
+            entries.extend(seals::entries(&mut self.tx, self.tenant, signed.seal.sequence).await?.ok_or_else(missing)?);
+        }
+        let lines = log::lines(&mut self.tx, self.tenant, &entries).await?;
+        let leaves: Vec<Hash> = entries.iter().map(|(_, leaf)| *leaf).collect();
+        self.writer.chunk(&chunk, &leaves, &lines).map_err(broken)?;
+        self.new_catalogs(&lines).await?;
+        let wanted = wanted(first, &entries, &lines);
+        for group in self.groups(&wanted).await? {
+            self.payloads(group).await?;
+            // Whoever reads may be slow: nothing is read ahead of them.
+            if out.send(self.writer.take()).await.is_err() {
+                return Ok(false);
+            }
+        }
+        Ok(out.send(self.writer.take()).await.is_ok())
+    }
+
+    /// Whole seals, up to about a chunk of entries.
+    async fn seals(&mut self) -> StoreResult<Vec<SignedSeal>> {
+        if self.next > self.last {
+            return Ok(Vec::new());
+        }
+        let ahead = seals::from(&mut self.tx, self.tenant, self.next, SEALS).await?;
+        let mut count = 0;
+        let fits = |signed: &SignedSeal| {
+            let begins = count == 0;
+            count += usize::try_from(signed.seal.count).unwrap_or(CHUNK);
+            begins || count <= CHUNK
+        };
+        Ok(ahead.into_iter().filter(|signed| signed.seal.sequence <= self.last).take_while(fits).collect())
+    }
+
+    async fn new_catalogs(&mut self, lines: &[Option<Vec<u8>>]) -> StoreResult<()> {
+        let mut fresh = Vec::new();
+        for line in lines.iter().flatten() {
+            if let Some(Line::ScriptStart(start)) = line::parse(line)
+                && self.catalogs.insert(start.catalog_sha256)
+            {
+                fresh.push(start.catalog_sha256);
+            }
+        }
+        let mut catalogs = Vec::new();
+        for sha256 in fresh {
+            let body = sqlx::query_scalar!(
+                "SELECT body FROM script_catalogs WHERE tenant_id = $1 AND catalog_sha256 = $2",
+                self.tenant.uuid(),
+                sha256.0.as_slice()
+            );
+            // One that is gone is missed by whoever replays.
+            if let Some(body) = body.fetch_optional(&mut *self.tx).await? {
+                let body = String::from_utf8_lossy(&payload::unpack(&body)?).into_owned();
+                catalogs.push(CatalogLine { sha256, body });
+            }
+        }
+        self.writer.catalogs(&catalogs).map_err(broken)
+    }
+
+    /// The payloads in runs that fit into memory.
+    async fn groups<'a>(&mut self, wanted: &'a [Wanted]) -> StoreResult<Vec<&'a [Wanted]>> {
+        let sizes = self.sizes(wanted).await?;
+        let (mut groups, mut begin, mut bytes) = (Vec::new(), 0, 0);
+        for (at, want) in wanted.iter().enumerate() {
+            let size = sizes.get(&want.key()).copied().unwrap_or(0);
+            if at > begin && bytes + size > PAYLOADS {
+                groups.push(&wanted[begin..at]);
+                (begin, bytes) = (at, 0);
+            }
+            bytes += size;
+        }
+        groups.push(&wanted[begin..]);
+        Ok(groups)
+    }
+
+    async fn sizes(&mut self, wanted: &[Wanted]) -> StoreResult<HashMap<Key, i64>> {
+        let (calls, runs) = rows(wanted);
+        let rows = sqlx::query!(
+            r#"SELECT true AS "call!", call_id AS "id!", kind AS "part!", 0 AS "sequence!", size AS "size!" FROM tool_call_payloads
+               WHERE tenant_id = $1 AND call_id = ANY($2)
+               UNION ALL
+               SELECT false, script_run_id, part, sequence, size FROM script_payloads WHERE tenant_id = $1 AND script_run_id = ANY($3)"#,
+            self.tenant.uuid(),
+            &calls,
+            &runs,
+        );
+        let rows = rows.fetch_all(&mut *self.tx).await?;
+        Ok(rows.into_iter().map(|row| ((row.call, row.id, row.part, row.sequence), i64::from(row.size))).collect())
+    }
+
+    async fn payloads(&mut self, wanted: &[Wanted]) -> StoreResult<()> {
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let (calls, runs) = rows(wanted);
+        let here: HashSet<Key> = wanted.iter().map(Wanted::key).collect();
+        let found = sqlx::query!(
+            r#"SELECT true AS "call!", call_id AS "id!", kind AS "part!", 0 AS "sequence!", salt AS "salt!", body AS "body!"
+               FROM tool_call_payloads WHERE tenant_id = $1 AND call_id = ANY($2)
+               UNION ALL
+               SELECT false, script_run_id, part, sequence, salt, body FROM script_payloads
+               WHERE tenant_id = $1 AND script_run_id = ANY($3)"#,
+            self.tenant.uuid(),
+            &calls,
+            &runs,
+        );
+        let found = found.fetch_all(&mut *self.tx).await?.into_iter();
+        let mut found: HashMap<Key, (Vec<u8>, Vec<u8>)> = found
+            .map(|row| ((row.call, row.id, row.part, row.sequence), (row.salt, row.body)))
+            .filter(|(key, _)| here.contains(key))
+            .collect();
+        let erased = self.erased(&[calls, runs].concat()).await?;
+        for want in wanted {
+            let content = match found.remove(&want.key()) {
+                // What cannot be unpacked is not what was stored: whoever verifies is shown the bytes.
+                Some((salt, body)) => Content::of(&salt, &payload::unpack(&body).unwrap_or(body)),
+                None => match erased.get(&want.row) {
+                    Some(erasure) => Content::Erased { erasure_id: erasure.clone() },
+                    None => Content::Missing,
+                },
+            };
+            self.writer.payload(want.position, want.part, content).map_err(broken)?;
+        }
+        Ok(())
+    }
+
+    async fn erased(&mut self, rows: &[Uuid]) -> StoreResult<HashMap<Uuid, String>> {
+        let found = sqlx::query!(
+            "SELECT row_id, erasure_id FROM audit_erased WHERE tenant_id = $1 AND row_id = ANY($2)",
+            self.tenant.uuid(),
+            rows
+        );
+        let name = |id| tollgate_domain::ErasureId::from_uuid(id).to_string();
+        Ok(found.fetch_all(&mut *self.tx).await?.into_iter().map(|row| (row.row_id, name(row.erasure_id))).collect())
+    }
+
+    /// The rest of the archive: the proof that leads on to the newest seal, and the signed manifest.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn finish(mut self, keys: &KeyRing) -> StoreResult<Vec<u8>> {
+        let proof = match &self.head {
+            Some(head) if self.last > 0 => {
+                Some(seals::consistency(&mut self.tx, self.tenant, self.last, head.seal.sequence).await?)
+            }
+            _ => None,
+        };
+        self.tx.rollback().await?;
+        self.writer.finish(self.tenant, proof.as_ref(), keys.signer()).map_err(broken)
+    }
+}
+
+fn wanted(first: u64, entries: &[Sealed], lines: &[Option<Vec<u8>>]) -> Vec<Wanted> {
+    let mut wanted = Vec::new();
+    for (position, ((row, _), line)) in (first..).zip(entries.iter().zip(lines)) {
+        let Some(line) = line.as_deref().and_then(line::parse) else { continue };
+        let Place { id, sequence, .. } = *row;
+        for (part, commitment) in line.commitments() {
+            if commitment.kept != Some(Kept::Omitted) {
+                let sequence = i32::try_from(sequence).unwrap_or(i32::MAX);
+                wanted.push(Wanted { position, part, row: id, sequence });
+            }
+        }
+    }
+    wanted
+}
+
+/// The calls and the script runs whose payloads are wanted.
+fn rows(wanted: &[Wanted]) -> (Vec<Uuid>, Vec<Uuid>) {
+    let of = |call: bool| {
+        let mut ids: Vec<Uuid> = wanted.iter().filter(|want| place(want.part).0 == call).map(|want| want.row).collect();
+        ids.dedup();
+        ids
+    };
+    (of(true), of(false))
+}
