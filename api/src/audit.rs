@@ -1,10 +1,12 @@
-//! The audit trail: as a file, and as a log that can be proved.
+//! The audit trail: as a file, as a log that can be proved, what a tenant keeps of it, and what was taken out of it.
 
 mod bundle;
 pub mod consistency;
+pub mod erasures;
 pub mod export;
 pub mod formats;
 pub mod keys;
 pub mod seals;
+pub mod settings;
 
 pub use formats::csv;

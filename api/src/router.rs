@@ -113,6 +113,11 @@ pub(crate) fn entries() -> Vec<Entry> {
         GET    "/v1/tenants/{tenant_id}/audit/seals/{sequence}"           ReadAudit       audit::seals::get::handle;
         GET    "/v1/tenants/{tenant_id}/audit/consistency"                ReadAudit       audit::consistency::handle;
         GET    "/v1/tenants/{tenant_id}/audit/keys"                       ReadAudit       audit::keys::handle;
+        GET    "/v1/tenants/{tenant_id}/audit/settings"                   ReadAudit       audit::settings::get::handle;
+        PATCH  "/v1/tenants/{tenant_id}/audit/settings"                   WriteAudit      audit::settings::update::handle;
+        POST   "/v1/tenants/{tenant_id}/audit/erasures"                   WriteAudit      audit::erasures::create::handle;
+        GET    "/v1/tenants/{tenant_id}/audit/erasures"                   ReadAudit       audit::erasures::list::handle;
+        GET    "/v1/tenants/{tenant_id}/audit/erasures/{erasure_id}"      ReadAudit       audit::erasures::get::handle;
     }
 }
 

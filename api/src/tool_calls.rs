@@ -55,12 +55,19 @@ pub struct ToolCall {
     /// `ok`, `tool_error`, `upstream_error`, `timeout`, `cancelled`, `denied`, `held` or `unknown`; null while it is open.
     #[schema(value_type = Option<String>)]
     pub outcome: Option<Outcome>,
-    /// The exact JSON that was sent.
+    /// The exact JSON that was sent, unless the next says otherwise.
     #[schema(value_type = Option<serde_json::Value>)]
     pub arguments: Option<Box<RawValue>>,
-    /// The exact JSON that came back.
+    /// Null: as they were. `redacted`: a copy, from which the tenant's redaction rules have taken something. `omitted`: larger
+    /// than the tenant keeps, or not to be redacted. `erased`: taken away later. Of what is not there, the row keeps the hash.
+    #[schema(value_type = Option<String>)]
+    pub arguments_form: Option<&'static str>,
+    /// The exact JSON that came back, unless the next says otherwise.
     #[schema(value_type = Option<serde_json::Value>)]
     pub result: Option<Box<RawValue>>,
+    /// As `arguments_form`.
+    #[schema(value_type = Option<String>)]
+    pub result_form: Option<&'static str>,
     pub error: Option<String>,
     pub opened_at: DateTime<Utc>,
     pub closed_at: Option<DateTime<Utc>>,
@@ -97,7 +104,9 @@ impl From<calls::ToolCall> for ToolCall {
             reason: call.reason,
             outcome: call.outcome,
             arguments: call.arguments.map(json),
+            arguments_form: call.arguments_form.map(calls::Form::as_str),
             result: call.result.map(json),
+            result_form: call.result_form.map(calls::Form::as_str),
             error: call.error,
             opened_at: call.opened_at,
             closed_at: call.closed_at,

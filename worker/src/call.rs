@@ -109,7 +109,7 @@ pub enum Reached {
 /// # Errors
 /// When the row cannot be written: the tool was not called, or its answer is withheld.
 pub async fn call(gate: &Gate, caller: &Caller, parent: &Parent, ask: Ask) -> Result<Reply, AuditError> {
-    let row = Row::new(gate, caller, parent, &ask);
+    let row = Row::new(gate, caller, parent, &ask).await;
     let Some(found) = find(caller, &ask.tool) else { return row.refuse(absent(caller, &ask.tool), Decision::Denied).await };
     let tool = Arc::clone(&found.tool);
     let row = row.of(&tool);
@@ -193,10 +193,10 @@ struct Row<'a> {
 }
 
 impl<'a> Row<'a> {
-    fn new(gate: &'a Gate, caller: &'a Caller, parent: &'a Parent, ask: &Ask) -> Self {
+    async fn new(gate: &'a Gate, caller: &'a Caller, parent: &'a Parent, ask: &Ask) -> Self {
         let (at, trail) = (gate.clock.now(), &caller.config().trail);
         let tool_name = match &ask.tool {
-            Asked::ByName(name) => name.chars().take(256).collect(),
+            Asked::ByName(name) => trail.words(name.chars().take(256).collect()).await,
             Asked::ById(id) => id.to_string(),
         };
         let intent = Intent {
@@ -216,7 +216,7 @@ impl<'a> Row<'a> {
             quote: Quote::default(),
             currency: caller.config().currency,
             worker: gate.worker,
-            arguments: trail.payload(Arc::clone(&ask.arguments)),
+            arguments: trail.payload(Arc::clone(&ask.arguments)).await,
             at,
         };
         Self { gate, parent, trail, intent, pending: ask.pending.clone() }
@@ -245,7 +245,7 @@ impl<'a> Row<'a> {
         let journal = row.pending.take().map(|pending| journal_entry(pending, wire::Answer::Error(reason.told().to_owned())));
         let mut entry = row.parent.take_carry();
         if let (Some(place), Some(line)) = (row.intent.place, &journal) {
-            entry.journal.push(journal_row(&row.intent, place, line, row.trail));
+            entry.journal.push(journal_row(&row.intent, place, line, row.trail).await);
         }
         entry.intent = Some(row.intent);
         count(decision, outcome);
@@ -310,9 +310,9 @@ impl Open<'_> {
         let Self { row: Row { gate, parent, trail, intent, pending }, quote, started, guard } = self;
         let latency = started.elapsed();
         let (result, error) = match &ended.answer {
-            Answer::Result(result) => (Some(trail.payload(result.get().as_bytes())), None),
-            Answer::Error(error) => (None, Some(format!("{} (code {})", error.message, error.code.0))),
-            Answer::None(why) => (None, Some(why.clone())),
+            Answer::Result(result) => (Some(trail.payload(result.get().as_bytes()).await), None),
+            Answer::Error(error) => (None, Some(format!("{} (code {})", trail.message(&error.message).await, error.code.0))),
+            Answer::None(why) => (None, Some(trail.words(why.clone()).await)),
         };
         let journal = pending.map(|pending| journal_entry(pending, script_answer(tool, &ended.answer)));
         let completion = Completion {
@@ -330,7 +330,7 @@ impl Open<'_> {
         match (intent.place, &journal) {
             (Some(place), Some(line)) => {
                 // Its run is in the register until all that it carries is durable.
-                parent.put(completion, Some(journal_row(&intent, place, line, trail)));
+                parent.put(completion, Some(journal_row(&intent, place, line, trail).await));
                 drop(guard);
             }
             _ => {
@@ -364,9 +364,9 @@ fn journal_entry(pending: wire::PendingCall, answer: wire::Answer) -> wire::Jour
     wire::JournalEntry { sequence, tool_id, fingerprint, answer }
 }
 
-fn journal_row(intent: &Intent, place: ScriptPlace, entry: &wire::JournalEntry, trail: &TrailPolicy) -> JournalRow {
+async fn journal_row(intent: &Intent, place: ScriptPlace, entry: &wire::JournalEntry, trail: &TrailPolicy) -> JournalRow {
     let text = serde_json::to_vec(entry).unwrap_or_default();
-    JournalRow { tenant: intent.tenant, place, call: intent.id, entry: trail.payload(text) }
+    JournalRow { tenant: intent.tenant, place, call: intent.id, entry: trail.payload(text).await }
 }
 
 fn count(decision: Decision, outcome: Outcome) {
@@ -389,5 +389,5 @@ pub fn result_of(reply: &Reply) -> Box<RawValue> {
 /// # Errors
 /// When the row cannot be written.
 pub async fn refuse(gate: &Gate, caller: &Caller, parent: &Parent, ask: Ask, reason: Reason) -> Result<Reply, AuditError> {
-    Row::new(gate, caller, parent, &ask).refuse(reason, Decision::Denied).await
+    Row::new(gate, caller, parent, &ask).await.refuse(reason, Decision::Denied).await
 }

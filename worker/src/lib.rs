@@ -22,7 +22,7 @@ use tollgate_domain::{Secrets, WorkerId, clock::SharedClock};
 use tollgate_store::{
     Store,
     audit::{AuditWriter, QueueLimits},
-    sealer, search, workers,
+    retention, sealer, search, workers,
 };
 
 use gate::{Gate, InFlight};
@@ -109,6 +109,7 @@ async fn serve_with(parts: WorkerParts, writer: fn(&Store, &Config) -> AuditWrit
     shutdown.spawn(sweep(gate.clone(), shutdown.clone()));
     shutdown.spawn(seal(gate.clone(), shutdown.clone()));
     shutdown.spawn(index(gate.clone(), shutdown.clone()));
+    shutdown.spawn(retire(gate.clone(), shutdown.clone()));
 
     let address = listener.local_addr()?;
     let router = mcp::routes(gate, address).merge(health.router());
@@ -154,6 +155,30 @@ async fn seal(gate: Gate, shutdown: Shutdown) {
                 }
             }
             Err(error) => tracing::warn!(%error, "nothing was sealed; it is tried again"),
+        }
+    }
+}
+
+/// Drop the months that no tenant's retention covers any more. Every worker tries; one at a time does it.
+async fn retire(gate: Gate, shutdown: Shutdown) {
+    let mut rounds = tokio::time::interval(HOUSEKEEPING);
+    loop {
+        tokio::select! {
+            () = shutdown.requested() => return,
+            _ = rounds.tick() => {}
+        }
+        // Broken off, it leaves everything as it was.
+        let done = tokio::select! {
+            () = shutdown.requested() => return,
+            done = retention::run(&gate.store, gate.clock.now()) => done,
+        };
+        match done {
+            Ok(retired) => {
+                for gone in retired {
+                    tracing::info!(tenant = %gone.tenant, month = %gone.month, "a month of a tenant's audit trail was dropped");
+                }
+            }
+            Err(error) => tracing::warn!(%error, "a month that has had its time was not dropped; it is tried again in an hour"),
         }
     }
 }

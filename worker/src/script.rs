@@ -61,7 +61,7 @@ pub async fn run(
         request: parent.request,
         key: caller.key,
         team: caller.team,
-        source: caller.config().trail.text(&source),
+        source: caller.config().trail.text(&source).await,
         catalog: payload::pack(&catalog_text).into(),
         catalog_sha256: sha256(&catalog_text),
         engine: gate.sandbox.engine().to_owned(),
@@ -72,7 +72,7 @@ pub async fn run(
     if let Err(error) = gate.audit.before(entry).await {
         // The run may yet become durable though nobody ran it: say so behind it.
         if error == AuditError::Unavailable {
-            let (audit, end) = (gate.audit.clone(), never_ran(gate, caller, id));
+            let (audit, end) = (gate.audit.clone(), never_ran(gate, caller, id).await);
             let keep = in_flight.map(|guard| Box::new(guard) as _);
             tokio::spawn(async move { audit.after_keeping(Entry { end: Some(end), ..Entry::default() }, keep).await });
         }
@@ -166,15 +166,19 @@ impl Run<'_> {
         };
         let error = error.map(|error| json!(error));
         let trail = &self.caller.config().trail;
-        let json_text = |value: &Value| trail.payload(value.to_string().into_bytes());
+        let json_text = async |value: &Value| trail.payload(value.to_string().into_bytes()).await;
+        let maybe = async |value: Option<&Value>| match value {
+            Some(value) => Some(json_text(value).await),
+            None => None,
+        };
         let end = RunEnd {
             tenant: self.caller.tenant(),
             id: self.id,
             state,
             ticks: reply.ticks,
-            result: result.as_ref().map(json_text),
-            logs: json_text(&Value::from(reply.logs.clone())),
-            error: error.as_ref().map(json_text),
+            result: maybe(result.as_ref()).await,
+            logs: json_text(&Value::from(reply.logs.clone())).await,
+            error: maybe(error.as_ref()).await,
             at: self.gate.clock.now(),
         };
         metrics::counter!("tollgate_script_runs_total", "state" => state).increment(1);
@@ -198,7 +202,7 @@ impl Run<'_> {
     }
 }
 
-fn never_ran(gate: &Gate, caller: &Caller, id: ScriptRunId) -> RunEnd {
+async fn never_ran(gate: &Gate, caller: &Caller, id: ScriptRunId) -> RunEnd {
     let trail = &caller.config().trail;
     let error = json!(error(ErrorKind::Sandbox, "the run was not begun: its row could not be confirmed in time"));
     RunEnd {
@@ -207,8 +211,8 @@ fn never_ran(gate: &Gate, caller: &Caller, id: ScriptRunId) -> RunEnd {
         state: "failed",
         ticks: 0,
         result: None,
-        logs: trail.payload(b"[]".to_vec()),
-        error: Some(trail.payload(error.to_string().into_bytes())),
+        logs: trail.payload(b"[]".to_vec()).await,
+        error: Some(trail.payload(error.to_string().into_bytes()).await),
         at: gate.clock.now(),
     }
 }

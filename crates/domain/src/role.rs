@@ -42,6 +42,8 @@ pub enum Action {
     ReadReports,
     /// Tool calls, LLM requests, script runs, and their export.
     ReadAudit,
+    /// What is kept of the trail and for how long, and what is erased from it.
+    WriteAudit,
     ReadAdminEvents,
 }
 
@@ -64,6 +66,7 @@ impl Action {
         Self::WritePrices,
         Self::ReadReports,
         Self::ReadAudit,
+        Self::WriteAudit,
         Self::ReadAdminEvents,
     ];
 }

@@ -57,6 +57,28 @@ pub struct Slice {
     pub ascending: bool,
 }
 
+/// What became of a payload that is not there as it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// A copy, from which the tenant's redaction rules have taken something.
+    Redacted,
+    /// It was larger than the tenant keeps, or could not be redacted.
+    Omitted,
+    /// It was erased later.
+    Erased,
+}
+
+impl Form {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Redacted => "redacted",
+            Self::Omitted => "omitted",
+            Self::Erased => "erased",
+        }
+    }
+}
+
 #[derive(Debug, Clone)]
 pub struct ToolCall {
     pub id: CallId,
@@ -75,9 +97,11 @@ pub struct ToolCall {
     pub reason: Option<String>,
     /// `None` while the call is open.
     pub outcome: Option<Outcome>,
-    /// The exact JSON text.
+    /// The exact JSON text, unless the next says otherwise.
     pub arguments: Option<String>,
+    pub arguments_form: Option<Form>,
     pub result: Option<String>,
+    pub result_form: Option<Form>,
     /// A payload exists and was left out for its size.
     pub truncated: bool,
     pub error: Option<String>,
@@ -138,6 +162,15 @@ pub(crate) fn select_calls(tenant: TenantId, payloads: Payloads) -> QueryBuilder
         "SELECT t.call_id, t.llm_request_id, t.script_run_id, t.sequence, t.origin, t.key_id, t.team_id, t.upstream_id,
                 t.upstream_name, t.tool_id, t.tool_name, t.definition_sha256, t.decision, t.reason, t.outcome, t.error,
                 t.opened_at, t.closed_at, t.latency_us, t.price_id, t.amount_picos, t.currency, ",
+    );
+    // Whether it was erased is asked only where a payload is missing: most have theirs.
+    query.push(
+        "CASE WHEN t.arguments_form = 2 THEN 2 WHEN t.arguments_sha256 IS NOT NULL AND a.size IS NULL AND EXISTS (
+           SELECT FROM audit_erased x WHERE x.tenant_id = t.tenant_id AND x.row_id = t.call_id) THEN 3 ELSE t.arguments_form END
+           AS arguments_form,
+         CASE WHEN t.result_form = 2 THEN 2 WHEN t.result_sha256 IS NOT NULL AND r.size IS NULL AND EXISTS (
+           SELECT FROM audit_erased x WHERE x.tenant_id = t.tenant_id AND x.row_id = t.call_id) THEN 3 ELSE t.result_form END
+           AS result_form, ",
     );
     match payloads {
         Payloads::All => query.push("a.body AS arguments, r.body AS result, false AS cut"),
@@ -225,7 +258,9 @@ pub(crate) fn tool_call(row: &PgRow, payloads: bool) -> StoreResult<ToolCall> {
         reason: row.try_get("reason")?,
         outcome: outcome.map(word).transpose()?,
         arguments: read(arguments)?,
+        arguments_form: form(row.try_get("arguments_form")?)?,
         result: read(result)?,
+        result_form: form(row.try_get("result_form")?)?,
         truncated: !payloads && (arguments.is_some() || result.is_some()),
         error: row.try_get("error")?,
         opened_at: row.try_get("opened_at")?,
@@ -234,6 +269,16 @@ pub(crate) fn tool_call(row: &PgRow, payloads: bool) -> StoreResult<ToolCall> {
         price_id: id(row, "price_id")?,
         amount: row.try_get::<Option<i64>, _>("amount_picos")?.map(Picos),
         currency: currency.map(word).transpose()?,
+    })
+}
+
+fn form(number: Option<i32>) -> StoreResult<Option<Form>> {
+    Ok(match number {
+        None => None,
+        Some(1) => Some(Form::Redacted),
+        Some(2) => Some(Form::Omitted),
+        Some(3) => Some(Form::Erased),
+        Some(other) => return Err(StoreError::Corrupt(format!("a payload of form {other}"))),
     })
 }
 

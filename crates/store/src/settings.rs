@@ -1,10 +1,10 @@
 //! What a tenant decides about its audit trail, and the same as the call path uses it.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
-use tollgate_domain::{Durability, TenantId};
+use tollgate_domain::{Durability, Redacted, RedactionRules, Redactor, TenantId, redact::MARKER};
 
 use crate::{
     change::Change,
@@ -27,6 +27,9 @@ pub struct AuditSettings {
     /// 0 before the first change.
     pub version: i32,
 }
+
+/// The advisory lock of whoever makes or drops partitions, as the migrations spell it.
+pub(crate) const PARTITIONS: i64 = 7_420_001;
 
 struct Row {
     durability: String,
@@ -79,11 +82,13 @@ pub async fn get(tx: &mut Tx, tenant: TenantId) -> StoreResult<AuditSettings> {
     row.fetch_optional(&mut **tx).await?.map_or_else(|| Ok(AuditSettings::default()), TryFrom::try_from)
 }
 
-/// [`get`], with the tenant locked until the change ends.
+/// [`get`], with the tenant locked until the change ends. A month that is being dropped is dropped first: a legal hold that
+/// has been acknowledged is seen by every drop that comes after it.
 ///
 /// # Errors
 /// When the database does not answer.
 pub async fn lock(change: &mut Change) -> StoreResult<AuditSettings> {
+    sqlx::query("SELECT pg_advisory_xact_lock_shared($1)").bind(PARTITIONS).execute(&mut *change.tx).await?;
     sqlx::query!("SELECT tenant_id FROM tenants WHERE tenant_id = $1 FOR UPDATE", change.tenant.uuid())
         .fetch_one(&mut *change.tx)
         .await?;
@@ -116,33 +121,115 @@ pub async fn put(change: &mut Change, mut settings: AuditSettings) -> StoreResul
     Ok(settings)
 }
 
+/// Documents up to this size are redacted where they are: that takes less time than handing them to another thread.
+const INLINE: usize = 64 << 10;
+
 /// What happens to payloads on their way into the trail, and when answers are released.
-#[derive(Debug)]
 pub struct TrailPolicy {
     pub durability: Durability,
     limit: usize,
+    /// As stored: what is equal need not be compiled again.
+    redaction: Value,
+    rules: Rules,
+}
+
+#[derive(Debug, Clone)]
+enum Rules {
+    None,
+    Of(Redactor),
+    /// Nobody can tell what they would have taken out, so nothing is kept.
+    Unusable,
+}
+
+impl Rules {
+    fn compile(redaction: &Value) -> Self {
+        let rules = serde_json::from_value::<RedactionRules>(redaction.clone()).map_err(|e| e.to_string());
+        match rules.and_then(|rules| Redactor::new(&rules).map_err(|errors| format!("{errors:?}"))) {
+            Ok(redactor) if redactor.is_empty() => Self::None,
+            Ok(redactor) => Self::Of(redactor),
+            Err(error) => {
+                tracing::error!(error, "redaction rules cannot be read; payloads are not kept until they are written anew");
+                Self::Unusable
+            }
+        }
+    }
+}
+
+/// Without the rules as they were written: a pattern may spell what it protects.
+impl fmt::Debug for TrailPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TrailPolicy({}, {} bytes, {:?})", self.durability, self.limit, self.rules)
+    }
 }
 
 impl TrailPolicy {
-    pub(crate) fn new(settings: &AuditSettings) -> StoreResult<Self> {
+    /// The rules of `before` are taken over where they are the same: compiling them takes milliseconds.
+    #[must_use]
+    pub fn new(settings: &AuditSettings, before: Option<&Self>) -> Self {
         let limit = settings.payload_limit_bytes.map_or(usize::MAX, |bytes| usize::try_from(bytes).unwrap_or(0));
-        Ok(Self { durability: settings.durability, limit })
+        let rules = match before {
+            Some(before) if before.redaction == settings.redaction => before.rules.clone(),
+            _ => Rules::compile(&settings.redaction),
+        };
+        Self { durability: settings.durability, limit, redaction: settings.redaction.clone(), rules }
     }
 
     /// A payload that is JSON text.
-    #[must_use]
-    pub fn payload(&self, bytes: impl Into<Arc<[u8]>>) -> Payload {
-        self.within(Payload::whole(bytes))
+    pub async fn payload(&self, bytes: impl Into<Arc<[u8]>>) -> Payload {
+        self.kept(bytes.into(), |redactor, bytes| redactor.redact_json(bytes)).await
     }
 
     /// A payload that is plain text.
-    #[must_use]
-    pub fn text(&self, text: &str) -> Payload {
-        self.within(Payload::whole(text.as_bytes().to_vec()))
+    pub async fn text(&self, text: &str) -> Payload {
+        let redact = |redactor: &Redactor, bytes: &[u8]| {
+            let copy = redactor.redact_text(&String::from_utf8_lossy(bytes));
+            copy.map_or(Redacted::Unchanged, |copy| Redacted::Changed(copy.into_bytes()))
+        };
+        self.kept(text.as_bytes().into(), redact).await
     }
 
-    fn within(&self, payload: Payload) -> Payload {
+    /// Words that stand in a row itself and that somebody else has chosen: a client's name, an unknown tool's.
+    pub async fn words(&self, text: String) -> String {
+        match &self.rules {
+            Rules::None => text,
+            Rules::Unusable => MARKER.to_owned(),
+            Rules::Of(redactor) => {
+                let redactor = redactor.clone();
+                let size = text.len();
+                off_thread(size, move || redactor.redact_text(&text).unwrap_or(text)).await.unwrap_or_else(|| MARKER.to_owned())
+            }
+        }
+    }
+
+    /// [`Self::words`] of an upstream, which stand in place of a result and are no larger than one may be.
+    pub async fn message(&self, text: &str) -> String {
+        let text = self.words(text.to_owned()).await;
+        if text.len() <= self.limit { text } else { "[omitted]".to_owned() }
+    }
+
+    async fn kept(&self, original: Arc<[u8]>, redact: fn(&Redactor, &[u8]) -> Redacted) -> Payload {
+        let payload = match &self.rules {
+            Rules::None => Payload::whole(original),
+            Rules::Unusable => Payload::omitted(original),
+            Rules::Of(redactor) => {
+                let (redactor, bytes) = (redactor.clone(), Arc::clone(&original));
+                match off_thread(original.len(), move || redact(&redactor, &bytes)).await {
+                    Some(Redacted::Unchanged) => Payload::whole(original),
+                    Some(Redacted::Changed(copy)) => Payload::redacted(original, copy),
+                    Some(Redacted::Unreadable) | None => Payload::omitted(original),
+                }
+            }
+        };
         let fits = payload.stored().is_none_or(|stored| stored.len() <= self.limit);
         if fits { payload } else { payload.without_copy() }
     }
+}
+
+/// Work whose time goes with `size`: here, or where it holds up nobody. `None` when it could not be done.
+async fn off_thread<T: Send + 'static>(size: usize, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    if size <= INLINE {
+        return Some(work());
+    }
+    let done = tokio::task::spawn_blocking(work).await;
+    done.inspect_err(|error| tracing::error!(%error, "a payload could not be redacted and is not kept")).ok()
 }

@@ -66,7 +66,7 @@ pub async fn load_tenant(store: &Store, tenant: TenantId) -> StoreResult<TenantC
     reload_tenant(store, tenant, None).await
 }
 
-/// [`load_tenant`], taking from `before` the definitions that have not changed.
+/// [`load_tenant`], taking from `before` the definitions and redaction rules that have not changed.
 ///
 /// # Errors
 /// As [`load_tenant`].
@@ -86,7 +86,7 @@ pub async fn reload_tenant(store: &Store, tenant: TenantId, before: Option<&Tena
         groups: groups(&mut tx, tenant).await?,
         keys: keys(&mut tx, tenant).await?,
         rates: rates(&mut tx, tenant).await?,
-        trail: TrailPolicy::new(&settings::get(&mut tx, tenant).await?)?,
+        trail: TrailPolicy::new(&settings::get(&mut tx, tenant).await?, before.map(|config| &config.trail)),
         upstreams,
     };
     tx.commit().await?;

@@ -88,7 +88,7 @@ impl Turn {
     /// A request that calls nothing: its row is the request's own.
     async fn plain(self, answer: impl FnOnce(&Self) -> Result<String, Failure>) -> Answered {
         let id = self.minted;
-        let parent = self.mint();
+        let parent = self.mint().await;
         if self.gate.audit.before(parent.take_carry()).await.is_err() {
             return (Err(Failure::Unavailable), id);
         }
@@ -185,7 +185,7 @@ impl Turn {
 
     /// The parent that the client names, if it is one of this key's; else a new one.
     async fn parent(&self) -> Result<Parent, Failure> {
-        let Some(named) = self.parent.clone() else { return Ok(self.mint()) };
+        let Some(named) = self.parent.clone() else { return Ok(self.mint().await) };
         let (tenant, key) = (self.caller.tenant(), self.caller.key);
         let origin = match named.parse::<LlmRequestId>() {
             Ok(id) => runs::parent(&self.gate.store, tenant, key, id).await.map(|origin| (id, origin)),
@@ -210,13 +210,17 @@ impl Turn {
             cancel: CancellationToken::new(),
             pending: None,
         };
-        match call::refuse(&self.gate, &self.caller, &self.mint(), ask, Reason::UnknownParent).await {
+        match call::refuse(&self.gate, &self.caller, &self.mint().await, ask, Reason::UnknownParent).await {
             Ok(_) => RpcError::new(RpcError::INVALID_PARAMS, Reason::UnknownParent.told()).into(),
             Err(error) => error.into(),
         }
     }
 
-    fn mint(&self) -> Parent {
+    async fn mint(&self) -> Parent {
+        let client = match era::client(&self.request) {
+            Some(client) => Some(self.caller.config().trail.words(client).await),
+            None => None,
+        };
         Parent::new(NewRequest {
             tenant: self.caller.tenant(),
             id: self.minted,
@@ -225,7 +229,7 @@ impl Turn {
             origin: Origin::Minted,
             method: known_method(&self.request.method),
             model: None,
-            client: era::client(&self.request),
+            client,
             at: self.gate.clock.now(),
         })
     }

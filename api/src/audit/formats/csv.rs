@@ -110,7 +110,9 @@ fn cells(call: ToolCall, tenant: &str) -> [String; COLUMNS.len()] {
         text(call.reason),
         text(call.outcome),
         json(call.arguments),
+        text(call.arguments_form),
         json(call.result),
+        text(call.result_form),
         text(call.error),
         time(call.opened_at),
         text(call.closed_at.map(time)),
@@ -164,8 +166,8 @@ mod tests {
         assert_eq!(reader.headers().unwrap().iter().collect::<Vec<_>>(), COLUMNS);
         let rows: Vec<csv::StringRecord> = reader.records().map(Result::unwrap).collect();
         assert_eq!(rows.len(), 2);
-        assert_eq!((&rows[0][22], &rows[0][24]), ("0.002000000001", tenant().to_string().as_str()));
-        assert_eq!((&rows[0][18], &rows[0][15]), ("2023-11-14T22:13:20.123456Z", full(1).arguments.unwrap().as_str()));
+        assert_eq!((&rows[0][24], &rows[0][26]), ("0.002000000001", tenant().to_string().as_str()));
+        assert_eq!((&rows[0][20], &rows[0][15]), ("2023-11-14T22:13:20.123456Z", full(1).arguments.unwrap().as_str()));
         assert_eq!((&rows[1][10], &rows[1][14]), ("ghost", ""));
     }
 

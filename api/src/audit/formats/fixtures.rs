@@ -5,7 +5,7 @@ use tollgate_domain::{
     CallId, Currency, Decision, KeyId, LlmRequestId, Origin, Outcome, Picos, PriceId, ScriptRunId, TeamId, TenantId, ToolId,
     UpstreamId, tool::DefinitionHash,
 };
-use tollgate_store::calls::ToolCall;
+use tollgate_store::calls::{Form, ToolCall};
 use uuid::Uuid;
 
 use super::Format;
@@ -41,7 +41,9 @@ pub fn bare(n: u128) -> ToolCall {
         reason: None,
         outcome: None,
         arguments: None,
+        arguments_form: None,
         result: None,
+        result_form: None,
         truncated: false,
         error: None,
         opened_at: opened(),
@@ -67,7 +69,9 @@ pub fn full(n: u128) -> ToolCall {
         reason: Some("a reason".into()),
         outcome: Some(Outcome::ToolError),
         arguments: Some("{\n  \"b\": 1.0,\r\n  \"a\": \"x\\ny\", \"b\": 2 }".into()),
+        arguments_form: Some(Form::Redacted),
         result: Some(r#"{"isError":true,"content":[]}"#.into()),
+        result_form: Some(Form::Erased),
         error: Some("it broke".into()),
         closed_at: Some(opened() + TimeDelta::microseconds(65_432)),
         latency_us: Some(65_431),

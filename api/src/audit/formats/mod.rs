@@ -23,7 +23,7 @@ const FORMATS: &str = "A format is \"ndjson\", \"csv\", \"parquet\", \"ocsf\" or
 const NO_BUNDLE: &str = "A bundle is made of whole seals and not of rows; use \"ndjson\", \"csv\", \"parquet\" or \"ocsf\" here.";
 
 /// The fields of a row, in the order of every format that has an order.
-pub const COLUMNS: [&str; 25] = [
+pub const COLUMNS: [&str; 27] = [
     "id",
     "llm_request_id",
     "script_run_id",
@@ -40,7 +40,9 @@ pub const COLUMNS: [&str; 25] = [
     "reason",
     "outcome",
     "arguments",
+    "arguments_form",
     "result",
+    "result_form",
     "error",
     "opened_at",
     "closed_at",

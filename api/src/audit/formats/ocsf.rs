@@ -176,6 +176,10 @@ struct Unmapped<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     definition_sha256: Option<DefinitionHash>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    arguments_form: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    result_form: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     closed_at: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     latency_us: Option<i64>,
@@ -300,6 +304,8 @@ fn unmapped(call: &ToolCall) -> Unmapped<'_> {
         script_run_id: call.script_run_id,
         sequence: call.sequence,
         definition_sha256: call.definition_sha256,
+        arguments_form: call.arguments_form,
+        result_form: call.result_form,
         closed_at: call.closed_at.map(shown),
         latency_us: call.latency_us,
         price_id: call.price_id,
