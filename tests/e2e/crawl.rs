@@ -54,6 +54,10 @@ impl Land {
         ids.insert("script_run_id", text(&run, "script_run_id"));
         ids.insert("call_id", text(&run["calls"][0], "call_id"));
         ids.insert("llm_request_id", reply.request_id());
+        // One that finds nothing: what it would take away is looked at by others.
+        let nothing = json!({"contains": "not there", "from": "2026-01-01T00:00:00Z", "to": "2026-02-01T00:00:00Z"});
+        let erasure = made("audit/erasures", json!({"reason": mark, "selection": nothing})).await;
+        ids.insert("erasure_id", text(&erasure, "id"));
         // One who has done something, to filter by.
         let owner = made("service-tokens", json!({"name": mark, "role": "owner"})).await;
         let acts = tenant.admin.with_token(&text(&owner, "secret"));
@@ -87,11 +91,13 @@ impl Land {
             "script-runs",
             "tool-calls",
             "llm-requests",
+            "audit/erasures",
         ] {
             state.insert(list, self.tenant.list(list).await.into());
         }
         let tenant = self.tenant.admin.get(&format!("/v1/tenants/{}", self.tenant.id)).await;
         state.insert("tenant", tenant.expect(200));
+        state.insert("audit/settings", self.tenant.get("audit/settings").await.expect(200));
         let upstreams = self.tenant.list("upstreams").await;
         state.insert("upstreams", upstreams.iter().map(|u| json!([u["id"], u["version"], u["updated_at"]])).collect());
         state
@@ -144,6 +150,8 @@ fn body_of(route: &RouteInfo, ids: &BTreeMap<&'static str, String>) -> Option<Va
         ("PATCH", "/upstreams/{upstream_id}") => json!({"description": "stranger"}),
         ("POST", "/tools/{tool_id}/approve") => json!({"definition_sha256": "0".repeat(64)}),
         ("POST", "/prices") => json!({"upstream_id": ids["upstream_id"], "amount": "0", "unit": "call"}),
+        ("PATCH", "/audit/settings") => json!({"durability": "relaxed", "redaction": {"detectors": ["email"]}}),
+        ("POST", "/audit/erasures") => json!({"reason": "stranger", "selection": {"call_ids": [ids["call_id"]]}}),
         ("POST", "/keys/{key_id}/revoke" | "/upstreams/{upstream_id}/sync" | "/tools/{tool_id}/quarantine") => return None,
         _ => panic!("the crawler knows no body of {} {}: add one to body_of", route.method, route.path),
     })
@@ -350,11 +358,13 @@ async fn t40_each_role_does_what_the_matrix_says_and_no_more() {
 }
 
 /// Fields of bodies that name something: all of them, so that a new one is noticed.
-const NAMES: [&str; 10] = [
+const NAMES: [&str; 12] = [
     "PATCH /v1/tenants/{tenant_id}/keys/{key_id} /team_id",
     "PATCH /v1/tenants/{tenant_id}/keys/{key_id} /tool_group_ids",
     "PATCH /v1/tenants/{tenant_id}/tool-groups/{tool_group_id} /approval/upstream_id",
     "PATCH /v1/tenants/{tenant_id}/tool-groups/{tool_group_id} /members/upstream_id",
+    "POST /v1/tenants/{tenant_id}/audit/erasures /selection/call_ids",
+    "POST /v1/tenants/{tenant_id}/audit/erasures /selection/key_id",
     "POST /v1/tenants/{tenant_id}/keys /team_id",
     "POST /v1/tenants/{tenant_id}/keys /tool_group_ids",
     "POST /v1/tenants/{tenant_id}/prices /tool_id",
@@ -421,6 +431,8 @@ async fn t39_bodies_cannot_name_what_is_anothers() {
             (Method::PATCH, key.clone(), json!({"tool_group_ids": [of.ids["tool_group_id"]]})),
             (Method::PATCH, group.clone(), json!({"approval": rule(of)})),
             (Method::PATCH, group.clone(), json!({"members": entry(of)})),
+            (Method::POST, "audit/erasures".to_owned(), json!({"reason": "x", "selection": {"call_ids": [of.ids["call_id"]]}})),
+            (Method::POST, "audit/erasures".to_owned(), json!({"reason": "x", "selection": {"key_id": of.ids["key_id"]}})),
             (Method::POST, "keys".to_owned(), json!({"name": "x", "tool_group_ids": [], "team_id": of.ids["team_id"]})),
             (Method::POST, "keys".to_owned(), json!({"name": "x", "tool_group_ids": [of.ids["tool_group_id"]]})),
             (Method::POST, "prices".to_owned(), json!({"tool_id": of.ids["tool_id"], "amount": "1", "unit": "call"})),

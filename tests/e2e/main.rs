@@ -8,6 +8,7 @@ mod code_mode;
 mod crash;
 mod crawl;
 mod door;
+mod keeping;
 mod oidc;
 mod openapi;
 mod parents;

@@ -23,6 +23,7 @@ fn path(template: &str, tenant: &str) -> String {
         ("llm_request_id", "req"),
         ("script_run_id", "run"),
         ("call_id", "call"),
+        ("erasure_id", "era"),
     ];
     let mut path = template.replace("/v1/tenants/{tenant_id}", tenant);
     for (name, prefix) in kinds {

@@ -6,6 +6,7 @@ mod auth;
 mod bodies;
 mod door;
 mod idempotency;
+mod keeping;
 mod lists;
 mod resources;
 mod trail;

@@ -7,15 +7,15 @@ use tollgate_store::payload;
 
 use crate::world::World;
 
-struct Call {
-    id: CallId,
-    request: LlmRequestId,
-    run: ScriptRunId,
-    key: KeyId,
+pub struct Call {
+    pub id: CallId,
+    pub request: LlmRequestId,
+    pub run: ScriptRunId,
+    pub key: KeyId,
 }
 
 /// One call that went well, in a script, with a name that a spreadsheet would run.
-async fn record(world: &World, tenant: &str) -> Call {
+pub async fn record(world: &World, tenant: &str) -> Call {
     let now = tollgate_domain::Clock::now(&*world.clock);
     let tenant: TenantId = tenant.rsplit('/').next().unwrap().parse().unwrap();
     // Not minted: that never goes back behind the last id, and other tests of this process live at other times.
@@ -29,8 +29,8 @@ async fn record(world: &World, tenant: &str) -> Call {
         "INSERT INTO script_run_ends (tenant_id, script_run_id, kind, state, at) SELECT $1[1], $1[4], 1, 'done', $2 WHERE $3 IS NOT NULL",
         "INSERT INTO script_payloads (tenant_id, script_run_id, part, sequence, size, salt, body)
          SELECT $1[1], $1[4], part, 0, 5, '', $3 FROM generate_series(0, 1) part WHERE $2 IS NOT NULL",
-        "INSERT INTO tool_call_events (tenant_id, call_id, kind, at, llm_request_id, origin, script_run_id, sequence, key_id, tool_name, decision, currency)
-         SELECT $1[1], $1[2], 0, $2, $1[3], 'minted', $1[4], 1, $1[5], '=evil()', 'permitted', 'USD' WHERE $3 IS NOT NULL",
+        "INSERT INTO tool_call_events (tenant_id, call_id, kind, at, llm_request_id, origin, script_run_id, sequence, key_id, tool_name, decision, currency, arguments_sha256)
+         SELECT $1[1], $1[2], 0, $2, $1[3], 'minted', $1[4], 1, $1[5], '=evil()', 'permitted', 'USD', '' WHERE $3 IS NOT NULL",
         "INSERT INTO tool_call_events (tenant_id, call_id, kind, at, outcome, latency_us, amount_picos)
          SELECT $1[1], $1[2], 1, $2, 'ok', 1500, 2000000000 WHERE $3 IS NOT NULL",
         "INSERT INTO tool_call_payloads (tenant_id, call_id, kind, size, body) SELECT $1[1], $1[2], 0, 5, $3 WHERE $2 IS NOT NULL",
