@@ -4,16 +4,19 @@
 
 mod support;
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use chrono::{DateTime, Datelike, Days, Months, NaiveDate, TimeDelta, Utc};
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, PgPool};
-use tollgate_domain::{CallId, Durability, KeyId, Outcome, ScriptRunId, TenantId};
+use tollgate_domain::{CallId, Durability, KeyId, Outcome, ScriptRunId, TenantId, ids};
 use tollgate_evidence::merkle;
 use tollgate_store::{
     Actor, PageRequest, Store, StoreError,
-    audit::{AuditWriter, Entry, JournalRow, NewRun, RunEnd, ScriptPlace},
+    audit::{AuditWriter, Entry, Intent, JournalRow, NewRun, RunEnd, ScriptPlace},
     calls::{self, Form},
     erasures::{self, Counts, Selection},
     log,
@@ -26,6 +29,17 @@ use tollgate_store::{
 use support::{QUEUE, Who, count, tenant};
 
 const SECRET: &str = "ada@example.com";
+
+/// An id of this moment. Minted ones never go back, and some tests look at the time from far ahead.
+fn fresh<T: From<uuid::Uuid>>() -> T {
+    static COUNT: AtomicU64 = AtomicU64::new(1);
+    let count = u128::from(COUNT.fetch_add(1, Ordering::Relaxed));
+    T::from(uuid::Uuid::from_u128(ids::floor(support::now()).as_u128() | 0x7000_8000_0000_0000_0000 | count))
+}
+
+fn opening(who: &Who) -> Intent {
+    Intent { id: fresh(), ..who.intent("{}") }
+}
 
 fn rules(redaction: Value) -> TrailPolicy {
     TrailPolicy::new(&AuditSettings { redaction, ..AuditSettings::default() }, None)
@@ -45,9 +59,10 @@ async fn set(store: &Store, tenant: TenantId, change: impl FnOnce(&mut AuditSett
 
 /// A script run with one call, whose arguments are `arguments` and whose texts say `text`, all kept as `trail` says.
 async fn record(who: &Who, audit: &AuditWriter, trail: &TrailPolicy, arguments: &str, text: &str) -> (CallId, ScriptRunId) {
-    let run = ScriptRunId::mint(support::now());
+    let who = &Who { request: fresh(), ..who.clone() };
+    let run = fresh();
     let place = ScriptPlace { run, sequence: 1 };
-    let mut nested = who.intent("");
+    let mut nested = opening(who);
     nested.place = Some(place);
     nested.arguments = trail.payload(arguments.as_bytes()).await;
     let json = Value::from(text).to_string();
@@ -222,7 +237,7 @@ async fn rows_say_in_which_form_their_payloads_are(pool: PgPool) {
         }
     }
     // An open call has no result, in whatever form.
-    let open = who.intent("{}");
+    let open = opening(&who);
     audit.before(support::opens(open.clone())).await.unwrap();
     assert_eq!(calls::get(&mut tx, who.tenant, open.id).await.unwrap().result_form, None);
 }
@@ -318,7 +333,7 @@ async fn a_month_goes_for_those_who_let_it_go_and_stays_for_all_others(pool: PgP
     assert_eq!(proved(&store, gone.tenant).await, 1, "and is in the log itself");
 
     // The month is as good as any: written to, guarded, read by its tenant alone, and dropped again.
-    let (late, other) = (gone.intent("{}"), held.intent("{}"));
+    let (late, other) = (opening(&gone), opening(&held));
     audit.before(support::opens(late)).await.unwrap();
     audit.before(support::opens(other)).await.unwrap();
     assert_eq!(count(&pool, "SELECT count(*) FROM tool_call_events_default").await, 0);
@@ -369,7 +384,7 @@ async fn a_drop_that_must_wait_does_nothing_and_says_nothing(pool: PgPool) {
     let started = std::time::Instant::now();
     retention::run(&store, expiry(1)).await.unwrap_err();
     assert!(started.elapsed() < std::time::Duration::from_secs(10));
-    audit.before(support::opens(who.intent("{}"))).await.unwrap();
+    audit.before(support::opens(opening(&who))).await.unwrap();
     reader.rollback().await.unwrap();
     // Another does the same, or a hold is about to be taken.
     let mut other = pool.begin().await.unwrap();
@@ -568,7 +583,7 @@ async fn an_open_call_can_be_erased_twice(pool: PgPool) {
     let store = Store::from_pool(pool.clone());
     let audit = AuditWriter::start(&store, QUEUE);
     let who = Who::new(tenant(&pool).await);
-    let open = who.intent("{}");
+    let open = opening(&who);
     audit.before(support::opens(open.clone())).await.unwrap();
     let selection = Selection::Calls(vec![open.id]);
     let first = erase(&store, who.tenant, &selection).await.unwrap();
