@@ -250,6 +250,7 @@ async fn the_roles_hold_exactly_these_rights(pool: PgPool) {
         [
             "tollgate_admin_chain tollgate_app,tollgate_sealer",
             "tollgate_ensure_partitions tollgate_control",
+            "tollgate_retirable tollgate_control",
             "tollgate_retire tollgate_control",
             "tollgate_touch tollgate_app"
         ]
