@@ -118,6 +118,7 @@ ids! {
     CallId = "call";
     AdminEventId = "evt";
     SyncRequestId = "sync";
+    ExportJobId = "exp";
     /// A running worker process.
     WorkerId = "wkr";
 }

@@ -42,6 +42,8 @@ pub enum Action {
     ReadReports,
     /// Tool calls, LLM requests, script runs, and their export.
     ReadAudit,
+    /// Have the trail written to one of the operator's destinations.
+    ExportAudit,
     ReadAdminEvents,
 }
 
@@ -64,6 +66,7 @@ impl Action {
         Self::WritePrices,
         Self::ReadReports,
         Self::ReadAudit,
+        Self::ExportAudit,
         Self::ReadAdminEvents,
     ];
 }
@@ -88,7 +91,9 @@ impl Role {
                     | A::ReadAdminEvents
             ),
             Self::Finance => matches!(action, A::ReadTenant | A::ReadConfig | A::ReadPrices | A::WritePrices | A::ReadReports),
-            Self::Auditor => matches!(action, A::ReadTenant | A::ReadReports | A::ReadAudit | A::ReadAdminEvents),
+            Self::Auditor => {
+                matches!(action, A::ReadTenant | A::ReadReports | A::ReadAudit | A::ExportAudit | A::ReadAdminEvents)
+            }
         }
     }
 

@@ -10,6 +10,8 @@ pub mod costs;
 pub mod error;
 pub mod events;
 pub mod export;
+pub mod export_jobs;
+pub mod follow;
 pub mod groups;
 pub mod idempotency;
 pub mod keys;
