@@ -144,6 +144,8 @@ fn body_of(route: &RouteInfo, ids: &BTreeMap<&'static str, String>) -> Option<Va
         ("PATCH", "/upstreams/{upstream_id}") => json!({"description": "stranger"}),
         ("POST", "/tools/{tool_id}/approve") => json!({"definition_sha256": "0".repeat(64)}),
         ("POST", "/prices") => json!({"upstream_id": ids["upstream_id"], "amount": "0", "unit": "call"}),
+        ("POST", "/audit/export-jobs") => json!({"destination": "nowhere"}),
+        ("POST", "/audit/export-jobs/{export_job_id}/cancel") => return None,
         ("POST", "/keys/{key_id}/revoke" | "/upstreams/{upstream_id}/sync" | "/tools/{tool_id}/quarantine") => return None,
         _ => panic!("the crawler knows no body of {} {}: add one to body_of", route.method, route.path),
     })

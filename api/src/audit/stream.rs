@@ -67,6 +67,13 @@ pub struct Streams {
     open: Mutex<HashMap<TenantId, usize>>,
 }
 
+impl Streams {
+    #[must_use]
+    pub fn new(pace: Pace) -> Self {
+        Self { pace, ..Self::default() }
+    }
+}
+
 /// One stream's place; free again when it is dropped.
 struct Seat {
     streams: Arc<Streams>,

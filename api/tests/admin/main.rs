@@ -5,9 +5,11 @@
 mod auth;
 mod bodies;
 mod door;
+mod exports;
 mod idempotency;
 mod lists;
 mod resources;
+mod stream;
 mod trail;
 mod upstreams;
 mod world;
