@@ -222,6 +222,46 @@ async fn jobs_write_what_was_asked_for_and_end_as_they_say(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "tollgate_store::MIGRATOR")]
+async fn a_job_that_is_cancelled_or_outlived_by_its_process_stops_between_parts(pool: PgPool) {
+    let (config, root) = folder("stopped");
+    let world = World::with_config(pool, config).await;
+    let tenant = world.tenant("acme").await;
+    let trail = Trail::new(&world, &tenant);
+    let made = trail.calls(200).await;
+    trail.seal().await;
+    let jobs = format!("{tenant}/audit/export-jobs");
+    let runner = Runner::new(world.app.clone()).with_limits(PartLimits { rows: 1, bytes: 1 << 20 });
+    let begin = async || {
+        let job = world.post(&world.root, &jobs, json!({"destination": "lake"})).await.json;
+        let path = format!("{jobs}/{}", job["id"].as_str().unwrap());
+        let work = tokio::spawn({
+            let runner = runner.clone();
+            async move { runner.round().await }
+        });
+        while world.get(&world.root, &path).await.json["part_count"].as_i64().unwrap() < 3 {
+            assert!(!work.is_finished());
+        }
+        (path, root.join(job["folder"].as_str().unwrap()), work)
+    };
+    let (path, files, work) = begin().await;
+    assert_eq!(world.post(&world.root, &format!("{path}/cancel"), json!({})).await.status, 200);
+    assert!(work.await.unwrap().unwrap());
+    let job = world.get(&world.root, &path).await.json;
+    assert!(job["state"] == "cancelled" && job["part_count"].as_i64().unwrap() < 200, "{job}");
+    assert!(!files.join("_manifest.json").exists());
+
+    let (path, files, work) = begin().await;
+    world.app.shutdown.trigger("test");
+    assert!(work.await.unwrap().unwrap());
+    let job = world.get(&world.root, &path).await.json;
+    assert!(job["state"] == "queued" && job["part_count"].as_i64().unwrap() < 200, "another may take it at once: {job}");
+    let another = World::with_config(world.pool.clone(), (*world.app.config).clone()).await;
+    assert!(Runner::new(another.app.clone()).round().await.unwrap());
+    assert_eq!(parts(&files), made);
+    std::fs::remove_dir_all(root).unwrap();
+}
+
+#[sqlx::test(migrator = "tollgate_store::MIGRATOR")]
 async fn t56_a_job_goes_nowhere_but_where_the_operator_said(pool: PgPool) {
     let (config, root) = folder("nowhere");
     let world = World::with_config(pool, config).await;

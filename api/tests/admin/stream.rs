@@ -9,6 +9,7 @@ use axum::{
 use futures::StreamExt;
 use serde_json::{Value, json};
 use sqlx::PgPool;
+use tollgate_boot::Config;
 use tower::ServiceExt;
 
 use crate::world::{Trail, World};
@@ -194,4 +195,26 @@ async fn a_tenant_has_sixteen_streams_and_another_has_its_own(pool: PgPool) {
         assert!(tries < 200);
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+}
+
+#[sqlx::test(migrator = "tollgate_store::MIGRATOR")]
+async fn a_reader_that_takes_nothing_is_cut(pool: PgPool) {
+    let world = World::with_patience(pool, Config::default(), Duration::from_secs(3)).await;
+    let tenant = world.tenant("acme").await;
+    let trail = Trail::new(&world, &tenant);
+    trail.call().await;
+    trail.seal().await;
+    let mut idle = follow(&world, &world.root, &format!("{tenant}/audit/stream?cursor=start"), None).await;
+    let mut reader = follow(&world, &world.root, &format!("{tenant}/audit/stream?cursor=start"), None).await;
+    assert_eq!(reader.calls(1).await.len(), 1);
+    for _ in 0..8 {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        trail.call().await;
+        trail.seal().await;
+        reader.calls(1).await;
+    }
+    assert_eq!(idle.next().await, None, "nothing was kept for it");
+    trail.call().await;
+    trail.seal().await;
+    assert_eq!(reader.calls(1).await.len(), 1, "who reads is served");
 }

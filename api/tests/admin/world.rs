@@ -86,6 +86,11 @@ impl World {
     }
 
     pub async fn with_config(pool: PgPool, config: Config) -> Self {
+        Self::with_patience(pool, config, Pace::default().stall).await
+    }
+
+    /// With streams that are cut when nothing is read for so long.
+    pub async fn with_patience(pool: PgPool, config: Config, stall: std::time::Duration) -> Self {
         let now = DateTime::from_timestamp(1_795_000_000, 0).unwrap();
         let clock = Arc::new(TestClock(Mutex::new(now)));
         let secrets = Secrets::from_bytes([7; 32]);
@@ -95,7 +100,7 @@ impl World {
         auth::put_platform_token(&store, id, &root.hash(&secrets.pepper), now).await.unwrap();
         let mut app = App::new(store, Arc::new(config), secrets, Arc::clone(&clock) as _);
         let ms = std::time::Duration::from_millis;
-        app.streams = Arc::new(Streams::new(Pace { poll: ms(20), beat: ms(200), recheck: ms(300), ..Pace::default() }));
+        app.streams = Arc::new(Streams::new(Pace { poll: ms(20), beat: ms(200), recheck: ms(300), stall }));
         Self { router: router(app.clone()), app, pool, clock, root: root.reveal().to_owned() }
     }
 
