@@ -1,12 +1,15 @@
-//! The audit trail: as a file, as a log that can be proved, what a tenant keeps of it, and what was taken out of it.
+//! The audit trail: as a file, as a stream, as a log that can be proved; what a tenant keeps of it, and what was taken out of it.
 
 mod bundle;
 pub mod consistency;
+pub mod cursor;
 pub mod erasures;
 pub mod export;
+pub mod export_jobs;
 pub mod formats;
 pub mod keys;
 pub mod seals;
 pub mod settings;
+pub mod stream;
 
 pub use formats::csv;

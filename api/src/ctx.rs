@@ -13,13 +13,14 @@ use axum::{
 };
 use chrono::{DateTime, Utc};
 use serde::Serialize;
-use tollgate_boot::Config;
-use tollgate_domain::{Role, Secrets, TenantId, clock::SharedClock};
-use tollgate_store::{Actor, Change, Store};
+use tollgate_boot::{Config, Shutdown};
+use tollgate_domain::{Action, Role, Secrets, TenantId, clock::SharedClock};
+use tollgate_store::{Actor, Change, Store, StoreError, auth};
 use uuid::Uuid;
 
 use crate::{
-    admin::Admin,
+    admin::{Admin, Refusal},
+    audit::stream::Streams,
     denials::{Denial, Denials},
     idempotency::Remember,
     oidc::Oidc,
@@ -37,6 +38,9 @@ pub struct App {
     pub config: Arc<Config>,
     pub secrets: Secrets,
     pub clock: SharedClock,
+    /// What lasts longer than an answer ends with this.
+    pub shutdown: Shutdown,
+    pub streams: Arc<Streams>,
     pub(crate) oidc: Arc<Oidc>,
     pub(crate) denials: Arc<Denials>,
 }
@@ -45,7 +49,8 @@ impl App {
     #[must_use]
     pub fn new(store: Store, config: Arc<Config>, secrets: Secrets, clock: SharedClock) -> Self {
         let oidc = Arc::new(Oidc::new(&config.oidc));
-        Self { store, config, secrets, clock, oidc, denials: Arc::default() }
+        let (shutdown, streams) = (Shutdown::new(), Arc::default());
+        Self { store, config, secrets, clock, shutdown, streams, oidc, denials: Arc::default() }
     }
 }
 
@@ -65,6 +70,21 @@ pub struct Ctx {
     /// As the client wrote it.
     pub path: String,
     pub headers: HeaderMap,
+    pub(crate) admission: Admission,
+}
+
+/// By what a request was admitted, for answers that go on for as long as it holds.
+#[derive(Clone)]
+pub(crate) struct Admission {
+    /// The bearer, and nothing else.
+    pub bearer: HeaderMap,
+    pub action: Action,
+}
+
+impl std::fmt::Debug for Admission {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Admission").field("action", &self.action).finish_non_exhaustive()
+    }
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for Ctx {
@@ -85,6 +105,23 @@ impl Ctx {
             role: Some(self.admin.role),
             request_id: Some(self.request_id.clone()),
         }
+    }
+
+    /// Whether the same request would be admitted now: the bearer still holds, and the role still allows it.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub(crate) async fn still_admitted(&self, now: DateTime<Utc>) -> Result<bool, StoreError> {
+        let admin = match self.app.authenticate(&self.admission.bearer, Some(self.tenant), now).await {
+            Ok(admin) => admin,
+            Err(Refusal::Unknown(_)) => return Ok(false),
+            Err(Refusal::Store(error)) => return Err(error),
+        };
+        let own = match admin.tenant {
+            Some(own) => own == self.tenant,
+            None => auth::is_live(&self.app.store, self.tenant).await?,
+        };
+        Ok(own && admin.role.may(self.admission.action))
     }
 
     /// Open the write of a POST. With an Idempotency-Key that has been seen, this ends the handler with the answer of then.

@@ -69,10 +69,11 @@ pub struct ApiParts {
 pub async fn serve(parts: ApiParts) -> anyhow::Result<()> {
     let ApiParts { store, config, secrets, clock, listener, shutdown, health } = parts;
     let limits = ServeLimits::from(&config.limits);
-    let app = App::new(store, config, secrets, clock);
+    let app = App { shutdown: shutdown.clone(), ..App::new(store, config, secrets, clock) };
     health.expect("api");
     let upkeep = tokio::spawn(upkeep(app.clone(), health.clone(), shutdown.clone()));
     let refresh = tokio::spawn(refresh_keys(app.clone()));
+    shutdown.spawn(audit::export_jobs::runner::Runner::new(app.clone()).run());
     let router = router(app.clone()).merge(health.router());
     tollgate_boot::serve::serve(listener, router, limits, &shutdown).await;
     upkeep.abort();

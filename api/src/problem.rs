@@ -81,6 +81,7 @@ kinds! {
     /// The body is not JSON, or JSON that two parsers could read differently.
     Malformed = BAD_REQUEST, "malformed", "The request cannot be read";
     BadPageToken = BAD_REQUEST, "bad_page_token", "The page token is not one of this list, or has expired";
+    BadCursor = BAD_REQUEST, "bad_cursor", "The cursor is not one of this tenant";
     BadIdempotencyKey = BAD_REQUEST, "bad_idempotency_key", "The Idempotency-Key cannot be used";
     /// No identity. The same whatever the reason, so that nobody learns which secrets exist.
     Unauthenticated = UNAUTHORIZED, "unauthenticated", "Send a valid bearer token";
@@ -93,6 +94,8 @@ kinds! {
     Conflict = CONFLICT, "conflict", "The request conflicts with what is there";
     /// The resource is of no further use (revoked), or waits for something.
     BadState = CONFLICT, "bad_state", "The resource is not in a state that allows this";
+    /// What the cursor points at has been dropped: going on from there would leave rows out without a word.
+    CursorExpired = GONE, "cursor_expired", "The rows that follow this cursor are no longer there";
     Stale = PRECONDITION_FAILED, "stale", "The resource has changed since it was read";
     TooLarge = PAYLOAD_TOO_LARGE, "payload_too_large", "The body is too large";
     NotJson = UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", "Send the body as application/json";
@@ -210,6 +213,7 @@ impl From<StoreError> for Problem {
             StoreError::NotFound => Self::new(Kind::NotFound),
             StoreError::Stale => Self::new(Kind::Stale),
             StoreError::Conflict(sentence) => Self::because(Kind::Conflict, sentence),
+            StoreError::Gone(sentence) => Self::because(Kind::CursorExpired, sentence),
             StoreError::Invalid { pointer, message } => Self::field(pointer, message),
             StoreError::Unavailable(error) => {
                 tracing::warn!(%error, "the database does not answer");

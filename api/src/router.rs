@@ -15,7 +15,7 @@
 use axum::{
     Router,
     extract::{ConnectInfo, RawPathParams, Request, State},
-    http::{Method, header, request::Parts},
+    http::{HeaderMap, Method, header, request::Parts},
     middleware::{Next, from_fn_with_state},
     response::{IntoResponse, Response},
     routing::MethodRouter,
@@ -26,7 +26,7 @@ use utoipa_axum::router::UtoipaMethodRouter;
 
 use crate::{
     admin::{Admin, Refusal},
-    ctx::{App, Ctx, PLATFORM},
+    ctx::{Admission, App, Ctx, PLATFORM},
     denials::Denial,
     layers::RequestId,
     problem::{Kind, Problem},
@@ -118,6 +118,11 @@ pub(crate) fn entries() -> Vec<Entry> {
         POST   "/v1/tenants/{tenant_id}/audit/erasures"                   WriteAudit      audit::erasures::create::handle;
         GET    "/v1/tenants/{tenant_id}/audit/erasures"                   ReadAudit       audit::erasures::list::handle;
         GET    "/v1/tenants/{tenant_id}/audit/erasures/{erasure_id}"      ReadAudit       audit::erasures::get::handle;
+        GET    "/v1/tenants/{tenant_id}/audit/stream"                     ReadAudit       audit::stream::handle;
+        POST   "/v1/tenants/{tenant_id}/audit/export-jobs"                ExportAudit     audit::export_jobs::create::handle;
+        GET    "/v1/tenants/{tenant_id}/audit/export-jobs"                ReadAudit       audit::export_jobs::list::handle;
+        GET    "/v1/tenants/{tenant_id}/audit/export-jobs/{export_job_id}" ReadAudit      audit::export_jobs::get::handle;
+        POST   "/v1/tenants/{tenant_id}/audit/export-jobs/{export_job_id}/cancel" ExportAudit audit::export_jobs::cancel::handle;
     }
 }
 
@@ -192,7 +197,10 @@ async fn admit(app: App, route: RouteInfo, written: Option<Option<TenantId>>, re
     };
     let tenant = tenant_of(&app, &admin, written).await?;
     let mut headers = request.headers.clone();
-    headers.remove(header::AUTHORIZATION);
+    let mut bearer = HeaderMap::new();
+    if let Some(value) = headers.remove(header::AUTHORIZATION) {
+        bearer.insert(header::AUTHORIZATION, value);
+    }
     let ctx = Ctx {
         app: app.clone(),
         admin,
@@ -203,6 +211,7 @@ async fn admit(app: App, route: RouteInfo, written: Option<Option<TenantId>>, re
         method: request.method.clone(),
         path: request.uri.path().to_owned(),
         headers,
+        admission: Admission { bearer, action: route.action },
     };
     if !may(&ctx, route.action) {
         // Where the path names no tenant, the refusal stands with the one who was refused.

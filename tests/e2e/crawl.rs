@@ -64,6 +64,7 @@ impl Land {
         let team = acts.post(&tenant.path("teams"), json!({"name": format!("{mark} 2")})).await.expect(201);
         ids.insert("target_id", text(&team, "id"));
         ids.insert("actor_id", text(&owner, "id"));
+        ids.insert("export_job_id", text(&made("audit/export-jobs", json!({"destination": "lake"})).await, "id"));
         let revoked = made("service-tokens", json!({"name": mark, "role": "owner"})).await;
         tenant.delete(&format!("service-tokens/{}", text(&revoked, "id"))).await.ok();
         Self { tenant, mark: mark.to_owned(), ids, key, revoked_token: text(&revoked, "secret"), _recorder: recorder }
@@ -114,6 +115,9 @@ impl Land {
     }
 }
 
+/// What is admitted there does not end by itself; its own tests read it.
+const ENDLESS: &str = "/audit/stream";
+
 fn params(path: &str) -> Vec<&str> {
     path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}')).collect()
 }
@@ -152,6 +156,8 @@ fn body_of(route: &RouteInfo, ids: &BTreeMap<&'static str, String>) -> Option<Va
         ("POST", "/prices") => json!({"upstream_id": ids["upstream_id"], "amount": "0", "unit": "call"}),
         ("PATCH", "/audit/settings") => json!({"durability": "relaxed", "redaction": {"detectors": ["email"]}}),
         ("POST", "/audit/erasures") => json!({"reason": "stranger", "selection": {"call_ids": [ids["call_id"]]}}),
+        ("POST", "/audit/export-jobs") => json!({"destination": "lake"}),
+        ("POST", "/audit/export-jobs/{export_job_id}/cancel") => return None,
         ("POST", "/keys/{key_id}/revoke" | "/upstreams/{upstream_id}/sync" | "/tools/{tool_id}/quarantine") => return None,
         _ => panic!("the crawler knows no body of {} {}: add one to body_of", route.method, route.path),
     })
@@ -268,6 +274,9 @@ async fn t39_strangers_find_nothing_of_another_tenant() {
     // The same questions about what is one's own are answered: what refused above was the tenant.
     let owner = &roles.iter().find(|(role, _)| *role == Role::Owner).expect("owner").1;
     for route in tollgate_api::table().iter().filter(|route| route.method == Method::GET && !params(route.path).is_empty()) {
+        if route.path.ends_with(ENDLESS) {
+            continue;
+        }
         let answer = knock(owner, route, &fill(route.path, &b.tenant.id, &b.ids), None).await;
         assert_eq!(answer.status, 200, "{}: {}", route.path, answer.text);
     }
@@ -334,6 +343,9 @@ async fn t40_each_role_does_what_the_matrix_says_and_no_more() {
     let (mut allowed, mut refused) = (0, 0);
     for (role, admin) in land.roles().await {
         for route in tollgate_api::table().iter().filter(|route| params(route.path) == ["tenant_id"]) {
+            if route.path.ends_with(ENDLESS) && role.may(route.action) {
+                continue;
+            }
             let path = fill(route.path, &land.tenant.id, &land.ids);
             // Without If-Match or with nothing in it, so that what is allowed does no harm.
             let body = (route.method != Method::GET).then(|| json!({}));
@@ -410,6 +422,10 @@ async fn t39_bodies_cannot_name_what_is_anothers() {
             let schema = &operation["requestBody"]["content"]["application/json"]["schema"];
             let mut here = BTreeSet::new();
             names_in_some(&api, schema, "", &mut here, 0);
+            // Those of a job narrow what is read of one's own, as in a query.
+            if path.ends_with("/audit/export-jobs") {
+                continue;
+            }
             found.extend(here.into_iter().map(|at| format!("{} {path} {at}", method.to_uppercase())));
         }
     }

@@ -24,6 +24,7 @@ pub async fn answer(ctx: &Ctx, asked: &ExportQuery) -> Answer {
     let mut checks = Checks::default();
     let filtered = asked.key_id.is_some() || asked.team_id.is_some() || asked.tool_id.is_some() || asked.upstream_id.is_some();
     checks.require(!filtered && asked.outcome.is_none(), "?format", "a bundle proves whole seals: leave the filters out");
+    checks.require(asked.cursor.is_none(), "?cursor", "a bundle has no cursor; use `from`: the seals made since");
     checks.require(asked.from.zip(asked.to).is_none_or(|(from, to)| from <= to), "?from", "use a time before `to`");
     checks.done()?;
     let change = ctx.app.store.change(ctx.tenant, ctx.actor(), ctx.now).await?;

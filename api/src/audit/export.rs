@@ -2,7 +2,7 @@ use std::io;
 
 use axum::{
     body::Body,
-    http::{HeaderValue, header},
+    http::{HeaderName, HeaderValue, header},
     response::{IntoResponse, Response},
 };
 use chrono::{DateTime, Utc};
@@ -11,11 +11,15 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::mpsc;
 use tollgate_domain::{KeyId, Outcome, TeamId, ToolId, UpstreamId};
-use tollgate_store::{calls::CallFilter, export};
+use tollgate_store::{
+    calls::CallFilter,
+    export,
+    follow::{self, Wanted},
+};
 use utoipa::IntoParams;
 
 use super::{
-    bundle,
+    bundle, cursor,
     formats::{self, Format},
 };
 use crate::{check::Checks, ctx::Ctx, page::Query, problem::Answer};
@@ -23,6 +27,7 @@ use crate::{check::Checks, ctx::Ctx, page::Query, problem::Answer};
 /// Chunks between the database and the client. Each holds about 256 KiB, or one call that is larger: this bounds the
 /// memory of an export, however long it is.
 const CHUNKS: usize = 2;
+const NEXT_CURSOR: HeaderName = HeaderName::from_static("x-tollgate-next-cursor");
 
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -34,6 +39,8 @@ pub struct ExportQuery {
     pub to: Option<DateTime<Utc>>,
     /// `ndjson` (when left out), `csv`, `parquet`, `ocsf`, or `bundle`: whole seals made in the time range, with their proofs.
     pub format: Option<String>,
+    /// `start`, or `x-tollgate-next-cursor` of the export before, or the `id` of a stream's event; not together with `from` or `to`.
+    pub cursor: Option<String>,
     #[param(value_type = Option<String>)]
     pub key_id: Option<KeyId>,
     #[param(value_type = Option<String>)]
@@ -55,11 +62,18 @@ pub struct ExportQuery {
 /// OCSF is one API Activity event (class 6003, schema 1.9.0) a line; what has no place in it is under `unmapped`. A bundle is a
 /// tar archive (zstd) that `tollgate verify` checks without network or database. An export that
 /// cannot be finished is broken off, never ended: a transfer that ends in order is whole. It leaves an admin event.
+///
+/// With `cursor` it is what was closed since: each call whose end (its completion, its resolution, or its refusal) was sealed
+/// after the cursor, once, in the order of the log. The header `x-tollgate-next-cursor` is where the next export begins, and
+/// belongs to what was kept only when the transfer has ended in order. Nothing is missed however many calls run meanwhile, and
+/// cursors do not expire. A call that was given up as `unknown` and whose answer came after all comes again; the later row holds.
 #[utoipa::path(
     get, path = "/v1/tenants/{tenant_id}/audit/export", params(ExportQuery),
     responses((status = 200, description = "The rows.", content(
         (String = "application/x-ndjson"), (String = "text/csv"), (String = "application/vnd.apache.parquet"),
-        (String = "application/zstd"))))
+        (String = "application/zstd")),
+        headers(("x-tollgate-next-cursor" = String, description = "With `cursor`: where the next export begins."))),
+        (status = 410, description = "The rows that follow this cursor are no longer there."))
 )]
 pub async fn handle(ctx: Ctx, Query(asked): Query<ExportQuery>) -> Answer {
     if asked.format.as_deref() == Some(bundle::NAME) {
@@ -68,26 +82,42 @@ pub async fn handle(ctx: Ctx, Query(asked): Query<ExportQuery>) -> Answer {
     let format = Format::parse(asked.format.as_deref())?;
     let mut checks = Checks::default();
     checks.require(asked.from.zip(asked.to).is_none_or(|(from, to)| from <= to), "?from", "use a time before `to`");
+    let both = asked.cursor.is_some() && (asked.from.is_some() || asked.to.is_some());
+    checks.require(!both, "?cursor", "use either a cursor or a window of time");
     checks.done()?;
+    let start = asked.cursor.as_deref().map(|text| cursor::open(&ctx.app.secrets, ctx.tenant, text)).transpose()?;
     let ExportQuery { from, to, key_id, team_id, tool_id, upstream_id, outcome, .. } = asked;
     let detail = json!({
         "format": format.name(), "from": from, "to": to, "key_id": key_id, "team_id": team_id, "tool_id": tool_id,
-        "upstream_id": upstream_id, "outcome": outcome,
+        "upstream_id": upstream_id, "outcome": outcome, "by_cursor": start.is_some(),
     });
     let filter = CallFilter { from, to, key_id, team_id, tool_id, upstream_id, outcome, ..CallFilter::default() };
     let encoder = format.encoder(ctx.tenant)?;
 
-    let change = ctx.app.store.change(ctx.tenant, ctx.actor(), ctx.now).await?;
-    export::announce(change, &ctx.tenant, detail).await?;
-    let export = export::open(&ctx.app.store, ctx.tenant, filter).await?;
     let (out, chunks) = mpsc::channel(CHUNKS);
-    tokio::spawn(export.run(out));
+    let (store, tenant) = (&ctx.app.store, ctx.tenant);
+    let change = store.change(tenant, ctx.actor(), ctx.now).await?;
+    let next = if let Some(start) = start {
+        let rows = follow::open(store, tenant, Wanted { calls: filter, events: false }, start).await?;
+        export::announce(change, &tenant, detail).await?;
+        let next = cursor::seal(&ctx.app.secrets, tenant, rows.end());
+        tokio::spawn(rows.run(out));
+        Some(next)
+    } else {
+        export::announce(change, &tenant, detail).await?;
+        tokio::spawn(export::open(store, tenant, filter).await?.run(out));
+        None
+    };
     // The client is told nothing but that its transfer broke; the reason is ours to know.
     let body = Body::from_stream(formats::file(chunks, encoder).map_err(|error| {
         tracing::error!(%error, "an export was broken off");
         io::Error::other("the export was broken off")
     }));
-    Ok(answer(&ctx, ("tool-calls", format.extension(), format.content_type()), body))
+    let mut answer = answer(&ctx, ("tool-calls", format.extension(), format.content_type()), body);
+    if let Some(next) = next.and_then(|next| HeaderValue::try_from(next).ok()) {
+        answer.headers_mut().insert(NEXT_CURSOR, next);
+    }
+    Ok(answer)
 }
 
 /// A file to be saved, under a name that says what, whose and when.

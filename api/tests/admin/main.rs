@@ -5,10 +5,12 @@
 mod auth;
 mod bodies;
 mod door;
+mod exports;
 mod idempotency;
 mod keeping;
 mod lists;
 mod resources;
+mod stream;
 mod trail;
 mod upstreams;
 mod world;

@@ -10,10 +10,23 @@ use axum::{
 use chrono::{DateTime, Duration, Utc};
 use serde_json::{Value, json};
 use sqlx::PgPool;
-use tollgate_api::{App, router};
+use tollgate_api::{
+    App,
+    audit::stream::{Pace, Streams},
+    router,
+};
 use tollgate_boot::Config;
-use tollgate_domain::{Clock, PlatformTokenId, Secret, SecretKind, Secrets};
-use tollgate_store::{Store, auth};
+use tollgate_domain::{
+    CallId, Clock, Decision, KeyId, LlmRequestId, Origin, Outcome, Picos, PlatformTokenId, Secret, SecretKind, Secrets, TenantId,
+    WorkerId, price::Quote,
+};
+use tollgate_store::{
+    Store,
+    audit::{AuditWriter, Completion, Entry, Intent, QueueLimits},
+    auth,
+    payload::Payload,
+    sealer,
+};
 use tower::ServiceExt;
 
 #[derive(Debug)]
@@ -27,6 +40,7 @@ impl Clock for TestClock {
 
 pub struct World {
     pub router: Router,
+    pub app: App,
     pub pool: PgPool,
     pub clock: Arc<TestClock>,
     /// The platform token.
@@ -72,6 +86,11 @@ impl World {
     }
 
     pub async fn with_config(pool: PgPool, config: Config) -> Self {
+        Self::with_patience(pool, config, Pace::default().stall).await
+    }
+
+    /// With streams that are cut when nothing is read for so long.
+    pub async fn with_patience(pool: PgPool, config: Config, stall: std::time::Duration) -> Self {
         let now = DateTime::from_timestamp(1_795_000_000, 0).unwrap();
         let clock = Arc::new(TestClock(Mutex::new(now)));
         let secrets = Secrets::from_bytes([7; 32]);
@@ -79,8 +98,10 @@ impl World {
         let id = PlatformTokenId::mint(now);
         let root = Secret::generate(SecretKind::Platform, id.uuid());
         auth::put_platform_token(&store, id, &root.hash(&secrets.pepper), now).await.unwrap();
-        let app = App::new(store, Arc::new(config), secrets, Arc::clone(&clock) as _);
-        Self { router: router(app), pool, clock, root: root.reveal().to_owned() }
+        let mut app = App::new(store, Arc::new(config), secrets, Arc::clone(&clock) as _);
+        let ms = std::time::Duration::from_millis;
+        app.streams = Arc::new(Streams::new(Pace { poll: ms(20), beat: ms(200), recheck: ms(300), stall }));
+        Self { router: router(app.clone()), app, pool, clock, root: root.reveal().to_owned() }
     }
 
     pub fn pass(&self, time: Duration) {
@@ -138,5 +159,81 @@ impl World {
 
     pub async fn count(&self, sql: &'static str) -> i64 {
         sqlx::query_scalar(sql).fetch_one(&self.pool).await.unwrap()
+    }
+}
+
+/// Calls of one tenant, written and sealed as the worker and its sealer do.
+pub struct Trail {
+    store: Store,
+    audit: AuditWriter,
+    tenant: TenantId,
+    pub key: KeyId,
+    now: DateTime<Utc>,
+}
+
+impl Trail {
+    pub fn new(world: &World, tenant: &str) -> Self {
+        let store = world.app.store.clone();
+        let audit = AuditWriter::start(&store, QueueLimits { entries: 4096, bytes: 1 << 30 });
+        let now = world.clock.now();
+        Self { store, audit, tenant: tenant.rsplit('/').next().unwrap().parse().unwrap(), key: KeyId::mint(now), now }
+    }
+
+    pub async fn open(&self) -> CallId {
+        let id = CallId::mint(self.now);
+        let intent = Intent {
+            tenant: self.tenant,
+            id,
+            request: LlmRequestId::mint(self.now),
+            origin: Origin::Minted,
+            place: None,
+            key: self.key,
+            team: None,
+            upstream: None,
+            tool: None,
+            tool_name: "find_customer".to_owned(),
+            definition: None,
+            decision: Decision::Permitted,
+            reason: None,
+            quote: Quote { price_id: None, amount: Picos(2_000_000_000) },
+            currency: "USD".parse().unwrap(),
+            worker: WorkerId::mint(self.now),
+            arguments: Payload::whole(&b"{\n\"a\": 1}"[..]),
+            at: self.now,
+        };
+        self.audit.before(Entry { intent: Some(intent), ..Entry::default() }).await.unwrap();
+        id
+    }
+
+    pub async fn close(&self, id: CallId) {
+        let completion = Completion {
+            tenant: self.tenant,
+            id,
+            outcome: Outcome::Ok,
+            error: None,
+            latency: std::time::Duration::from_micros(1234),
+            amount: Picos(2_000_000_000),
+            result: Some(Payload::whole(&b"[1]"[..])),
+            at: self.now,
+        };
+        self.audit.after(Entry { completions: vec![completion], ..Entry::default() }).await.unwrap();
+    }
+
+    pub async fn call(&self) -> CallId {
+        let id = self.open().await;
+        self.close(id).await;
+        id
+    }
+
+    pub async fn calls(&self, n: usize) -> Vec<String> {
+        let mut calls = Vec::new();
+        for _ in 0..n {
+            calls.push(self.call().await.to_string());
+        }
+        calls
+    }
+
+    pub async fn seal(&self) {
+        while sealer::round(&self.store, self.now).await.unwrap().entries > 0 {}
     }
 }

@@ -184,11 +184,74 @@ pub struct Audit {
     pub signing_keys: Vec<PathBuf>,
     /// How often rows are sealed. It is how far seals, streams and cursors trail behind.
     pub seal_milliseconds: u64,
+    /// Where export jobs may write, `[[audit.destination]]`. The admin API refers to one by its name and can name no other place.
+    #[serde(rename = "destination")]
+    pub destinations: Vec<Destination>,
 }
 
 impl Default for Audit {
     fn default() -> Self {
-        Self { signing_keys: Vec::new(), seal_milliseconds: 1000 }
+        Self { signing_keys: Vec::new(), seal_milliseconds: 1000, destinations: Vec::new() }
+    }
+}
+
+/// A place for export jobs. Each tenant writes below a folder that is named after its id.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Destination {
+    /// What the API calls it: lower-case letters, digits, `-` and `_`.
+    pub name: String,
+    /// `file:///var/exports`, or `s3://bucket/prefix` for whatever speaks the S3 protocol.
+    pub url: String,
+    /// Of an S3 store that is not Amazon's.
+    #[serde(default)]
+    pub endpoint: Option<String>,
+    #[serde(default)]
+    pub region: Option<String>,
+    /// Left out together with the secret: the machine's own role.
+    #[serde(default)]
+    pub access_key_id: Option<String>,
+    #[serde(default)]
+    pub secret_access_key: Option<Hidden>,
+    /// Let the endpoint be plain http: whoever is on the way reads every row.
+    #[serde(default)]
+    pub allow_http: bool,
+}
+
+/// Where a destination's URL points.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place<'a> {
+    Folder(&'a std::path::Path),
+    Bucket { name: &'a str, prefix: &'a str },
+}
+
+impl Destination {
+    /// `None`: the URL is of no known kind, which [`Config::check`] refuses.
+    #[must_use]
+    pub fn place(&self) -> Option<Place<'_>> {
+        if let Some(path) = self.url.strip_prefix("file://") {
+            return path.starts_with('/').then(|| Place::Folder(std::path::Path::new(path)));
+        }
+        let (name, prefix) = self.url.strip_prefix("s3://").map(|rest| rest.split_once('/').unwrap_or((rest, "")))?;
+        (!name.is_empty()).then_some(Place::Bucket { name, prefix: prefix.trim_matches('/') })
+    }
+}
+
+/// A text that is not shown.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct Hidden(String);
+
+impl Hidden {
+    #[must_use]
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Hidden {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Hidden(..)")
     }
 }
 
@@ -221,5 +284,9 @@ impl Upstream {
 impl Config {
     pub fn program(&self, name: &str) -> Option<&Program> {
         self.programs.iter().find(|program| program.name == name)
+    }
+
+    pub fn destination(&self, name: &str) -> Option<&Destination> {
+        self.audit.destinations.iter().find(|destination| destination.name == name)
     }
 }

@@ -120,6 +120,7 @@ ids! {
     SyncRequestId = "sync";
     /// Of payloads that were taken away on purpose.
     ErasureId = "era";
+    ExportJobId = "exp";
     /// A running worker process.
     WorkerId = "wkr";
 }

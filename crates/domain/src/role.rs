@@ -44,6 +44,8 @@ pub enum Action {
     ReadAudit,
     /// What is kept of the trail and for how long, and what is erased from it.
     WriteAudit,
+    /// Have the trail written to one of the operator's destinations.
+    ExportAudit,
     ReadAdminEvents,
 }
 
@@ -67,6 +69,7 @@ impl Action {
         Self::ReadReports,
         Self::ReadAudit,
         Self::WriteAudit,
+        Self::ExportAudit,
         Self::ReadAdminEvents,
     ];
 }
@@ -91,7 +94,9 @@ impl Role {
                     | A::ReadAdminEvents
             ),
             Self::Finance => matches!(action, A::ReadTenant | A::ReadConfig | A::ReadPrices | A::WritePrices | A::ReadReports),
-            Self::Auditor => matches!(action, A::ReadTenant | A::ReadReports | A::ReadAudit | A::ReadAdminEvents),
+            Self::Auditor => {
+                matches!(action, A::ReadTenant | A::ReadReports | A::ReadAudit | A::ExportAudit | A::ReadAdminEvents)
+            }
         }
     }
 

@@ -16,6 +16,9 @@ pub enum StoreError {
     /// The write names something that does not exist or cannot be: the field's JSON pointer and a sentence for the caller.
     #[error("{pointer}: {message}")]
     Invalid { pointer: String, message: String },
+    /// Rows that were asked for by their place were dropped with their month. The text is for the caller.
+    #[error("{0}")]
+    Gone(&'static str),
     /// Postgres is away, full or too slow.
     #[error("the database is not available: {0}")]
     Unavailable(sqlx::Error),

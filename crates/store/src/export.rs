@@ -23,7 +23,7 @@ const BATCH: i64 = 500;
 /// Rows are handed over once they hold about this many bytes, however few they are.
 const CHUNK_BYTES: usize = 256 << 10;
 /// A reader who takes nothing for this long is gone: the snapshot it holds keeps Postgres from tidying up.
-const STALL: Duration = Duration::from_secs(60);
+pub(crate) const STALL: Duration = Duration::from_secs(60);
 
 /// An export whose snapshot has been taken: what commits from now on is not in it.
 #[derive(Debug)]

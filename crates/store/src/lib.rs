@@ -12,6 +12,8 @@ pub mod erasures;
 pub mod error;
 pub mod events;
 pub mod export;
+pub mod export_jobs;
+pub mod follow;
 pub mod groups;
 pub mod idempotency;
 pub mod keys;

@@ -53,6 +53,9 @@ const ROWS: &[(&str, &str)] = &[
     ("audit_settings", "(tenant_id, updated_at) VALUES (COALESCE($1, $2), now())"),
     ("audit_erasures", "(tenant_id, erasure_id, at, by, reason, selection, calls, runs) VALUES ($1, $2, now(), 'x', 'x', '{}', 0, 0)"),
     ("audit_erased", "(tenant_id, row_id, erasure_id) VALUES ($1, $2, $1)"),
+    ("export_jobs", "(tenant_id, export_job_id, format, destination, path, filter, first, position, until, lenient, created_at)
+       VALUES ($1, COALESCE($2, $1), 'ndjson', 'd', '', '{}', 0, 0, 0, false, now())"),
+    ("export_parts", "(tenant_id, export_job_id, number, name, rows, bytes, sha256) VALUES ($1, $1, ('x' || substr($2::text, 1, 7))::bit(28)::int, 'n', 0, 0, '')"),
     ("script_journal", "(tenant_id, script_run_id, sequence, call_id) VALUES ($1, $2, 1, $1)"),
     ("tool_call_events", "(tenant_id, call_id, kind, at, llm_request_id, key_id, tool_name, decision) VALUES ($1, $2, 0, now(), $1, $1, 't', 'permitted')"),
     ("tool_call_payloads", "(tenant_id, call_id, kind, size, body) VALUES ($1, $2, 0, 0, '')"),
@@ -76,6 +79,8 @@ audit_settings: SIU S - - -
 audit_writers: - - - SIUD -
 call_blocks: SID S - - -
 config_revision: S S - - -
+export_jobs: SIU Su - - -
+export_parts: SI - - - -
 idempotency_keys: SID SD - - -
 late_calls: SD S - - -
 llm_requests: S - - - I

@@ -189,7 +189,10 @@ pub fn clean_command(program: &Path) -> Command {
 fn write_config(dir: &Path, more: &str) -> PathBuf {
     let path = dir.join("tollgate.toml");
     let programs = super::peers::programs(dir);
-    fs::write(&path, format!("{more}\n{programs}")).expect("the settings file");
+    let exports = dir.join("exports");
+    fs::create_dir_all(&exports).expect("a folder for exports");
+    let destination = format!("[[audit.destination]]\nname = 'lake'\nurl = 'file://{}'\n", exports.display());
+    fs::write(&path, format!("{more}\n{programs}\n{destination}")).expect("the settings file");
     path
 }
 

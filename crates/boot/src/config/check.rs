@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use tracing_subscriber::EnvFilter;
 
-use super::{Config, Limits, Oidc, Program};
+use super::{Config, Destination, Limits, Oidc, Place, Program};
 
 /// RFC 7518 names of the algorithms whose verification key cannot sign.
 const ASYMMETRIC: [&str; 9] = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA"];
@@ -22,6 +22,13 @@ impl Config {
             }
         }
         self.oidc.iter().try_for_each(check_oidc)?;
+        let mut names = BTreeSet::new();
+        for destination in &self.audit.destinations {
+            check_destination(destination)?;
+            if !names.insert(&destination.name) {
+                return Err(format!("two audit destinations are named {:?}; names must differ", destination.name));
+            }
+        }
         check_limits(&self.limits)?;
         check_telemetry(&self.telemetry)
     }
@@ -29,14 +36,44 @@ impl Config {
 
 fn check_program(program: &Program) -> Check {
     let name = &program.name;
-    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_';
-    if name.is_empty() || name.len() > 64 || !name.chars().all(plain) {
-        return Err(format!("program name {name:?} must be 1 to 64 lower-case letters, digits, `-` or `_`"));
-    }
+    check_name("program", name)?;
     if program.command.as_os_str().is_empty() {
         return Err(format!("program {name:?} has an empty command"));
     }
     Ok(())
+}
+
+fn check_name(what: &str, name: &str) -> Check {
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_';
+    if name.is_empty() || name.len() > 64 || !name.chars().all(plain) {
+        return Err(format!("{what} name {name:?} must be 1 to 64 lower-case letters, digits, `-` or `_`"));
+    }
+    Ok(())
+}
+
+fn check_destination(destination: &Destination) -> Check {
+    check_name("audit destination", &destination.name)?;
+    let what = format!("audit destination {:?}", destination.name);
+    let bucket = match destination.place() {
+        Some(Place::Folder(_)) => false,
+        Some(Place::Bucket { .. }) => true,
+        None => return Err(format!("{what}: the url must be `file:///an/absolute/folder` or `s3://bucket/prefix`")),
+    };
+    let Destination { endpoint, region, access_key_id, secret_access_key, allow_http, .. } = destination;
+    let keyed = access_key_id.is_some() || secret_access_key.is_some();
+    if !bucket && (endpoint.is_some() || region.is_some() || keyed || *allow_http) {
+        return Err(format!("{what} is a folder: endpoint, region, keys and allow_http are for s3:// alone"));
+    }
+    if access_key_id.is_some() != secret_access_key.is_some() {
+        return Err(format!("{what} needs access_key_id and secret_access_key together, or neither"));
+    }
+    match endpoint {
+        Some(url) if !allow_http && url.starts_with("http://") => {
+            Err(format!("{what}: its endpoint must be https, or say `allow_http = true`"))
+        }
+        Some(url) => check_url(&format!("{what}: endpoint"), url, false),
+        None => Ok(()),
+    }
 }
 
 fn check_oidc(oidc: &Oidc) -> Check {
@@ -134,6 +171,34 @@ mod tests {
         assert!(refusal(&oidc("issuer = 'http://id.example'")).contains("must be https"));
         let local = oidc("issuer = 'http://127.0.0.1:9000/realm'");
         assert!(Config::parse(&local, Path::new("t.toml")).is_ok());
+    }
+
+    #[test]
+    fn a_destination_is_a_folder_or_a_bucket_and_keeps_its_secret() {
+        let one = |fields: &str| format!("[[audit.destination]]\nname = 'lake'\n{fields}\n");
+        for (fields, told) in [
+            ("url = 'file://relative'", "absolute/folder"),
+            ("url = 's3://'", "s3://bucket/prefix"),
+            ("url = 'https://bucket.example'", "s3://bucket/prefix"),
+            ("url = 'file:///x'\nregion = 'eu-1'", "is a folder"),
+            ("url = 's3://b'\naccess_key_id = 'a'", "together, or neither"),
+            ("url = 's3://b'\nendpoint = 'http://store:9000'", "allow_http = true"),
+            ("url = 's3://b'\nendpoint = 'store:9000'", "must begin with https://"),
+        ] {
+            assert!(refusal(&one(fields)).contains(told), "{fields}: {}", refusal(&one(fields)));
+        }
+        let twice = one("url = 'file:///x'");
+        assert!(refusal(&format!("{twice}{twice}")).contains("two audit destinations"));
+        assert!(refusal("[[audit.destination]]\nname = 'A'\nurl = 'file:///x'").contains("lower-case"));
+
+        let text = one(
+            "url = 's3://b/pre/fix/'\nendpoint = 'http://store:9000'\nallow_http = true\naccess_key_id = 'a'\nsecret_access_key = 'hush'",
+        );
+        let config = Config::parse(&text, Path::new("t.toml")).expect("valid");
+        let destination = config.destination("lake").expect("listed");
+        assert_eq!(destination.place(), Some(Place::Bucket { name: "b", prefix: "pre/fix" }));
+        assert!(!format!("{config:?}").contains("hush"));
+        assert_eq!(destination.secret_access_key.as_ref().map(super::super::Hidden::reveal), Some("hush"));
     }
 
     #[test]
