@@ -107,6 +107,7 @@ pub(crate) fn entries() -> Vec<Entry> {
         GET    "/v1/tenants/{tenant_id}/tool-calls"                       ReadAudit       tool_calls::list::handle;
         GET    "/v1/tenants/{tenant_id}/tool-calls/{call_id}"             ReadAudit       tool_calls::get::handle;
         GET    "/v1/tenants/{tenant_id}/audit/export"                     ReadAudit       audit::export::handle;
+        GET    "/v1/tenants/{tenant_id}/audit/followers"                  ReadAudit       audit::followers::list::handle;
     }
 }
 

@@ -5,6 +5,7 @@
 mod auth;
 mod bodies;
 mod door;
+mod followers;
 mod idempotency;
 mod lists;
 mod resources;

@@ -2,12 +2,14 @@
 //! and an error says in which line of which file it stands.
 
 mod check;
+mod followers;
 mod load;
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use serde::Deserialize;
 
+pub use followers::{Anchor, Bucket, Hidden, Sink, SinkFormat, SinkRows, Syslog, SyslogProtocol, Webhook};
 pub use load::{ConfigArgs, ConfigError};
 
 /// The file as a whole. Programs and identity providers are lists, written `[[program]]` and `[[oidc]]`.
@@ -184,11 +186,15 @@ pub struct Audit {
     pub signing_keys: Vec<PathBuf>,
     /// How often rows are sealed. It is how far seals, streams and cursors trail behind.
     pub seal_milliseconds: u64,
+    #[serde(rename = "sink")]
+    pub sinks: Vec<Sink>,
+    #[serde(rename = "anchor")]
+    pub anchors: Vec<Anchor>,
 }
 
 impl Default for Audit {
     fn default() -> Self {
-        Self { signing_keys: Vec::new(), seal_milliseconds: 1000 }
+        Self { signing_keys: Vec::new(), seal_milliseconds: 1000, sinks: Vec::new(), anchors: Vec::new() }
     }
 }
 

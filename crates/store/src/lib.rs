@@ -10,6 +10,7 @@ pub mod costs;
 pub mod error;
 pub mod events;
 pub mod export;
+pub mod followers;
 pub mod groups;
 pub mod idempotency;
 pub mod keys;
