@@ -274,6 +274,8 @@ async fn every_row_reaches_a_webhook_in_order_through_failures_and_a_restart(poo
     receiver.meets(tenant, Mood::Hangs).await;
     let theirs = expected(&store, other).await;
     eventually("the other tenant's rows", async || (receiver.rows(other) == theirs).then_some(())).await;
+    let sent: usize = receiver.bodies(other).iter().map(|body| body["rows"].as_array().unwrap().len()).sum();
+    assert_eq!(sent, theirs.len(), "two processes share the work, and nothing comes twice without need");
     assert_eq!(receiver.rows(tenant), Vec::<String>::new());
     receiver.meets(tenant, Mood::Redirects).await;
     assert_eq!(receiver.0.lock().unwrap().redirected, 0, "a redirect is not followed");
