@@ -164,6 +164,10 @@ async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> 
     panic!("never came: {what}");
 }
 
+async fn in_time<T>(coming: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(30), coming).await.expect("it never came")
+}
+
 // ---------------------------------------------------------------- a receiver of webhooks
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -328,7 +332,7 @@ async fn a_new_follower_begins_at_the_end_and_with_the_beginning_of_what_comes_l
     let receiver = Receiver::default();
     let url = receiver.start().await;
     let config = config(&format!(
-        "[[audit.sink]]\nname = 'siem'\nrows = 'admin_events'\ntenants = ['acme', 'late']\nwebhook = {{ url = '{url}' }}\n"
+        "[[audit.sink]]\nname = 'siem'\nrows = 'admin_events'\ntenants = ['{tenant}', 'late']\nwebhook = {{ url = '{url}' }}\n"
     ));
     let process = Process::start(&pool, &config);
     let places = "SELECT count(*) FROM audit_followers";
@@ -408,13 +412,13 @@ async fn rows_come_as_syslog_and_again_when_the_receiver_dies(pool: PgPool) {
     let process = Process::start(&pool, &config);
     // It dies with most of it unread, twice: the messages come again.
     for _ in 0..2 {
-        let (mut stream, _) = listener.accept().await.unwrap();
+        let (mut stream, _) = in_time(listener.accept()).await.unwrap();
         let mut some = [0; 10];
         stream.read_exact(&mut some).await.unwrap();
     }
-    let (mut stream, _) = listener.accept().await.unwrap();
+    let (mut stream, _) = in_time(listener.accept()).await.unwrap();
     let mut bytes = Vec::new();
-    stream.read_to_end(&mut bytes).await.unwrap();
+    in_time(stream.read_to_end(&mut bytes)).await.unwrap();
     drop(stream);
     let messages = unframe(&bytes);
     let wanted = expected(&store, tenant).await;
@@ -433,7 +437,7 @@ async fn rows_come_as_syslog_and_again_when_the_receiver_dies(pool: PgPool) {
 
     let (mut told, mut buffer) = (Vec::new(), vec![0; 1 << 16]);
     while told.len() < 3 {
-        let length = datagrams.recv(&mut buffer).await.unwrap();
+        let length = in_time(datagrams.recv(&mut buffer)).await.unwrap();
         let (parameters, event) = parse(std::str::from_utf8(&buffer[..length]).unwrap());
         assert_eq!((&event["class_uid"], event["metadata"]["uid"].as_str()), (&json!(6003), Some(&*parameters["id"])));
         told.push(parameters["id"].clone());

@@ -54,8 +54,6 @@ pub struct Wanted {
 #[derive(Debug, Clone)]
 pub struct Behind {
     pub tenant: TenantId,
-    /// `None` for the log of what belongs to no tenant.
-    pub slug: Option<String>,
     pub lag: u64,
 }
 
@@ -120,30 +118,43 @@ pub async fn register(store: &Store, follower: &str, start: Start, now: DateTime
     Ok(tx.commit().await?)
 }
 
-/// At most `limit` logs in which the follower is behind, the ones that have waited longest first.
+/// At most `limit` logs in which the follower is behind, the ones that have waited longest first: of the tenants named by id or slug,
+/// or of all. Logs that another process delivers are left to it.
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn behind(store: &Store, follower: &str, limit: i64) -> StoreResult<Vec<Behind>> {
+pub async fn behind(
+    store: &Store,
+    follower: &str,
+    tenants: Option<&[String]>,
+    Holder(holder): Holder,
+    limit: i64,
+) -> StoreResult<Vec<Behind>> {
     let mut tx = store.control().await?;
-    let rows = sqlx::query(
-        "SELECT t.tenant_id, t.slug, h.head - COALESCE(f.position, 0) AS lag
+    let rows: Vec<(Uuid, i64)> = sqlx::query_as(
+        "SELECT t.tenant_id, h.head - COALESCE(f.position, 0)
          FROM (SELECT tenant_id, slug FROM tenants UNION ALL SELECT '00000000-0000-0000-0000-000000000000', NULL) t
          CROSS JOIN LATERAL (SELECT s.first + s.count AS head FROM audit_seals s WHERE s.tenant_id = t.tenant_id
                              ORDER BY s.sequence DESC LIMIT 1) h
          LEFT JOIN audit_followers f ON f.tenant_id = t.tenant_id AND f.follower = $1
-         WHERE h.head > COALESCE(f.position, 0) ORDER BY f.updated_at NULLS FIRST LIMIT $2",
+         WHERE h.head > COALESCE(f.position, 0) AND ($2::text[] IS NULL OR t.slug = ANY($2) OR t.tenant_id = ANY($3))
+           AND (f.holder IS NULL OR f.holder = $4 OR f.held_until < clock_timestamp())
+         ORDER BY f.updated_at NULLS FIRST LIMIT $5",
     )
     .bind(follower)
+    .bind(tenants)
+    .bind(ids_among(tenants.unwrap_or_default()))
+    .bind(holder)
     .bind(limit)
     .fetch_all(&mut *tx)
     .await?;
     tx.commit().await?;
-    let read = |row: &sqlx::postgres::PgRow| {
-        let lag = u64::try_from(row.try_get::<i64, _>("lag")?).unwrap_or(0);
-        Ok(Behind { tenant: row.try_get::<Uuid, _>("tenant_id")?.into(), slug: row.try_get("slug")?, lag })
-    };
-    rows.iter().map(read).collect()
+    let read = |(tenant, lag): (Uuid, i64)| Behind { tenant: tenant.into(), lag: u64::try_from(lag).unwrap_or(0) };
+    Ok(rows.into_iter().map(read).collect())
+}
+
+fn ids_among(names: &[String]) -> Vec<Uuid> {
+    names.iter().filter_map(|name| Some(name.parse::<TenantId>().ok()?.uuid())).collect()
 }
 
 /// Those of `names` that are no tenant's id or slug.
@@ -151,12 +162,11 @@ pub async fn behind(store: &Store, follower: &str, limit: i64) -> StoreResult<Ve
 /// # Errors
 /// When the database does not answer.
 pub async fn strangers(store: &Store, names: &[String]) -> StoreResult<Vec<String>> {
-    let ids: Vec<Uuid> = names.iter().filter_map(|name| Some(name.parse::<TenantId>().ok()?.uuid())).collect();
     let mut tx = store.control().await?;
     let rows: Vec<(Uuid, String)> =
         sqlx::query_as("SELECT tenant_id, slug FROM tenants WHERE slug = ANY($1) OR tenant_id = ANY($2)")
             .bind(names)
-            .bind(ids)
+            .bind(ids_among(names))
             .fetch_all(&mut *tx)
             .await?;
     tx.commit().await?;

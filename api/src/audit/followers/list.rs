@@ -1,9 +1,9 @@
 use chrono::{DateTime, Utc};
 use serde::Serialize;
+use tollgate_domain::TenantId;
 use tollgate_store::{followers as cursors, seals, tenants};
 use utoipa::ToSchema;
 
-use super::follows;
 use crate::{
     ctx::Ctx,
     page::{ListBody, NoFilter, Query},
@@ -38,7 +38,7 @@ pub async fn handle(ctx: Ctx, Query(NoFilter {}): Query<NoFilter>) -> Answer {
     tx.commit().await.map_err(tollgate_store::StoreError::from)?;
 
     let audit = &ctx.app.config.audit;
-    let sinks = audit.sinks.iter().filter(|sink| follows(sink.tenants.as_deref(), ctx.tenant, Some(&slug)));
+    let sinks = audit.sinks.iter().filter(|sink| follows(sink.tenants.as_deref(), ctx.tenant, &slug));
     let sinks = sinks.map(|sink| (&sink.name, if sink.webhook.is_some() { "webhook" } else { "syslog" }));
     let anchors = audit.anchors.iter().map(|anchor| (&anchor.name, "anchor"));
     let show = |(name, kind): (&String, &'static str)| {
@@ -52,4 +52,23 @@ pub async fn handle(ctx: Ctx, Query(NoFilter {}): Query<NoFilter>) -> Answer {
     };
     let items = sinks.chain(anchors).map(show).collect();
     Ok(ctx.ok(&ListBody::<Follower> { items, next_page: None }))
+}
+
+/// Whether a sink that is restricted to `tenants` is sent this one's rows; what the store does by query for those who send them.
+fn follows(tenants: Option<&[String]>, tenant: TenantId, slug: &str) -> bool {
+    tenants.is_none_or(|names| names.iter().any(|name| name == slug || name.parse() == Ok(tenant)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sink_of_some_tenants_is_no_other_tenants() {
+        let (one, other) = (TenantId::from_uuid(uuid::Uuid::from_u128(1)), TenantId::from_uuid(uuid::Uuid::from_u128(2)));
+        let names = [one.to_string(), "acme".to_owned()];
+        assert!(follows(None, other, "x"));
+        assert!(follows(Some(&names), one, "x") && follows(Some(&names), other, "acme"));
+        assert!(!follows(Some(&names), other, "acme2") && !follows(Some(&[]), one, "acme"));
+    }
 }
