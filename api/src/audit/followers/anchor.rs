@@ -215,6 +215,14 @@ fn loopback(bucket: &config::Bucket) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use axum::{
+        Router,
+        extract::State,
+        http::{HeaderMap, StatusCode, Uri},
+        response::IntoResponse,
+        routing,
+    };
+    use bytes::Bytes;
     use object_store::memory::InMemory;
     use tollgate_evidence::{Hash, seal::Seal};
 
@@ -247,6 +255,53 @@ mod tests {
         assert!(refused.shown.contains("was rewritten"), "{refused:?}");
         let kept = store.get(&at).await.unwrap().bytes().await.unwrap();
         assert_eq!(serde_json::from_slice::<SignedSeal>(&kept).unwrap(), seal(1));
+    }
+
+    /// What of S3 an anchor needs, as its documentation says it: `If-None-Match: *` on PUT answers 412 where the object is.
+    async fn s3() -> (String, Objects) {
+        let objects = Objects::default();
+        let put = async |State(objects): State<Objects>, uri: Uri, headers: HeaderMap, body: Bytes| {
+            let mut objects = objects.lock().unwrap();
+            assert!(headers["authorization"].to_str().unwrap().contains("Credential=key-id/"), "signed");
+            if headers.get("if-none-match").is_some_and(|value| value == "*") && objects.contains_key(uri.path()) {
+                return StatusCode::PRECONDITION_FAILED.into_response();
+            }
+            objects.insert(uri.path().to_owned(), body);
+            [("etag", "\"1\"")].into_response()
+        };
+        let get = async |State(objects): State<Objects>, uri: Uri| match objects.lock().unwrap().get(uri.path()) {
+            Some(body) => ([("etag", "\"1\""), ("last-modified", "Tue, 14 Nov 2023 22:13:20 GMT")], body.clone()).into_response(),
+            None => StatusCode::NOT_FOUND.into_response(),
+        };
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let router = Router::new().route("/{*path}", routing::put(put).get(get)).with_state(objects.clone());
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        (format!("http://{address}"), objects)
+    }
+
+    type Objects = Arc<Mutex<std::collections::BTreeMap<String, Bytes>>>;
+
+    #[tokio::test]
+    async fn a_seal_in_s3_is_created_and_never_replaced() {
+        let (endpoint, objects) = s3().await;
+        let bucket = config::Bucket {
+            url: "s3://heads/of/logs/".into(),
+            endpoint: Some(endpoint),
+            region: Some("eu-west-1".into()),
+            access_key_id: Some("key-id".into()),
+            secret_access_key: Some("secret".into()),
+            allow_http: false,
+        };
+        let (store, prefix) = open(&bucket, Duration::from_secs(5)).unwrap();
+        let at = object(&prefix, &seal(1));
+        create(&*store, &at, json(&seal(1))).await.unwrap();
+        create(&*store, &at, json(&seal(1))).await.unwrap();
+        let refused = create(&*store, &at, json(&seal(2))).await.unwrap_err();
+        assert!(refused.shown.contains("was rewritten"), "{refused:?}");
+        let there = objects.lock().unwrap().clone();
+        let name = format!("/heads/of/logs/{}/000000000003.json", tenant());
+        assert_eq!(there.into_iter().collect::<Vec<_>>(), [(name, Bytes::from(json(&seal(1))))]);
     }
 
     #[tokio::test]
