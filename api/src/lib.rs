@@ -65,11 +65,12 @@ pub struct ApiParts {
 /// Serve until the end is asked for.
 ///
 /// # Errors
-/// None at present; the caller need not know.
+/// When a follower of the audit log cannot work as configured.
 pub async fn serve(parts: ApiParts) -> anyhow::Result<()> {
     let ApiParts { store, config, secrets, clock, listener, shutdown, health } = parts;
     let limits = ServeLimits::from(&config.limits);
     let app = App { shutdown: shutdown.clone(), ..App::new(store, config, secrets, clock) };
+    audit::followers::start(&app, &shutdown, audit::followers::Pace::default())?;
     health.expect("api");
     let upkeep = tokio::spawn(upkeep(app.clone(), health.clone(), shutdown.clone()));
     let refresh = tokio::spawn(refresh_keys(app.clone()));

@@ -123,6 +123,7 @@ pub(crate) fn entries() -> Vec<Entry> {
         GET    "/v1/tenants/{tenant_id}/audit/export-jobs"                ReadAudit       audit::export_jobs::list::handle;
         GET    "/v1/tenants/{tenant_id}/audit/export-jobs/{export_job_id}" ReadAudit      audit::export_jobs::get::handle;
         POST   "/v1/tenants/{tenant_id}/audit/export-jobs/{export_job_id}/cancel" ExportAudit audit::export_jobs::cancel::handle;
+        GET    "/v1/tenants/{tenant_id}/audit/followers"                  ReadAudit       audit::followers::list::handle;
     }
 }
 

@@ -6,6 +6,7 @@ mod auth;
 mod bodies;
 mod door;
 mod exports;
+mod followers;
 mod idempotency;
 mod keeping;
 mod lists;

@@ -2,12 +2,14 @@
 //! and an error says in which line of which file it stands.
 
 mod check;
+mod followers;
 mod load;
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use serde::Deserialize;
 
+pub use followers::{Anchor, Bucket, Hidden, Sink, SinkFormat, SinkRows, Syslog, SyslogProtocol, Webhook};
 pub use load::{ConfigArgs, ConfigError};
 
 /// The file as a whole. Programs and identity providers are lists, written `[[program]]` and `[[oidc]]`.
@@ -187,11 +189,15 @@ pub struct Audit {
     /// Where export jobs may write, `[[audit.destination]]`. The admin API refers to one by its name and can name no other place.
     #[serde(rename = "destination")]
     pub destinations: Vec<Destination>,
+    #[serde(rename = "sink")]
+    pub sinks: Vec<Sink>,
+    #[serde(rename = "anchor")]
+    pub anchors: Vec<Anchor>,
 }
 
 impl Default for Audit {
     fn default() -> Self {
-        Self { signing_keys: Vec::new(), seal_milliseconds: 1000, destinations: Vec::new() }
+        Self { signing_keys: Vec::new(), seal_milliseconds: 1000, destinations: Vec::new(), sinks: Vec::new(), anchors: Vec::new() }
     }
 }
 
@@ -234,24 +240,6 @@ impl Destination {
         }
         let (name, prefix) = self.url.strip_prefix("s3://").map(|rest| rest.split_once('/').unwrap_or((rest, "")))?;
         (!name.is_empty()).then_some(Place::Bucket { name, prefix: prefix.trim_matches('/') })
-    }
-}
-
-/// A text that is not shown.
-#[derive(Clone, PartialEq, Eq, Deserialize)]
-#[serde(transparent)]
-pub struct Hidden(String);
-
-impl Hidden {
-    #[must_use]
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl std::fmt::Debug for Hidden {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Hidden(..)")
     }
 }
 

@@ -14,6 +14,7 @@ pub mod events;
 pub mod export;
 pub mod export_jobs;
 pub mod follow;
+pub mod followers;
 pub mod groups;
 pub mod idempotency;
 pub mod keys;

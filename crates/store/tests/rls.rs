@@ -51,6 +51,7 @@ const ROWS: &[(&str, &str)] = &[
     ("audit_entries", "(tenant_id, sequence, entries) VALUES ($1, ('x' || substr($2::text, 1, 7))::bit(28)::int, '')"),
     ("audit_nodes", "(tenant_id, level, index, hash) VALUES ($1, 0, ('x' || substr($2::text, 1, 7))::bit(28)::int, '')"),
     ("audit_settings", "(tenant_id, updated_at) VALUES (COALESCE($1, $2), now())"),
+    ("audit_followers", "(tenant_id, follower, position, updated_at) VALUES (COALESCE($1, $2), $2::text, 0, now())"),
     ("audit_erasures", "(tenant_id, erasure_id, at, by, reason, selection, calls, runs) VALUES ($1, $2, now(), 'x', 'x', '{}', 0, 0)"),
     ("audit_erased", "(tenant_id, row_id, erasure_id) VALUES ($1, $2, $1)"),
     ("export_jobs", "(tenant_id, export_job_id, format, destination, path, filter, first, position, until, lenient, created_at)
@@ -72,9 +73,10 @@ audit_batches: I - - SID I
 audit_entries: S - - SI -
 audit_erased: SI - - - -
 audit_erasures: SI - - - -
+audit_followers: S SIU - - -
 audit_keys: S - - SI -
 audit_nodes: S - - SI -
-audit_seals: S - - SI -
+audit_seals: S S - SI -
 audit_settings: SIU S - - -
 audit_writers: - - - SIUD -
 call_blocks: SID S - - -

@@ -9,7 +9,7 @@ mod ocsf;
 mod parquet;
 
 #[cfg(test)]
-mod fixtures;
+pub mod fixtures;
 
 use bytes::Bytes;
 use futures::{Stream, stream};

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use tracing_subscriber::EnvFilter;
 
-use super::{Config, Destination, Limits, Oidc, Place, Program};
+use super::{Config, Destination, Limits, Oidc, Place, Program, followers};
 
 /// RFC 7518 names of the algorithms whose verification key cannot sign.
 const ASYMMETRIC: [&str; 9] = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA"];
@@ -30,6 +30,7 @@ impl Config {
             }
         }
         check_limits(&self.limits)?;
+        followers::check(&self.audit)?;
         check_telemetry(&self.telemetry)
     }
 }

@@ -88,6 +88,9 @@ impl Config {
                 *cwd = folder.join(&*cwd);
             }
         }
+        for file in self.audit.anchors.iter_mut().filter_map(|anchor| anchor.file.as_mut()) {
+            *file = folder.join(&*file);
+        }
     }
 }
 
