@@ -171,12 +171,16 @@ async fn a_change_to_a_row_breaks_its_leaf(pool: PgPool) {
             _ => format!("COALESCE({column}, 0) + 1"),
         };
         let mut tx = pool.begin().await.unwrap();
-        for sql in [
-            "SET LOCAL session_replication_role = replica".to_owned(),
-            format!("ALTER TABLE {table} DROP CONSTRAINT IF EXISTS {table}_state_check"),
-            format!("ALTER TABLE {table} DROP CONSTRAINT IF EXISTS {table}_origin_check"),
-            format!("UPDATE {table} SET {column} = {other}"),
-        ] {
+        let rules: Vec<String> =
+            sqlx::query_scalar("SELECT conname::text FROM pg_constraint WHERE conrelid = $1::regclass AND contype = 'c'")
+                .bind(&table)
+                .fetch_all(&mut *tx)
+                .await
+                .unwrap();
+        let mut past = vec!["SET LOCAL session_replication_role = replica".to_owned()];
+        past.extend(rules.iter().map(|rule| format!("ALTER TABLE {table} DROP CONSTRAINT {rule}")));
+        past.push(format!("UPDATE {table} SET {column} = {other}"));
+        for sql in past {
             sqlx::query(sqlx::AssertSqlSafe(sql)).execute(&mut *tx).await.unwrap();
         }
         let mut rows = 0;
