@@ -175,6 +175,8 @@ async fn a_change_to_a_row_breaks_its_leaf(pool: PgPool) {
             "SET LOCAL session_replication_role = replica".to_owned(),
             format!("ALTER TABLE {table} DROP CONSTRAINT IF EXISTS {table}_state_check"),
             format!("ALTER TABLE {table} DROP CONSTRAINT IF EXISTS {table}_origin_check"),
+            // Ties columns together, so that none of them could be changed alone.
+            format!("ALTER TABLE {table} DROP CONSTRAINT IF EXISTS {table}_check"),
             format!("UPDATE {table} SET {column} = {other}"),
         ] {
             sqlx::query(sqlx::AssertSqlSafe(sql)).execute(&mut *tx).await.unwrap();
