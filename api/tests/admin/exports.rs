@@ -6,10 +6,14 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use sqlx::PgPool;
-use tollgate_api::audit::export_jobs::runner::{PartLimits, Runner};
+use sqlx::{PgPool, postgres::PgPoolOptions};
+use tollgate_api::{
+    App,
+    audit::export_jobs::runner::{PartLimits, Runner},
+};
 use tollgate_boot::Config;
 use tollgate_domain::tool::sha256;
+use tollgate_store::Store;
 
 use crate::world::{Reply, Trail, World};
 
@@ -79,6 +83,29 @@ fn folder(name: &str) -> (Config, PathBuf) {
     (Config::parse(&text, Path::new("tollgate.toml")).unwrap(), folder)
 }
 
+/// A process of its own, as far as the database can tell: its connections end with it.
+async fn process(world: &World) -> (PgPool, App) {
+    let options = (*world.pool.connect_options()).clone();
+    let pool = PgPoolOptions::new().max_connections(4).connect_with(options).await.unwrap();
+    let mut app = world.app.clone();
+    app.store = Store::from_pool(pool.clone());
+    (pool, app)
+}
+
+/// From now on each part takes a while: the test comes in between however busy the machine is.
+async fn slow(world: &World) {
+    for sql in [
+        "CREATE FUNCTION slowly() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.1); RETURN NEW; END $$",
+        "CREATE TRIGGER slowly BEFORE INSERT ON export_parts FOR EACH ROW EXECUTE FUNCTION slowly()",
+    ] {
+        sqlx::query(sql).execute(&world.pool).await.unwrap();
+    }
+}
+
+async fn quick(world: &World) {
+    sqlx::query("DROP TRIGGER slowly ON export_parts").execute(&world.pool).await.unwrap();
+}
+
 /// Every part that the manifest lists, checked against it and read; their rows in order.
 fn parts(folder: &Path) -> Vec<String> {
     let manifest: Value = serde_json::from_slice(&std::fs::read(folder.join("_manifest.json")).unwrap()).unwrap();
@@ -121,15 +148,16 @@ async fn a_job_that_was_killed_is_gone_on_with_and_writes_every_row_once(pool: P
     trail.calls(3).await;
     trail.seal().await;
     let path = format!("{jobs}/{}", job.id());
-    let runner = Runner::new(world.app.clone()).with_limits(PartLimits { rows: 10, bytes: 1 << 20 });
+    let limits = PartLimits { rows: 10, bytes: 1 << 20 };
+    let runner = Runner::new(world.app.clone()).with_limits(limits);
 
+    slow(&world).await;
     // Killed in the middle, three times, each at another part.
     let mut whole = 0;
     for _ in 0..3 {
-        let work = tokio::spawn({
-            let runner = runner.clone();
-            async move { runner.round().await }
-        });
+        let (own, app) = process(&world).await;
+        let dying = Runner::new(app).with_limits(limits);
+        let work = tokio::spawn(async move { dying.round().await });
         loop {
             let now = world.get(&auditor, &path).await.json;
             if now["part_count"].as_i64().unwrap() > whole + 2 {
@@ -140,6 +168,7 @@ async fn a_job_that_was_killed_is_gone_on_with_and_writes_every_row_once(pool: P
         }
         work.abort();
         assert!(work.await.unwrap_err().is_cancelled());
+        own.close().await;
         let now = world.get(&auditor, &path).await.json;
         whole = now["part_count"].as_i64().unwrap();
         assert_eq!((&now["state"], now["rows"].as_i64()), (&json!("running"), Some(whole * 10)), "{now}");
@@ -147,6 +176,7 @@ async fn a_job_that_was_killed_is_gone_on_with_and_writes_every_row_once(pool: P
         assert!(!runner.round().await.unwrap(), "whose runner may still be alive is left alone");
         world.pass(chrono::Duration::seconds(31));
     }
+    quick(&world).await;
     // What a dead runner left of its next part is written again.
     let files = root.join(job.json["folder"].as_str().unwrap());
     std::fs::write(files.join(format!("part-{:05}.ndjson", whole + 1)), "half a part").unwrap();
@@ -243,6 +273,7 @@ async fn a_job_that_is_cancelled_or_outlived_by_its_process_stops_between_parts(
         }
         (path, root.join(job["folder"].as_str().unwrap()), work)
     };
+    slow(&world).await;
     let (path, files, work) = begin().await;
     assert_eq!(world.post(&world.root, &format!("{path}/cancel"), json!({})).await.status, 200);
     assert!(work.await.unwrap().unwrap());
@@ -255,6 +286,7 @@ async fn a_job_that_is_cancelled_or_outlived_by_its_process_stops_between_parts(
     assert!(work.await.unwrap().unwrap());
     let job = world.get(&world.root, &path).await.json;
     assert!(job["state"] == "queued" && job["part_count"].as_i64().unwrap() < 200, "another may take it at once: {job}");
+    quick(&world).await;
     let another = World::with_config(world.pool.clone(), (*world.app.config).clone()).await;
     assert!(Runner::new(another.app.clone()).round().await.unwrap());
     assert_eq!(parts(&files), made);

@@ -68,8 +68,7 @@ impl Store {
     /// When no connection is to be had.
     pub async fn tenant(&self, tenant: TenantId) -> StoreResult<Tx> {
         // One message: BEGIN, role and tenant. The simple protocol takes no parameters; a UUID prints hex and dashes alone.
-        let begin = format!("BEGIN; SET LOCAL ROLE tollgate_app; SET LOCAL app.tenant_id = '{}'", tenant.uuid());
-        Ok(self.pool.begin_with(AssertSqlSafe(begin)).await?)
+        self.begin(format!("BEGIN; SET LOCAL ROLE tollgate_app; SET LOCAL app.tenant_id = '{}'", tenant.uuid())).await
     }
 
     /// [`Self::tenant`], read-only and from one snapshot: for answers that take several queries.
@@ -81,7 +80,7 @@ impl Store {
             "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL ROLE tollgate_app; SET LOCAL app.tenant_id = '{}'",
             tenant.uuid()
         );
-        Ok(self.pool.begin_with(AssertSqlSafe(begin)).await?)
+        self.begin(begin).await
     }
 
     /// A transaction for the few reads across tenants.
@@ -89,7 +88,7 @@ impl Store {
     /// # Errors
     /// When no connection is to be had.
     pub async fn control(&self) -> StoreResult<Tx> {
-        Ok(self.pool.begin_with("BEGIN; SET LOCAL ROLE tollgate_control").await?)
+        self.begin("BEGIN; SET LOCAL ROLE tollgate_control".to_owned()).await
     }
 
     /// A transaction that inserts audit rows and can do nothing else.
@@ -97,7 +96,7 @@ impl Store {
     /// # Errors
     /// When no connection is to be had.
     pub async fn writer(&self) -> StoreResult<Tx> {
-        Ok(self.pool.begin_with("BEGIN; SET LOCAL ROLE tollgate_writer").await?)
+        self.begin("BEGIN; SET LOCAL ROLE tollgate_writer".to_owned()).await
     }
 
     /// A transaction that gives rows their place in the log.
@@ -105,7 +104,15 @@ impl Store {
     /// # Errors
     /// When no connection is to be had.
     pub async fn sealer(&self) -> StoreResult<Tx> {
-        Ok(self.pool.begin_with("BEGIN; SET LOCAL ROLE tollgate_sealer").await?)
+        self.begin("BEGIN; SET LOCAL ROLE tollgate_sealer".to_owned()).await
+    }
+
+    /// On a task of its own, so that it ends whatever becomes of who asked: sqlx gives a connection back *inside* the open
+    /// transaction when its begin is dropped half way, and whoever got it next would write into that.
+    async fn begin(&self, sql: String) -> StoreResult<Tx> {
+        let pool = self.pool.clone();
+        let begun = tokio::spawn(async move { pool.begin_with(AssertSqlSafe(sql)).await });
+        Ok(begun.await.map_err(|_| StoreError::Unavailable(sqlx::Error::WorkerCrashed))??)
     }
 
     /// Whether the database answers.

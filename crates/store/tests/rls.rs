@@ -470,3 +470,23 @@ async fn prices_and_events_are_never_rewritten(pool: PgPool) {
         }
     }
 }
+
+/// Whoever asked for a transaction may go away at any moment: the next one to get the connection is not inside the old one.
+#[sqlx::test(migrator = "tollgate_store::MIGRATOR")]
+async fn a_begin_that_nobody_waits_for_leaves_no_open_transaction(_: sqlx::postgres::PgPoolOptions, options: sqlx::postgres::PgConnectOptions) {
+    let pool = support::pool(&options, "begins", 4).await;
+    let store = Store::from_pool(pool.clone());
+    let tenant = TenantId::mint(support::now());
+    for micros in 0..400u64 {
+        let begin = store.tenant_snapshot(tenant);
+        let _ = tokio::time::timeout(std::time::Duration::from_micros(micros * 3), begin).await;
+    }
+    tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    let all = futures::future::join_all((0..4).map(|_| pool.acquire())).await;
+    for connection in all {
+        let mut connection = connection.unwrap();
+        let level: String = sqlx::query_scalar("SHOW transaction_isolation").fetch_one(&mut *connection).await.unwrap();
+        let role: String = sqlx::query_scalar("SELECT current_user::text").fetch_one(&mut *connection).await.unwrap();
+        assert_eq!((level.as_str(), role.starts_with("tollgate_")), ("read committed", false), "{role}");
+    }
+}
