@@ -15,7 +15,7 @@ use sqlx::PgPool;
 use tollgate_store::payload;
 
 use crate::{
-    harness::{Mcp, Options, Recorder, Tenant, Tollgate, until},
+    harness::{Mcp, Options, Recorder, Tenant, Tollgate, all_sealed, every_row_is_sealed_once, until, verify},
     second_worker::Worker,
 };
 
@@ -205,4 +205,12 @@ async fn drill_kill_9_of_a_worker_leaves_no_call_without_its_row() {
     assert_eq!(number(&pool, "SELECT count(*) FROM tool_call_events WHERE kind = 2").await, i64::try_from(open).expect("small"));
     let failed = tenant.list("script-runs").await.into_iter().filter(|run| run["state"] == "failed").count();
     assert!(failed >= rounds, "{failed} runs failed with their workers");
+
+    // Whatever the dead had committed has its place in the log, once, and so has what the sweeper wrote behind it.
+    all_sealed(&pool, Duration::from_secs(30)).await;
+    let sealed = every_row_is_sealed_once(&pool).await;
+    let bundle = up.scratch().join("crash.tar.zst");
+    tenant.bundle(&bundle).await;
+    let told = verify(&bundle, &["--replay"]);
+    eprintln!("{sealed} rows are sealed once; {}", told.sound());
 }

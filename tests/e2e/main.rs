@@ -3,6 +3,8 @@
 mod harness;
 
 mod audit_away;
+mod audit_proof;
+mod audit_soak;
 mod clients;
 mod code_mode;
 mod crash;

@@ -206,7 +206,7 @@ async fn sweep(gate: Gate, shutdown: Shutdown) {
     loop {
         let result = tokio::select! {
             () = shutdown.requested() => return,
-            _ = sweeps.tick() => match workers::sweep(&store, &audit, worker, clock.now()).await {
+            _ = sweeps.tick() => match workers::sweep(&store, &audit, worker).await {
                 Ok(Some(swept)) => {
                     tracing::warn!(calls = swept.calls, runs = swept.runs, "a dead worker's calls and runs were resolved");
                     // There may be more of it, and more dead workers: they do not wait for another tick each.

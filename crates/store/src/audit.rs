@@ -439,6 +439,7 @@ impl Task {
         let mut pause = Duration::from_millis(20);
         let mut in_doubt = None;
         for attempt in 1.. {
+            let doubted = in_doubt.is_some();
             let prepared = match in_doubt.take() {
                 Some(prepared) => prepared,
                 None => {
@@ -459,12 +460,17 @@ impl Task {
                     }
                     return Ok(());
                 }
-                Err(Failure::InDoubt(error)) => {
+                // It stays in doubt while the database is away or refuses: it may hold the batch under its number already.
+                Err(Failure::Refused(error)) if !doubted => {
+                    if !error.is_transient() || (attempt >= WHOLE_TRIES && batch.len() > 1) {
+                        return Err(error);
+                    }
+                    error
+                }
+                Err(Failure::InDoubt(error) | Failure::Refused(error)) => {
                     in_doubt = Some(prepared);
                     error
                 }
-                Err(Failure::Refused(error)) if error.is_transient() && (attempt < WHOLE_TRIES || batch.len() == 1) => error,
-                Err(Failure::Refused(error)) => return Err(error),
             };
             metrics::counter!("tollgate_audit_commit_failures_total").increment(1);
             tracing::warn!(%error, entries = batch.len(), "audit commit failed; retrying");

@@ -49,21 +49,32 @@ pub struct Swept {
     pub runs: usize,
 }
 
+#[derive(sqlx::FromRow)]
+struct Dead {
+    worker_id: Uuid,
+    oldest_open_call: Uuid,
+    /// The same for every sweep that finds it: where the database goes away under one sweep and another takes its place, both
+    /// write the same lines.
+    dead_at: DateTime<Utc>,
+}
+
 /// Resolve as `unknown` the calls that one dead worker left open, and fail its runs. `None` when no worker is dead. Safe to
 /// run anywhere, at once: the dead worker's row is locked until its resolutions are durable.
 ///
 /// # Errors
 /// When the database does not answer; the next sweep finds the same.
-pub async fn sweep(store: &Store, audit: &AuditWriter, own: WorkerId, now: DateTime<Utc>) -> StoreResult<Option<Swept>> {
+pub async fn sweep(store: &Store, audit: &AuditWriter, own: WorkerId) -> StoreResult<Option<Swept>> {
     let mut tx = store.control().await?;
-    let dead = sqlx::query!(
-        "SELECT worker_id, oldest_open_call FROM workers
+    let dead: Option<Dead> = sqlx::query_as(
+        "SELECT worker_id, oldest_open_call, heartbeat_at + make_interval(secs => $1) AS dead_at FROM workers
          WHERE heartbeat_at < clock_timestamp() - make_interval(secs => $1) AND worker_id <> $2
          ORDER BY heartbeat_at LIMIT 1 FOR UPDATE SKIP LOCKED",
-        STALE_AFTER_SECONDS,
-        own.uuid(),
-    );
-    let Some(dead) = dead.fetch_optional(&mut *tx).await? else { return Ok(None) };
+    )
+    .bind(STALE_AFTER_SECONDS)
+    .bind(own.uuid())
+    .fetch_optional(&mut *tx)
+    .await?;
+    let Some(dead) = dead else { return Ok(None) };
 
     // By tenant, because the primary key leads with it: a range of its index per tenant instead of a scan of the month.
     let calls = sqlx::query!(
@@ -99,13 +110,17 @@ pub async fn sweep(store: &Store, audit: &AuditWriter, own: WorkerId, now: DateT
         tenant: call.tenant_id.into(),
         id: call.call_id.into(),
         amount: Picos(call.quoted_picos.unwrap_or(0)),
-        at: now,
+        at: dead.dead_at,
     });
-    let run_resolutions =
-        runs.into_iter().map(|run| RunResolution { tenant: run.tenant_id.into(), id: run.script_run_id.into(), at: now });
+    let run_resolutions = runs.into_iter().map(|run| RunResolution {
+        tenant: run.tenant_id.into(),
+        id: run.script_run_id.into(),
+        at: dead.dead_at,
+    });
     let entry = Entry { resolutions: resolutions.collect(), run_resolutions: run_resolutions.collect(), ..Entry::default() };
     if !entry.is_empty() {
-        audit.after(entry).await.map_err(|_| StoreError::Unavailable(sqlx::Error::PoolTimedOut))?;
+        // Dropped when it takes too long: the next sweep finds the same, and must not find it in the queue as well.
+        audit.before(entry).await.map_err(|_| StoreError::Unavailable(sqlx::Error::PoolTimedOut))?;
     }
     let all = usize::try_from(SWEEP).unwrap_or(usize::MAX);
     if swept.calls < all && swept.runs < all {

@@ -7,6 +7,7 @@ mod support;
 use futures::future::join_all;
 use sqlx::PgPool;
 use tollgate_domain::{Decision, Outcome, ScriptRunId, WorkerId, ids, policy::Reason};
+use tollgate_evidence::{batch, line::Kind};
 use tollgate_store::{
     Store,
     audit::{AuditWriter, Entry, Intent, NewRun, RunEnd, ScriptPlace},
@@ -15,7 +16,7 @@ use tollgate_store::{
     workers,
 };
 
-use support::{QUEUE, Who, closes, count, opens, row, tenant};
+use support::{QUEUE, Who, closes, count, opens, row, tamper, tenant};
 
 struct Crash {
     store: Store,
@@ -49,7 +50,7 @@ impl Crash {
     }
 
     async fn sweep(&self) -> Option<workers::Swept> {
-        workers::sweep(&self.store, &self.audit, WorkerId::from_uuid(uuid::Uuid::nil()), support::now()).await.unwrap()
+        workers::sweep(&self.store, &self.audit, WorkerId::from_uuid(uuid::Uuid::nil())).await.unwrap()
     }
 
     fn run(&self) -> NewRun {
@@ -131,6 +132,32 @@ async fn concurrent_sweeps_resolve_once(pool: PgPool) {
     assert_eq!(swept, 150, "each call was resolved by one sweep");
     assert_eq!(count(&pool, "SELECT count(*) FROM tool_call_events WHERE kind = 2").await, 150);
     assert_eq!(count(&pool, "SELECT count(*) FROM tool_calls WHERE outcome = 'unknown'").await, 150);
+}
+
+/// The database goes away under a sweep whose rows wait to be written, and another sweep finds the same worker before they are.
+#[sqlx::test(migrator = "tollgate_store::MIGRATOR")]
+async fn two_sweeps_of_one_worker_sign_the_same_lines(pool: PgPool) {
+    let c = crash(&pool).await;
+    let begin = ids::floor(support::now());
+    join_all((0..3).map(|_| c.open(c.who.intent("{}")))).await;
+    c.audit.before(Entry { run: Some(c.run()), ..Entry::default() }).await.unwrap();
+    c.beat(c.who.worker, begin).await;
+    c.age(c.who.worker, 60.0).await;
+    sqlx::query("CREATE TABLE kept AS TABLE workers").execute(&pool).await.unwrap();
+    assert_eq!(c.sweep().await, Some(workers::Swept { calls: 3, runs: 1 }));
+    tamper(&pool, "DELETE FROM tool_call_events WHERE kind = 2").await;
+    tamper(&pool, "DELETE FROM script_run_ends WHERE kind = 2").await;
+    tamper(&pool, "INSERT INTO workers SELECT * FROM kept").await;
+    assert_eq!(c.sweep().await, Some(workers::Swept { calls: 3, runs: 1 }));
+
+    let batches: Vec<Vec<u8>> = sqlx::query_scalar("SELECT entries FROM audit_batches").fetch_all(&pool).await.unwrap();
+    let entries = batches.iter().flat_map(|packed| batch::unpack(packed).unwrap());
+    let resolutions = entries.filter(|entry| matches!(entry.place.kind, Kind::CallResolution | Kind::ScriptResolution));
+    let mut leaves: Vec<_> = resolutions.map(|entry| (entry.place.id, entry.leaf.0)).collect();
+    assert_eq!(leaves.len(), 8, "both were signed");
+    leaves.sort_unstable();
+    leaves.dedup();
+    assert_eq!(leaves.len(), 4, "the same lines");
 }
 
 #[sqlx::test(migrator = "tollgate_store::MIGRATOR")]

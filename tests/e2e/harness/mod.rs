@@ -7,6 +7,8 @@
 #![allow(dead_code, unused_imports, reason = "a vocabulary: not every word of it is in use at every time")]
 
 mod admin;
+mod cluster;
+mod evidence;
 mod mcp;
 mod peers;
 mod process;
@@ -15,6 +17,8 @@ mod tenant;
 mod tollgate;
 
 pub use admin::{Admin, Answer};
+pub use cluster::Cluster;
+pub use evidence::{Verdict, all_sealed, every_row_is_sealed_once, verify};
 pub use mcp::{LEGACY, MODERN, Mcp, Reply, Stream};
 pub use peers::{FastMcp, Peer, free_port, peers};
 pub use process::{Process, binary, python, root, until};
