@@ -38,13 +38,13 @@ pub struct Verify {
     #[arg(value_name = "BUNDLE")]
     pub bundle: PathBuf,
     /// Run every recorded script again from its journal, and compare its result, logs and ticks
-    #[arg(long)]
+    #[arg(long, env = "TOLLGATE_REPLAY")]
     pub replay: bool,
     /// Trust this public key alone (64 hex digits, or the 16 of its name); may be given several times
     #[arg(long, env = "TOLLGATE_KEY", value_name = "HEX", value_delimiter = ',')]
     pub key: Vec<String>,
     /// Print the report as JSON
-    #[arg(long)]
+    #[arg(long, env = "TOLLGATE_JSON")]
     pub json: bool,
     #[command(flatten)]
     pub sandbox: Sandbox,

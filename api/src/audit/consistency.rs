@@ -15,9 +15,9 @@ use crate::{
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct ConsistencyQuery {
-    /// The sequence of the seal that you have kept.
+    /// The sequence of the seal that you have kept; the first when left out.
     #[param(minimum = 1)]
-    pub from: u64,
+    pub from: Option<u64>,
     /// The sequence of a later one; the newest when left out.
     #[param(minimum = 1)]
     pub to: Option<u64>,
@@ -48,13 +48,14 @@ pub struct ConsistencyProofDoc {
 #[utoipa::path(get, path = "/v1/tenants/{tenant_id}/audit/consistency", params(ConsistencyQuery), responses((status = 200, description = "The proof.", body = ConsistencyProofDoc)))]
 pub async fn handle(ctx: Ctx, Query(asked): Query<ConsistencyQuery>) -> Answer {
     let mut checks = Checks::default();
-    checks.require(asked.from > 0, "?from", "seals are numbered from 1");
-    checks.require(asked.to.is_none_or(|to| to >= asked.from), "?to", "use a seal that is not before `from`");
+    let from = asked.from.unwrap_or(1);
+    checks.require(from > 0, "?from", "seals are numbered from 1");
+    checks.require(asked.to.is_none_or(|to| to >= from), "?to", "use a seal that is not before `from`");
     checks.done()?;
     let mut tx = ctx.app.store.tenant_snapshot(ctx.tenant).await?;
     let to = match asked.to {
         Some(to) => to,
         None => seals::newest(&mut tx, ctx.tenant).await?.map_or(0, |signed| signed.seal.sequence),
     };
-    Ok(ctx.ok(&Proof(seals::consistency(&mut tx, ctx.tenant, asked.from, to).await?)))
+    Ok(ctx.ok(&Proof(seals::consistency(&mut tx, ctx.tenant, from, to).await?)))
 }

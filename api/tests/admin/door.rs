@@ -30,6 +30,8 @@ fn path(template: &str, tenant: &str) -> String {
     for (name, prefix) in kinds {
         path = path.replace(&format!("{{{name}}}"), &format!("{prefix}_{ID}"));
     }
+    // Seals have numbers; nobody has so many.
+    path = path.replace("{sequence}", "999999999");
     assert!(!path.contains('{'), "a parameter that this test does not know: {path}");
     path
 }

@@ -19,6 +19,7 @@ pub mod groups;
 pub mod idempotency;
 pub mod keys;
 mod ledger;
+mod locks;
 pub mod log;
 pub mod page;
 pub mod payload;

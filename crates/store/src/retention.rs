@@ -14,7 +14,7 @@ use uuid::Uuid;
 use crate::{
     change::{Actor, Change},
     error::{StoreError, StoreResult},
-    settings::PARTITIONS,
+    locks::PARTITIONS,
     tenants,
     tx::Store,
 };

@@ -26,11 +26,10 @@ use crate::{
     change::Actor,
     error::{StoreError, StoreResult},
     events, ledger,
+    locks::SEALER,
     tx::{Store, Tx},
 };
 
-/// One sealer in all: seals are chained.
-const LOCK: i64 = 7_420_003;
 /// Batches that one round takes. More wait for the next, which begins at once.
 const BATCHES: i64 = 512;
 /// Entries of one seal: also what a reader unpacks to find one row.
@@ -79,7 +78,7 @@ pub async fn publish_keys(store: &Store, now: DateTime<Utc>) -> StoreResult<()> 
 /// When the database does not answer; the rows wait for the next round.
 pub async fn round(store: &Store, now: DateTime<Utc>) -> StoreResult<Round> {
     let mut tx = store.sealer().await?;
-    let alone = sqlx::query_scalar!(r#"SELECT pg_try_advisory_xact_lock($1) AS "alone!""#, LOCK).fetch_one(&mut *tx).await?;
+    let alone = sqlx::query_scalar!(r#"SELECT pg_try_advisory_xact_lock($1) AS "alone!""#, SEALER).fetch_one(&mut *tx).await?;
     let waiting = if alone { waiting(&mut tx).await? } else { Vec::new() };
     let mut done = Round { more: waiting.len() >= usize::try_from(BATCHES).unwrap_or(usize::MAX), ..Round::default() };
     if waiting.is_empty() {

@@ -9,6 +9,7 @@ use tollgate_domain::{Durability, Redacted, RedactionRules, Redactor, TenantId, 
 use crate::{
     change::Change,
     error::{StoreError, StoreResult},
+    locks::PARTITIONS,
     payload::Payload,
     tx::Tx,
 };
@@ -27,9 +28,6 @@ pub struct AuditSettings {
     /// 0 before the first change.
     pub version: i32,
 }
-
-/// The advisory lock of whoever makes or drops partitions, as the migrations spell it.
-pub(crate) const PARTITIONS: i64 = 7_420_001;
 
 struct Row {
     durability: String,

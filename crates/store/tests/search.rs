@@ -264,11 +264,14 @@ async fn what_comes_late_is_found_at_once_and_indexed_after(pool: PgPool) {
     assert_eq!(number(&pool, covered).await, 0);
 
     // What is erased leaves the filter as well: it could be guessed otherwise.
+    let mut tx = store.tenant(tenant).await.unwrap();
+    sqlx::query("SET LOCAL ROLE tollgate_eraser").execute(&mut *tx).await.unwrap();
     sqlx::query("DELETE FROM tool_call_payloads WHERE call_id = ANY($1)")
         .bind(vec![late.id.uuid(), unheard.id.uuid()])
-        .execute(&pool)
+        .execute(&mut *tx)
         .await
         .unwrap();
+    tx.commit().await.unwrap();
     assert_eq!(found(&store, tenant, "sesame").await, []);
     a_minute_passes(&pool).await;
     assert_eq!(search::index_some(&store, now(), 9).await.unwrap().blocks, 1);
@@ -306,7 +309,7 @@ async fn calls_brought_in_later_divide_a_block(pool: PgPool) {
     assert_eq!(uncovered, 76);
 
     // What is no longer kept needs no block.
-    sqlx::query("DELETE FROM tool_call_events WHERE call_id < $1").bind(rows[10_000].id.uuid()).execute(&pool).await.unwrap();
+    support::tamper(&pool, &format!("DELETE FROM tool_call_events WHERE call_id < '{}'", rows[10_000].id.uuid())).await;
     write(&pool, tenant, &filler(start + TimeDelta::seconds(22_000), 1024), false).await;
     search::index_all(&store, tenant, now()).await.unwrap();
     let first: Uuid =
@@ -321,13 +324,13 @@ async fn young_calls_wait_whatever_the_workers_clock_says(pool: PgPool) {
     let start = now() - TimeDelta::minutes(4) - TimeDelta::seconds(1020);
     write(&pool, tenant, &filler(start, 1060), false).await;
     assert_eq!(search::index_some(&store, now() + TimeDelta::days(1), 9).await.unwrap().blocks, 0, "the 1,024th is too young");
-    sqlx::query("DELETE FROM tool_call_events").execute(&pool).await.unwrap();
+    support::tamper(&pool, "DELETE FROM tool_call_events").await;
     write(&pool, tenant, &filler(start - TimeDelta::seconds(10), 1060), false).await;
     assert_eq!(search::index_some(&store, now() - TimeDelta::days(1), 9).await.unwrap().blocks, 0);
     assert_eq!(search::index_some(&store, now(), 9).await.unwrap().blocks, 1);
     // While one worker indexes, another does not.
     let mut tx = store.control().await.unwrap();
-    sqlx::query("SELECT pg_advisory_xact_lock(7420003)").execute(&mut *tx).await.unwrap();
+    sqlx::query("SELECT pg_advisory_xact_lock(7420004)").execute(&mut *tx).await.unwrap();
     write(&pool, tenant, &filler(start - TimeDelta::days(1), 2048), false).await;
     a_minute_passes(&pool).await;
     assert_eq!(search::index_some(&store, now(), 9).await.unwrap(), search::Indexed::default());

@@ -84,7 +84,7 @@ pub fn verify(archive: impl Read, trust: Trust, replay: Option<&mut dyn Replay>)
                 verifier.file(&name, &content);
                 last = name;
             }
-            Err(error) if verifier.files.is_empty() => return Err(error),
+            Err(error) if verifier.files.is_empty() && error.kind() != io::ErrorKind::UnexpectedEof => return Err(error),
             // Behind this nothing can be read: the file that is missing is the one after it.
             Err(error) => {
                 verifier.whole(Problem::Truncated, &last, format!("the archive cannot be read behind this file: {error}"));

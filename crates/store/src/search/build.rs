@@ -11,6 +11,7 @@ use uuid::Uuid;
 use crate::{
     calls::{Payloads, ToolCall, select_calls, tool_call},
     error::{StoreError, StoreResult},
+    locks::INDEXER,
     tx::{Store, Tx},
 };
 
@@ -46,7 +47,7 @@ pub struct Indexed {
 pub async fn index_some(store: &Store, now: DateTime<Utc>, budget: usize) -> StoreResult<Indexed> {
     // The lock lasts as long as this transaction, which does nothing else.
     let mut control = store.control().await?;
-    let locked: bool = sqlx::query_scalar("SELECT pg_try_advisory_xact_lock(7420003)").fetch_one(&mut *control).await?;
+    let locked: bool = sqlx::query_scalar("SELECT pg_try_advisory_xact_lock($1)").bind(INDEXER).fetch_one(&mut *control).await?;
     let tenants = if locked { waiting(&mut control, now).await? } else { Vec::new() };
     let indexed = in_turn(store, tenants, now, budget).await;
     control.rollback().await?;
