@@ -133,6 +133,7 @@ impl Outage {
                 }
                 cluster.fill();
                 some_are_refused(Duration::from_secs(40)).await;
+                assert!(cluster.output().contains("No space left on device"), "{}", cluster.output());
                 cluster.free();
             }
         }

@@ -64,8 +64,9 @@ impl From<sqlx::Error> for StoreError {
             sqlx::Error::Database(db) => match db.code().as_deref() {
                 Some("23505") => Self::Conflict("this already exists".to_owned()),
                 Some("23503") => Self::Conflict("this is still in use, or names something that does not exist".to_owned()),
-                // connection, resources (disk full, too many connections), operator intervention, deadlock, read-only
-                Some(code) if ["08", "53", "57", "40"].iter().any(|class| code.starts_with(class)) || code == "25006" => {
+                // connection, resources (disk full, too many connections), operator intervention, the system's own errors (a disk
+                // that cannot be read or written), deadlock, read-only
+                Some(code) if ["08", "53", "57", "58", "40"].iter().any(|class| code.starts_with(class)) || code == "25006" => {
                     Self::Unavailable(error)
                 }
                 _ => Self::Internal(error),

@@ -233,6 +233,31 @@ async fn a_row_that_postgres_refuses_falls_alone(_: PgPoolOptions, options: PgCo
     assert_eq!(audit.before(opens(who.intent("{}"))).await, Ok(()));
 }
 
+/// What has happened is not given up because the disk is full, or cannot be written at all.
+#[sqlx::test(migrator = "tollgate_store::MIGRATOR")]
+async fn a_disk_that_fails_is_waited_for(pool: PgPool) {
+    let who = Who::new(tenant(&pool).await);
+    let audit = AuditWriter::start(&Store::from_pool(pool.clone()), QUEUE);
+    for (code, tries) in [("53100", 6), ("58030", 12)] {
+        // A sequence goes on although its transaction does not.
+        for sql in [
+            "CREATE SEQUENCE IF NOT EXISTS tries".to_owned(),
+            format!(
+                "CREATE OR REPLACE FUNCTION disk() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN
+                   IF nextval('tries') <= {tries} THEN RAISE EXCEPTION 'the disk' USING ERRCODE = '{code}'; END IF; RETURN NULL; END $$"
+            ),
+            "CREATE OR REPLACE TRIGGER disk AFTER INSERT ON tool_call_events FOR EACH STATEMENT EXECUTE FUNCTION disk()".to_owned(),
+        ] {
+            sqlx::query(sqlx::AssertSqlSafe(sql)).execute(&pool).await.unwrap();
+        }
+        let call = who.intent("{}");
+        let entry = Entry { intent: Some(call.clone()), ..closes(who.completion(call.id, Outcome::Ok, b"{}")) };
+        assert_eq!(audit.after(entry).await, Ok(()), "{code}");
+        assert!(count(&pool, "SELECT last_value FROM tries").await > tries, "{code}: it was tried until it went well");
+        assert_eq!(row(&pool, call.id).await.0.as_deref(), Some("ok"));
+    }
+}
+
 /// The connections of the writer are cut again and again, in the middle of what they do.
 #[sqlx::test(migrator = "tollgate_store::MIGRATOR")]
 async fn cut_connections_lose_and_double_nothing_acknowledged(_: PgPoolOptions, options: PgConnectOptions) {
