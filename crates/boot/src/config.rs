@@ -197,7 +197,13 @@ pub struct Audit {
 
 impl Default for Audit {
     fn default() -> Self {
-        Self { signing_keys: Vec::new(), seal_milliseconds: 1000, destinations: Vec::new(), sinks: Vec::new(), anchors: Vec::new() }
+        Self {
+            signing_keys: Vec::new(),
+            seal_milliseconds: 1000,
+            destinations: Vec::new(),
+            sinks: Vec::new(),
+            anchors: Vec::new(),
+        }
     }
 }
 

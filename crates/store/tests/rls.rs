@@ -473,7 +473,10 @@ async fn prices_and_events_are_never_rewritten(pool: PgPool) {
 
 /// Whoever asked for a transaction may go away at any moment: the next one to get the connection is not inside the old one.
 #[sqlx::test(migrator = "tollgate_store::MIGRATOR")]
-async fn a_begin_that_nobody_waits_for_leaves_no_open_transaction(_: sqlx::postgres::PgPoolOptions, options: sqlx::postgres::PgConnectOptions) {
+async fn a_begin_that_nobody_waits_for_leaves_no_open_transaction(
+    _: sqlx::postgres::PgPoolOptions,
+    options: sqlx::postgres::PgConnectOptions,
+) {
     let pool = support::pool(&options, "begins", 4).await;
     let store = Store::from_pool(pool.clone());
     let tenant = TenantId::mint(support::now());
