@@ -43,9 +43,6 @@ CREATE TABLE script_catalogs (
   body           bytea NOT NULL,
   PRIMARY KEY (tenant_id, catalog_sha256)
 );
-INSERT INTO script_catalogs (tenant_id, catalog_sha256, body)
-SELECT DISTINCT ON (tenant_id, catalog_sha256) tenant_id, catalog_sha256, catalog FROM script_runs;
-
 ALTER TABLE script_runs RENAME TO script_run_starts;
 ALTER INDEX script_runs_by_request RENAME TO script_run_starts_by_request;
 DO $$
@@ -92,6 +89,51 @@ CREATE TABLE script_payloads (
 CREATE TABLE script_run_ends_default PARTITION OF script_run_ends DEFAULT;
 CREATE TABLE script_payloads_default PARTITION OF script_payloads DEFAULT;
 
+-- The partitions come before the rows: a default partition that holds rows of a month lets nobody make that month's.
+-- As before, with the new tables. The search path of functions that run as their owner is pinned from here on.
+CREATE FUNCTION tollgate_audit_parents() RETURNS text[] LANGUAGE sql IMMUTABLE SET search_path = public, pg_temp AS
+$$ SELECT ARRAY['llm_requests', 'script_run_starts', 'script_run_ends', 'script_payloads', 'script_journal', 'tool_call_events',
+                'tool_call_payloads'] $$;
+
+CREATE OR REPLACE FUNCTION tollgate_ensure_partitions(at timestamptz) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+DECLARE
+  parent text;
+  month timestamptz;
+  part text;
+BEGIN
+  PERFORM pg_advisory_xact_lock(7420001);
+  -- A new partition locks its parent for a moment. Behind a long read it would wait, and every insert behind it.
+  PERFORM set_config('lock_timeout', '2s', true);
+  FOREACH parent IN ARRAY tollgate_audit_parents() LOOP
+    FOR step IN 0..2 LOOP
+      month := (date_trunc('month', at AT TIME ZONE 'UTC') + make_interval(months => step)) AT TIME ZONE 'UTC';
+      part := format('%s_p%s', parent, to_char(month AT TIME ZONE 'UTC', 'YYYYMM'));
+      IF to_regclass(format('%I', part)) IS NULL THEN
+        EXECUTE format('CREATE TABLE %I PARTITION OF %I FOR VALUES FROM (%L) TO (%L)', part, parent,
+                       tollgate_uuid_floor(month), tollgate_uuid_floor(month + interval '1 month'));
+      END IF;
+    END LOOP;
+  END LOOP;
+END $$;
+ALTER FUNCTION tollgate_touch(uuid) SET search_path = public, pg_temp;
+-- The partitions of the new tables for the months that exist already.
+DO $$
+DECLARE month text;
+BEGIN
+  FOR month IN SELECT DISTINCT substring(inhrelid::regclass::text FROM '_p([0-9]{6})$') FROM pg_inherits
+               WHERE inhparent = 'tool_call_events'::regclass AND inhrelid::regclass::text ~ '_p[0-9]{6}$' LOOP
+    PERFORM tollgate_ensure_partitions(to_date(month, 'YYYYMM')::timestamp AT TIME ZONE 'UTC');
+  END LOOP;
+END $$;
+
+-- Forced row-level security holds for the owner as well: what it does not see it would not move.
+ALTER TABLE script_run_starts NO FORCE ROW LEVEL SECURITY;
+ALTER TABLE script_journal NO FORCE ROW LEVEL SECURITY;
+
+INSERT INTO script_catalogs (tenant_id, catalog_sha256, body)
+SELECT DISTINCT ON (tenant_id, catalog_sha256) tenant_id, catalog_sha256, catalog FROM script_run_starts;
+
 -- What stands in columns moves to its payload. Plain text becomes a zstd frame of one raw block: magic, a header that says
 -- "one segment, size in four bytes", the size, the block's header (last, raw, size), the bytes. Sources end at 64 KiB.
 INSERT INTO script_payloads (tenant_id, script_run_id, part, sequence, size, salt, body)
@@ -122,6 +164,9 @@ ALTER TABLE script_journal
   ADD entry_sha256 bytea,
   ADD entry_form smallint CHECK (entry_form IN (1, 2)),
   ADD entry_kept_sha256 bytea;
+
+ALTER TABLE script_run_starts FORCE ROW LEVEL SECURITY;
+ALTER TABLE script_journal FORCE ROW LEVEL SECURITY;
 
 CREATE VIEW script_runs WITH (security_invoker = true) AS
 SELECT s.tenant_id, s.script_run_id, s.llm_request_id, s.key_id, s.team_id, COALESCE(e.state, 'running') AS state,
@@ -267,43 +312,6 @@ BEGIN
 END $$;
 
 -- ---------------------------------------------------------------- partitions, retention
-
--- As before, with the new tables. The search path of functions that run as their owner is pinned from here on.
-CREATE FUNCTION tollgate_audit_parents() RETURNS text[] LANGUAGE sql IMMUTABLE SET search_path = public, pg_temp AS
-$$ SELECT ARRAY['llm_requests', 'script_run_starts', 'script_run_ends', 'script_payloads', 'script_journal', 'tool_call_events',
-                'tool_call_payloads'] $$;
-
-CREATE OR REPLACE FUNCTION tollgate_ensure_partitions(at timestamptz) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
-DECLARE
-  parent text;
-  month timestamptz;
-  part text;
-BEGIN
-  PERFORM pg_advisory_xact_lock(7420001);
-  -- A new partition locks its parent for a moment. Behind a long read it would wait, and every insert behind it.
-  PERFORM set_config('lock_timeout', '2s', true);
-  FOREACH parent IN ARRAY tollgate_audit_parents() LOOP
-    FOR step IN 0..2 LOOP
-      month := (date_trunc('month', at AT TIME ZONE 'UTC') + make_interval(months => step)) AT TIME ZONE 'UTC';
-      part := format('%s_p%s', parent, to_char(month AT TIME ZONE 'UTC', 'YYYYMM'));
-      IF to_regclass(format('%I', part)) IS NULL THEN
-        EXECUTE format('CREATE TABLE %I PARTITION OF %I FOR VALUES FROM (%L) TO (%L)', part, parent,
-                       tollgate_uuid_floor(month), tollgate_uuid_floor(month + interval '1 month'));
-      END IF;
-    END LOOP;
-  END LOOP;
-END $$;
-ALTER FUNCTION tollgate_touch(uuid) SET search_path = public, pg_temp;
--- The partitions of the new tables for the months that exist already.
-DO $$
-DECLARE month text;
-BEGIN
-  FOR month IN SELECT DISTINCT substring(inhrelid::regclass::text FROM '_p([0-9]{6})$') FROM pg_inherits
-               WHERE inhparent = 'tool_call_events'::regclass AND inhrelid::regclass::text ~ '_p[0-9]{6}$' LOOP
-    PERFORM tollgate_ensure_partitions(to_date(month, 'YYYYMM')::timestamp AT TIME ZONE 'UTC');
-  END LOOP;
-END $$;
 
 -- Drop the month of `at` for all tenants but those in `keep`: their rows move into a new partition that takes the old one's
 -- place, and the old one is dropped whole. Nothing is ever deleted row by row. Returns the tables dropped.

@@ -66,9 +66,11 @@ BEGIN
     -- So that nothing has to be read again when it becomes a partition.
     EXECUTE format('ALTER TABLE %I ADD CONSTRAINT tollgate_month CHECK (%I >= %L AND %I < %L)', part || '_kept', key_column, first_id, key_column, end_id);
   END LOOP;
-  -- The seals stay, and with them the chain; which rows they held goes with the rows.
+  -- The seals stay, and with them the chain; which rows they held goes with the rows. The log of the whole installation, under
+  -- the nil id, has no rows that retention drops.
   DELETE FROM audit_entries e USING audit_seals s
-  WHERE s.tenant_id = e.tenant_id AND s.sequence = e.sequence AND NOT e.tenant_id = ANY(keep) AND s.high < end_id;
+  WHERE s.tenant_id = e.tenant_id AND s.sequence = e.sequence AND NOT e.tenant_id = ANY(keep) AND s.high < end_id
+    AND e.tenant_id <> '00000000-0000-0000-0000-000000000000';
   FOREACH parent IN ARRAY going LOOP
     EXECUTE format('LOCK TABLE ONLY %I IN ACCESS EXCLUSIVE MODE', parent);
   END LOOP;

@@ -13,6 +13,7 @@ use axum::{
 };
 use chrono::{DateTime, Utc};
 use serde::Serialize;
+use tokio::sync::Semaphore;
 use tollgate_boot::{Config, Shutdown};
 use tollgate_domain::{Action, Role, Secrets, TenantId, clock::SharedClock};
 use tollgate_store::{Actor, Change, Store, StoreError, auth};
@@ -41,6 +42,8 @@ pub struct App {
     /// What lasts longer than an answer ends with this.
     pub shutdown: Shutdown,
     pub streams: Arc<Streams>,
+    /// Exports and bundles at once: each holds a connection, and together they leave most of them alone.
+    pub downloads: Arc<Semaphore>,
     pub(crate) oidc: Arc<Oidc>,
     pub(crate) denials: Arc<Denials>,
 }
@@ -50,7 +53,8 @@ impl App {
     pub fn new(store: Store, config: Arc<Config>, secrets: Secrets, clock: SharedClock) -> Self {
         let oidc = Arc::new(Oidc::new(&config.oidc));
         let (shutdown, streams) = (Shutdown::new(), Arc::default());
-        Self { store, config, secrets, clock, shutdown, streams, oidc, denials: Arc::default() }
+        let downloads = Arc::new(Semaphore::new((config.limits.database_connections as usize / 4).max(1)));
+        Self { store, config, secrets, clock, shutdown, streams, downloads, oidc, denials: Arc::default() }
     }
 }
 

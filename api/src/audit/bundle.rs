@@ -10,15 +10,13 @@ use tokio::sync::mpsc;
 use tollgate_evidence::sign::KeyRing;
 use tollgate_store::{StoreError, bundle, bundle::Bundle, export};
 
-use super::export::{ExportQuery, answer as file};
+use super::export::{ExportQuery, answer as file, seat};
 use crate::{check::Checks, ctx::Ctx, problem::Answer};
 
 pub const NAME: &str = "bundle";
 
 /// Pieces of the archive between the database and the client, each a few MiB at most.
 const PIECES: usize = 2;
-/// A reader who takes nothing for this long is gone: the snapshot it holds keeps Postgres from tidying up.
-const STALL: std::time::Duration = std::time::Duration::from_secs(60);
 
 pub async fn answer(ctx: &Ctx, asked: &ExportQuery) -> Answer {
     let mut checks = Checks::default();
@@ -29,6 +27,7 @@ pub async fn answer(ctx: &Ctx, asked: &ExportQuery) -> Answer {
     checks.done()?;
     let change = ctx.app.store.change(ctx.tenant, ctx.actor(), ctx.now).await?;
     export::announce(change, &ctx.tenant, json!({"format": NAME, "from": asked.from, "to": asked.to})).await?;
+    let seat = seat(ctx)?;
     let bundle = bundle::open(&ctx.app.store, ctx.tenant, (asked.from, asked.to), ctx.now).await?;
     let (out, pieces) = mpsc::channel(PIECES);
     let (done, end) = mpsc::channel(1);
@@ -39,19 +38,15 @@ pub async fn answer(ctx: &Ctx, asked: &ExportQuery) -> Answer {
             result = write(bundle, &keys, &out) => result,
             () = out.closed() => return,
         };
+        drop(seat);
         let _ = done.send(result).await;
     });
     Ok(file(ctx, ("audit-bundle", "tar.zst", "application/zstd"), Body::from_stream(body(pieces, end))))
 }
 
 async fn write(mut bundle: Bundle, keys: &KeyRing, out: &mpsc::Sender<Vec<u8>>) -> Result<(), StoreError> {
-    while tokio::time::timeout(STALL, bundle.next(out)).await.map_err(|_| stalled())?? {}
-    let rest = bundle.finish(keys).await?;
-    out.send(rest).await.map_err(|_| stalled())
-}
-
-fn stalled() -> StoreError {
-    StoreError::Conflict("the reader of a bundle took nothing for too long".to_owned())
+    while bundle.next(out).await? {}
+    bundle.finish(keys, out).await
 }
 
 type End = mpsc::Receiver<Result<(), StoreError>>;

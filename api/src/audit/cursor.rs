@@ -1,36 +1,42 @@
-//! Cursors: a position in a tenant's log, sealed, so that nobody can make one, change one or carry one to another tenant. They do
-//! not expire: a collector may stop for weeks.
+//! Cursors: a position in a tenant's log, sealed, so that nobody can make one, change one or carry one to another tenant, or to a
+//! filter that would skip what the first did not ask for. They do not expire: a collector may stop for weeks.
 
 use tollgate_domain::{Secrets, TenantId};
-use tollgate_store::follow::Start;
+use tollgate_store::{calls::CallFilter, follow::Start};
 
 use crate::problem::{Kind, Problem};
 
 /// The oldest row that is left.
 pub const START: &str = "start";
 
+/// Everything up to `position` that `filter` names has been read.
 #[must_use]
-pub fn seal(secrets: &Secrets, tenant: TenantId, position: u64) -> String {
-    secrets.sealer.seal_text(&purpose(tenant), &position.to_be_bytes())
+pub fn seal(secrets: &Secrets, tenant: TenantId, filter: &CallFilter, position: u64) -> String {
+    secrets.sealer.seal_text(&purpose(tenant, filter), &position.to_be_bytes())
 }
 
-/// `start`, or what [`seal`] made for this tenant.
+/// `start`, or what [`seal`] made for this tenant and this filter, or for none: whoever has read everything may go on with less.
 ///
 /// # Errors
 /// 400 for everything else.
-pub fn open(secrets: &Secrets, tenant: TenantId, text: &str) -> Result<Start, Problem> {
+pub fn open(secrets: &Secrets, tenant: TenantId, filter: &CallFilter, text: &str) -> Result<Start, Problem> {
     if text == START {
         return Ok(Start::Oldest);
     }
-    let plain = secrets.sealer.open_text(&purpose(tenant), text).ok();
+    let opened = |filter: &CallFilter| secrets.sealer.open_text(&purpose(tenant, filter), text).ok();
+    let plain = opened(filter).or_else(|| opened(&CallFilter::default()));
     let position = plain.and_then(|plain| <[u8; 8]>::try_from(plain).ok()).map(u64::from_be_bytes);
     position.map(Start::At).ok_or_else(|| {
-        Problem::because(Kind::BadCursor, "Send one that this API has given for this tenant, as it was, or \"start\".")
+        Problem::because(
+            Kind::BadCursor,
+            "Send one that this API has given for this tenant and the same filters, as it was, or \"start\".",
+        )
     })
 }
 
-fn purpose(tenant: TenantId) -> String {
-    format!("audit-cursor/1/{tenant}")
+fn purpose(tenant: TenantId, filter: &CallFilter) -> String {
+    let CallFilter { key_id, team_id, tool_id, upstream_id, outcome, .. } = filter;
+    format!("audit-cursor/1/{tenant}/{key_id:?}/{team_id:?}/{tool_id:?}/{upstream_id:?}/{outcome:?}")
 }
 
 #[cfg(test)]
@@ -41,12 +47,21 @@ mod tests {
     fn t50_every_bit_flip_and_every_other_tenant_is_refused() {
         let secrets = Secrets::from_bytes([7; 32]);
         let (a, b) = (TenantId::from_uuid(uuid::Uuid::from_u128(1)), TenantId::from_uuid(uuid::Uuid::from_u128(2)));
-        let text = seal(&secrets, a, 77);
-        let open_for = |tenant, text: &str| open(&secrets, tenant, text).map_err(|problem| problem.kind());
+        let all = CallFilter::default();
+        let text = seal(&secrets, a, &all, 77);
+        let open_for = |tenant, text: &str| open(&secrets, tenant, &all, text).map_err(|problem| problem.kind());
         assert_eq!(open_for(a, &text), Ok(Start::At(77)));
         assert_eq!(open_for(a, "start"), Ok(Start::Oldest));
         assert_eq!(open_for(b, &text), Err(Kind::BadCursor));
-        assert!(open(&Secrets::from_bytes([8; 32]), a, &text).is_err());
+        assert!(open(&Secrets::from_bytes([8; 32]), a, &all, &text).is_err());
+        // Narrower is fine, and another filter or a wider one would skip rows.
+        let failed = CallFilter { outcome: Some(tollgate_domain::Outcome::Timeout), ..CallFilter::default() };
+        let denied = CallFilter { outcome: Some(tollgate_domain::Outcome::Denied), ..CallFilter::default() };
+        assert_eq!(open(&secrets, a, &failed, &text).map_err(|p| p.kind()), Ok(Start::At(77)));
+        let narrow = seal(&secrets, a, &failed, 78);
+        assert_eq!(open(&secrets, a, &failed, &narrow).map_err(|p| p.kind()), Ok(Start::At(78)));
+        assert_eq!(open_for(a, &narrow), Err(Kind::BadCursor));
+        assert!(open(&secrets, a, &denied, &narrow).is_err());
         let mut flips = 0;
         for (i, bit) in (0..text.len()).flat_map(|i| (0..8).map(move |bit| (i, bit))) {
             let mut bytes = text.clone().into_bytes();
@@ -56,7 +71,7 @@ mod tests {
             flips += 1;
         }
         assert!(flips > 300, "{flips}");
-        for other in ["", "START", "0", &secrets.sealer.seal_text(&purpose(a), b"77")] {
+        for other in ["", "START", "0", &secrets.sealer.seal_text(&purpose(a, &all), b"77")] {
             assert_eq!(open_for(a, other), Err(Kind::BadCursor), "{other}");
         }
     }

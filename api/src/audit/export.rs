@@ -1,4 +1,4 @@
-use std::io;
+use std::{io, sync::Arc};
 
 use axum::{
     body::Body,
@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 use futures::TryStreamExt;
 use serde::Deserialize;
 use serde_json::json;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tollgate_domain::{KeyId, Outcome, TeamId, ToolId, UpstreamId};
 use tollgate_store::{
     calls::CallFilter,
@@ -22,7 +22,12 @@ use super::{
     bundle, cursor,
     formats::{self, Format},
 };
-use crate::{check::Checks, ctx::Ctx, page::Query, problem::Answer};
+use crate::{
+    check::Checks,
+    ctx::Ctx,
+    page::Query,
+    problem::{Answer, Kind, Problem},
+};
 
 /// Chunks between the database and the client. Each holds about 256 KiB, or one call that is larger: this bounds the
 /// memory of an export, however long it is.
@@ -85,27 +90,33 @@ pub async fn handle(ctx: Ctx, Query(asked): Query<ExportQuery>) -> Answer {
     let both = asked.cursor.is_some() && (asked.from.is_some() || asked.to.is_some());
     checks.require(!both, "?cursor", "use either a cursor or a window of time");
     checks.done()?;
-    let start = asked.cursor.as_deref().map(|text| cursor::open(&ctx.app.secrets, ctx.tenant, text)).transpose()?;
-    let ExportQuery { from, to, key_id, team_id, tool_id, upstream_id, outcome, .. } = asked;
+    let ExportQuery { from, to, key_id, team_id, tool_id, upstream_id, outcome, cursor: text, .. } = asked;
+    let filter = CallFilter { from, to, key_id, team_id, tool_id, upstream_id, outcome, ..CallFilter::default() };
+    let start = text.as_deref().map(|text| cursor::open(&ctx.app.secrets, ctx.tenant, &filter, text)).transpose()?;
     let detail = json!({
         "format": format.name(), "from": from, "to": to, "key_id": key_id, "team_id": team_id, "tool_id": tool_id,
         "upstream_id": upstream_id, "outcome": outcome, "by_cursor": start.is_some(),
     });
-    let filter = CallFilter { from, to, key_id, team_id, tool_id, upstream_id, outcome, ..CallFilter::default() };
     let encoder = format.encoder(ctx.tenant)?;
 
     let (out, chunks) = mpsc::channel(CHUNKS);
     let (store, tenant) = (&ctx.app.store, ctx.tenant);
     let change = store.change(tenant, ctx.actor(), ctx.now).await?;
     let next = if let Some(start) = start {
-        let rows = follow::open(store, tenant, Wanted { calls: filter, events: false }, start).await?;
+        let rows = follow::open(store, tenant, Wanted { calls: filter.clone(), events: false }, start).await?;
         export::announce(change, &tenant, detail).await?;
-        let next = cursor::seal(&ctx.app.secrets, tenant, rows.end());
+        let next = cursor::seal(&ctx.app.secrets, tenant, &filter, rows.end());
         tokio::spawn(rows.run(out));
         Some(next)
     } else {
+        // It holds a connection and a snapshot for as long as its reader takes.
+        let seat = seat(&ctx)?;
         export::announce(change, &tenant, detail).await?;
-        tokio::spawn(export::open(store, tenant, filter).await?.run(out));
+        let export = export::open(store, tenant, filter).await?;
+        tokio::spawn(async move {
+            export.run(out).await;
+            drop(seat);
+        });
         None
     };
     // The client is told nothing but that its transfer broke; the reason is ours to know.
@@ -118,6 +129,15 @@ pub async fn handle(ctx: Ctx, Query(asked): Query<ExportQuery>) -> Answer {
         answer.headers_mut().insert(NEXT_CURSOR, next);
     }
     Ok(answer)
+}
+
+/// A place among the downloads that hold a connection: they leave most of the pool to everybody else.
+///
+/// # Errors
+/// 429 when all are taken.
+pub(super) fn seat(ctx: &Ctx) -> Result<OwnedSemaphorePermit, Problem> {
+    let taken = "As many exports run here as may at once. Try again in a moment, use `cursor`, or an export job.";
+    Arc::clone(&ctx.app.downloads).try_acquire_owned().map_err(|_| Problem::because(Kind::TooMany, taken))
 }
 
 /// A file to be saved, under a name that says what, whose and when.

@@ -84,11 +84,13 @@ impl ExportJob {
         let JobFilter { from, to, key_id, team_id, tool_id, upstream_id, outcome } = job.filter.0.clone();
         let done = job.state == "done";
         let until = u64::try_from(job.until).unwrap_or(0);
+        let calls = job.filter.0.wanted().calls;
         Self {
             id,
             folder: folder(ctx.tenant, &job.path, id),
             progress: if done { 1.0 } else { share(job.position - job.first, job.until - job.first) },
-            next_cursor: (done && from.is_none() && to.is_none()).then(|| cursor::seal(&ctx.app.secrets, ctx.tenant, until)),
+            next_cursor: (done && from.is_none() && to.is_none())
+                .then(|| cursor::seal(&ctx.app.secrets, ctx.tenant, &calls, until)),
             state: job.state,
             format: job.format,
             destination: job.destination,

@@ -17,6 +17,7 @@ use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tollgate_domain::TenantId;
 use tollgate_store::{
     StoreError,
+    calls::CallFilter,
     follow::{self, Follow, Start, Told, Wanted, What},
 };
 use utoipa::IntoParams;
@@ -126,7 +127,7 @@ pub struct StreamQuery {
 pub async fn handle(ctx: Ctx, Query(asked): Query<StreamQuery>) -> Answer {
     let start = match last_event_id(&ctx.headers)?.or(asked.cursor.as_deref()) {
         None => Start::Head,
-        Some(text) => cursor::open(&ctx.app.secrets, ctx.tenant, text)?,
+        Some(text) => cursor::open(&ctx.app.secrets, ctx.tenant, &CallFilter::default(), text)?,
     };
     let seat = Seat::take(&ctx.app.streams, ctx.tenant).ok_or_else(|| {
         Problem::because(Kind::TooMany, format!("The tenant has {SEATS} streams open here. Close one, or share one."))
@@ -236,7 +237,7 @@ impl Tail {
     fn frames(&mut self, told: Vec<Told>) -> Result<Bytes, Unwritable> {
         let mut frames = Vec::new();
         for Told { next, what } in told {
-            let id = cursor::seal(&self.ctx.app.secrets, self.ctx.tenant, next);
+            let id = cursor::seal(&self.ctx.app.secrets, self.ctx.tenant, &CallFilter::default(), next);
             let (name, line) = match what {
                 What::Call(call) => ("tool_call", self.lines.push(vec![*call])?),
                 What::Event(event) => ("admin_event", serde_json::to_vec(&AdminEvent::from(*event))?.into()),

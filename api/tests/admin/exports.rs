@@ -49,7 +49,8 @@ async fn an_export_by_cursor_goes_on_where_the_last_one_ended(pool: PgPool) {
     assert_eq!(ids(&third.text), [unsealed, vec![open.to_string()], theirs.clone()].concat());
     let again = get(format!("cursor={}&key_id={}", next(&second), colleague.key)).await;
     assert_eq!(ids(&again.text), theirs, "a filter narrows it");
-    let nothing = get(format!("cursor={}", next(&again))).await;
+    get(format!("cursor={}", next(&again))).await.is(400, "bad_cursor");
+    let nothing = get(format!("cursor={}", next(&third))).await;
     assert_eq!((nothing.text.as_str(), ids(&get("cursor=start".to_owned()).await.text).len()), ("", 9));
     for (format, starts) in [("csv", "id,"), ("parquet", "PAR1"), ("ocsf", "{")] {
         let file = get(format!("cursor=start&format={format}")).await;
@@ -120,7 +121,15 @@ fn parts(folder: &Path) -> Vec<String> {
     }
     assert_eq!(manifest["rows"], rows.len());
     let files = std::fs::read_dir(folder).unwrap().count();
-    assert_eq!(files, 1 + manifest["parts"].as_array().unwrap().len(), "nothing half-written is left");
+    assert_eq!(files, 2 + manifest["parts"].as_array().unwrap().len(), "nothing half-written is left");
+    // T55: with another manifest beside these parts, the signature would not hold.
+    let signed: Value = serde_json::from_slice(&std::fs::read(folder.join("_manifest.sig")).unwrap()).unwrap();
+    let signature = tollgate_evidence::hash::from_hex(signed["signature"].as_str().unwrap()).unwrap();
+    let key = tollgate_evidence::sign::Signer::from_seed(&[0; 32]).unwrap().public().clone();
+    let message = |manifest: &[u8]| [b"tollgate-export-v1\n".as_slice(), manifest].concat();
+    let text = std::fs::read(folder.join("_manifest.json")).unwrap();
+    assert_eq!(signed["key_id"], key.key_id.as_str());
+    assert!(key.verifies(&message(&text), &signature) && !key.verifies(&message(b"{}"), &signature));
     rows
 }
 

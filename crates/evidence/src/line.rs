@@ -32,7 +32,7 @@ pub struct Commitment {
 pub enum Kept {
     /// A copy from which the tenant's redaction rules had taken something: SHA-256 over the salt and its bytes.
     Redacted(Hash),
-    /// Nothing: it was larger than the tenant keeps, or could not be redacted.
+    /// Nothing: it was larger than the tenant keeps, or could not be redacted. Its salt is the 16 bytes of the row's id.
     Omitted,
 }
 

@@ -197,6 +197,17 @@ impl Entry {
         payloads.chain(ended).map(Payload::len).sum::<usize>() + self.run.as_ref().map_or(0, |run| run.catalog.len())
     }
 
+    /// Keep of every payload its hash alone.
+    fn without_payloads(&mut self) {
+        let bare = |payload: &mut Payload| *payload = payload.clone().without_copy();
+        self.completions.iter_mut().filter_map(|completion| completion.result.as_mut()).for_each(bare);
+        self.journal.iter_mut().map(|row| &mut row.entry).for_each(bare);
+        self.intent.iter_mut().map(|intent| &mut intent.arguments).for_each(bare);
+        if let Some(end) = &mut self.end {
+            end.result.iter_mut().chain([&mut end.logs]).chain(&mut end.error).for_each(bare);
+        }
+    }
+
     /// What a log may say of it: no payload, no source.
     fn names(&self) -> String {
         let calls = self.intent.iter().map(|i| i.id).chain(self.completions.iter().map(|c| c.id));
@@ -427,6 +438,14 @@ impl Task {
     async fn alone(&mut self, job: Job) {
         let mut one = vec![job];
         let Err(error) = self.commit(&mut one).await else { return };
+        // What has happened is told with less rather than not at all: a call that was made must not stand open for ever.
+        if let Some(job) = one.first_mut().filter(|job| !job.abandonable) {
+            tracing::error!(%error, entry = job.entry.names(), "the database refuses an audit row; it is written without its payloads");
+            job.entry.without_payloads();
+            if self.commit(&mut one).await.is_ok() {
+                return;
+            }
+        }
         for job in one {
             metrics::counter!("tollgate_audit_refused_total").increment(1);
             tracing::error!(%error, entry = job.entry.names(), "the database refuses an audit row");

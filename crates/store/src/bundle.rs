@@ -22,6 +22,8 @@ use crate::{
 
 /// Payload bytes, unpacked, that one query brings at most; a single one may be larger.
 const PAYLOADS: i64 = 4 << 20;
+/// How long a reader may take nothing.
+const STALL: std::time::Duration = std::time::Duration::from_secs(60);
 /// Seals that are read ahead to fill a chunk.
 const SEALS: i64 = 256;
 
@@ -50,20 +52,24 @@ pub async fn open(
     let mut tx = store.tenant_snapshot(tenant).await?;
     // A bundle takes as long as its reader; the channel's stall bounds that.
     sqlx::query("SET LOCAL statement_timeout = 0").execute(&mut *tx).await?;
+    let horizon = horizon(&mut tx, tenant).await?;
     let range = sqlx::query!(
-        r#"SELECT min(s.sequence) AS first, max(s.sequence) AS last, bool_and(e.sequence IS NOT NULL) AS whole
+        r#"SELECT min(s.sequence) AS first, max(s.sequence) AS last, bool_and(e.sequence IS NOT NULL AND s.low >= $4) AS whole
            FROM audit_seals s LEFT JOIN audit_entries e ON e.tenant_id = s.tenant_id AND e.sequence = s.sequence
            WHERE s.tenant_id = $1 AND ($2::timestamptz IS NULL OR s.sealed_at >= $2) AND ($3::timestamptz IS NULL OR s.sealed_at < $3)"#,
         tenant.uuid(),
         from,
         to,
+        horizon,
     );
     let range = range.fetch_one(&mut *tx).await?;
     if range.whole == Some(false) {
         let oldest = sqlx::query_scalar!(
             "SELECT min(s.sealed_at) FROM audit_seals s JOIN audit_entries e ON e.tenant_id = s.tenant_id AND e.sequence = s.sequence
-             WHERE s.tenant_id = $1",
-            tenant.uuid()
+             WHERE s.tenant_id = $1 AND s.low >= $2
+               AND s.sequence > COALESCE((SELECT max(o.sequence) FROM audit_seals o WHERE o.tenant_id = $1 AND o.low < $2), 0)",
+            tenant.uuid(),
+            horizon,
         );
         let oldest = oldest.fetch_one(&mut *tx).await?.map_or_else(|| "now".to_owned(), |at| at.to_rfc3339());
         let sentence = format!("rows of that time went with their retention; the oldest that are left were sealed at {oldest}");
@@ -75,6 +81,16 @@ pub async fn open(
     let head = seals::newest(&mut tx, tenant).await?;
     let next = number(range.first).max(1);
     Ok(Bundle { tx, tenant, next, last: number(range.last), head, catalogs: HashSet::new(), writer })
+}
+
+/// The smallest id that retention has not dropped. A seal at the turn of a month may hold rows of both sides: it is whole no more.
+async fn horizon(tx: &mut Tx, tenant: TenantId) -> StoreResult<Uuid> {
+    let horizon = sqlx::query_scalar!(
+        "SELECT tollgate_uuid_floor(max(to_date(detail->>'month', 'YYYY-MM') + interval '1 month') AT TIME ZONE 'UTC')
+         FROM admin_events WHERE tenant_id = $1 AND action = 'audit.retire'",
+        tenant.uuid()
+    );
+    Ok(horizon.fetch_one(&mut **tx).await?.unwrap_or_default())
 }
 
 /// A payload that a line commits to.
@@ -112,10 +128,10 @@ fn broken(error: std::io::Error) -> StoreError {
 }
 
 impl Bundle {
-    /// The next bytes of the archive; `None` when only [`Self::finish`] is left.
+    /// Send the next chunk of the archive; false when only [`Self::finish`] is left.
     ///
     /// # Errors
-    /// When the database does not answer.
+    /// When the database does not answer, or the reader has gone.
     pub async fn next(&mut self, out: &tokio::sync::mpsc::Sender<Vec<u8>>) -> StoreResult<bool> {
         let chunk = self.seals().await?;
         let Some(last) = chunk.last() else { return Ok(false) };
@@ -134,11 +150,10 @@ impl Bundle {
         for group in self.groups(&wanted).await? {
             self.payloads(group).await?;
             // Whoever reads may be slow: nothing is read ahead of them.
-            if out.send(self.writer.take()).await.is_err() {
-                return Ok(false);
-            }
+            send(out, self.writer.take()).await?;
         }
-        Ok(out.send(self.writer.take()).await.is_ok())
+        send(out, self.writer.take()).await?;
+        Ok(true)
     }
 
     /// Whole seals, up to about a chunk of entries.
@@ -198,15 +213,20 @@ impl Bundle {
     }
 
     async fn sizes(&mut self, wanted: &[Wanted]) -> StoreResult<HashMap<Key, i64>> {
-        let (calls, runs) = rows(wanted);
+        let (calls, scripts) = (Keys::of(wanted, true), Keys::of(wanted, false));
         let rows = sqlx::query!(
-            r#"SELECT true AS "call!", call_id AS "id!", kind AS "part!", 0 AS "sequence!", size AS "size!" FROM tool_call_payloads
-               WHERE tenant_id = $1 AND call_id = ANY($2)
+            r#"SELECT true AS "call!", p.call_id AS "id!", p.kind AS "part!", 0 AS "sequence!", p.size AS "size!"
+               FROM UNNEST($2::uuid[], $3::smallint[]) AS w(id, kind)
+               JOIN tool_call_payloads p ON p.tenant_id = $1 AND p.call_id = w.id AND p.kind = w.kind
                UNION ALL
-               SELECT false, script_run_id, part, sequence, size FROM script_payloads WHERE tenant_id = $1 AND script_run_id = ANY($3)"#,
+               SELECT false, p.script_run_id, p.part, p.sequence, p.size FROM UNNEST($4::uuid[], $5::smallint[], $6::int[]) AS w(id, part, sequence)
+               JOIN script_payloads p ON p.tenant_id = $1 AND p.script_run_id = w.id AND p.part = w.part AND p.sequence = w.sequence"#,
             self.tenant.uuid(),
-            &calls,
-            &runs,
+            &calls.ids,
+            &calls.parts,
+            &scripts.ids,
+            &scripts.parts,
+            &scripts.sequences,
         );
         let rows = rows.fetch_all(&mut *self.tx).await?;
         Ok(rows.into_iter().map(|row| ((row.call, row.id, row.part, row.sequence), i64::from(row.size))).collect())
@@ -216,24 +236,26 @@ impl Bundle {
         if wanted.is_empty() {
             return Ok(());
         }
-        let (calls, runs) = rows(wanted);
-        let here: HashSet<Key> = wanted.iter().map(Wanted::key).collect();
+        let (calls, scripts) = (Keys::of(wanted, true), Keys::of(wanted, false));
         let found = sqlx::query!(
-            r#"SELECT true AS "call!", call_id AS "id!", kind AS "part!", 0 AS "sequence!", salt AS "salt!", body AS "body!"
-               FROM tool_call_payloads WHERE tenant_id = $1 AND call_id = ANY($2)
+            r#"SELECT true AS "call!", p.call_id AS "id!", p.kind AS "part!", 0 AS "sequence!", p.salt AS "salt!", p.body AS "body!"
+               FROM UNNEST($2::uuid[], $3::smallint[]) AS w(id, kind)
+               JOIN tool_call_payloads p ON p.tenant_id = $1 AND p.call_id = w.id AND p.kind = w.kind
                UNION ALL
-               SELECT false, script_run_id, part, sequence, salt, body FROM script_payloads
-               WHERE tenant_id = $1 AND script_run_id = ANY($3)"#,
+               SELECT false, p.script_run_id, p.part, p.sequence, p.salt, p.body
+               FROM UNNEST($4::uuid[], $5::smallint[], $6::int[]) AS w(id, part, sequence)
+               JOIN script_payloads p ON p.tenant_id = $1 AND p.script_run_id = w.id AND p.part = w.part AND p.sequence = w.sequence"#,
             self.tenant.uuid(),
-            &calls,
-            &runs,
+            &calls.ids,
+            &calls.parts,
+            &scripts.ids,
+            &scripts.parts,
+            &scripts.sequences,
         );
         let found = found.fetch_all(&mut *self.tx).await?.into_iter();
-        let mut found: HashMap<Key, (Vec<u8>, Vec<u8>)> = found
-            .map(|row| ((row.call, row.id, row.part, row.sequence), (row.salt, row.body)))
-            .filter(|(key, _)| here.contains(key))
-            .collect();
-        let erased = self.erased(&[calls, runs].concat()).await?;
+        let mut found: HashMap<Key, (Vec<u8>, Vec<u8>)> =
+            found.map(|row| ((row.call, row.id, row.part, row.sequence), (row.salt, row.body))).collect();
+        let erased = self.erased(&[calls.ids, scripts.ids].concat()).await?;
         for want in wanted {
             let content = match found.remove(&want.key()) {
                 // What cannot be unpacked is not what was stored: whoever verifies is shown the bytes.
@@ -258,11 +280,11 @@ impl Bundle {
         Ok(found.fetch_all(&mut *self.tx).await?.into_iter().map(|row| (row.row_id, name(row.erasure_id))).collect())
     }
 
-    /// The rest of the archive: the proof that leads on to the newest seal, and the signed manifest.
+    /// Send the rest of the archive: the proof that leads on to the newest seal, and the signed manifest.
     ///
     /// # Errors
     /// When the database does not answer.
-    pub async fn finish(mut self, keys: &KeyRing) -> StoreResult<Vec<u8>> {
+    pub async fn finish(mut self, keys: &KeyRing, out: &tokio::sync::mpsc::Sender<Vec<u8>>) -> StoreResult<()> {
         let proof = match &self.head {
             Some(head) if self.last > 0 => {
                 Some(seals::consistency(&mut self.tx, self.tenant, self.last, head.seal.sequence).await?)
@@ -270,7 +292,8 @@ impl Bundle {
             _ => None,
         };
         self.tx.rollback().await?;
-        self.writer.finish(self.tenant, proof.as_ref(), keys.signer()).map_err(broken)
+        let rest = self.writer.finish(self.tenant, proof.as_ref(), keys.signer()).map_err(broken)?;
+        send(out, rest).await
     }
 }
 
@@ -289,12 +312,31 @@ fn wanted(first: u64, entries: &[Sealed], lines: &[Option<Vec<u8>>]) -> Vec<Want
     wanted
 }
 
-/// The calls and the script runs whose payloads are wanted.
-fn rows(wanted: &[Wanted]) -> (Vec<Uuid>, Vec<Uuid>) {
-    let of = |call: bool| {
-        let mut ids: Vec<Uuid> = wanted.iter().filter(|want| place(want.part).0 == call).map(|want| want.row).collect();
-        ids.dedup();
-        ids
-    };
-    (of(true), of(false))
+/// What is wanted of one of the two tables, as columns.
+#[derive(Default)]
+struct Keys {
+    ids: Vec<Uuid>,
+    parts: Vec<i16>,
+    sequences: Vec<i32>,
+}
+
+impl Keys {
+    fn of(wanted: &[Wanted], call: bool) -> Self {
+        let mut keys = Self::default();
+        for (_, id, part, sequence) in wanted.iter().map(Wanted::key).filter(|key| key.0 == call) {
+            keys.ids.push(id);
+            keys.parts.push(part);
+            keys.sequences.push(sequence);
+        }
+        keys
+    }
+}
+
+/// Whoever reads may be slow, and not for ever: the snapshot keeps Postgres from tidying up.
+async fn send(out: &tokio::sync::mpsc::Sender<Vec<u8>>, piece: Vec<u8>) -> StoreResult<()> {
+    let gone = || StoreError::Conflict("the reader of a bundle has gone, or took nothing for a minute".to_owned());
+    match tokio::time::timeout(STALL, out.send(piece)).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(_)) | Err(_) => Err(gone()),
+    }
 }

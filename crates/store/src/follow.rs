@@ -252,20 +252,21 @@ impl Follow {
         // Sizes first, so that a batch of large payloads is never in memory at once.
         let rows = sqlx::query(
             "SELECT i.call_id, i.outcome IS NOT NULL AS closed,
+                    EXISTS (SELECT FROM tool_call_events c WHERE c.tenant_id = i.tenant_id AND c.call_id = i.call_id AND c.kind = 1) AS answered,
                     (SELECT COALESCE(sum(p.size), 0) FROM tool_call_payloads p
                       WHERE p.tenant_id = i.tenant_id AND p.call_id = i.call_id) AS bytes
              FROM tool_call_events i WHERE i.tenant_id = $1 AND i.call_id = ANY($2) AND i.call_id >= $3 AND i.call_id <= $4 AND i.kind = 0",
         );
         let rows = rows.bind(self.tenant.uuid()).bind(&ids).bind(low).bind(high);
-        let mut found: HashMap<Uuid, (bool, i64)> = HashMap::with_capacity(ids.len());
+        let mut found: HashMap<Uuid, (bool, bool, i64)> = HashMap::with_capacity(ids.len());
         let rows = if ids.is_empty() { Vec::new() } else { rows.fetch_all(&mut **tx).await? };
         for row in rows {
-            found.insert(row.try_get("call_id")?, (row.try_get("closed")?, row.try_get("bytes")?));
+            found.insert(row.try_get("call_id")?, (row.try_get("closed")?, row.try_get("answered")?, row.try_get("bytes")?));
         }
         let (mut bytes, mut taken) = (0i64, Vec::new());
         for (at, place) in looked {
             let call = found.get(&place.id);
-            bytes += call.map_or(0, |(_, bytes)| *bytes);
+            bytes += call.map_or(0, |(_, _, bytes)| *bytes);
             if bytes > BATCH_BYTES && !taken.is_empty() {
                 break;
             }
@@ -275,7 +276,9 @@ impl Follow {
                 continue;
             }
             match call {
-                Some((closed, _)) if place.kind != Kind::CallIntent || *closed => {}
+                // Its answer has come after all, and stands further on.
+                Some((_, true, _)) if place.kind == Kind::CallResolution => drop(taken.pop()),
+                Some((closed, ..)) if place.kind != Kind::CallIntent || *closed => {}
                 Some(_) => drop(taken.pop()),
                 None if self.lenient => drop(taken.pop()),
                 None => return Err(StoreError::Gone(GONE)),

@@ -8,6 +8,8 @@ use tollgate_evidence::{
     line::{Commitment, Kept},
 };
 
+use uuid::Uuid;
+
 use crate::error::{StoreError, StoreResult};
 
 /// The largest payload that is read back, in bytes: a row is never a decompression bomb.
@@ -73,6 +75,17 @@ impl Payload {
         self.original.is_empty()
     }
 
+    /// Random, and stored beside the payload. Where none is stored it is the id of its row, so that whoever has the original can
+    /// show that it is the one.
+    pub(crate) fn salt(&self, row: Uuid) -> Salt {
+        let mut salt = row.into_bytes();
+        let random = matches!(self.stored, Stored::Omitted) || aws_lc_rs::rand::fill(&mut salt).is_ok();
+        if !random {
+            tracing::error!("the system gives no randomness for the salts of the audit trail");
+        }
+        salt
+    }
+
     pub(crate) fn commitment(&self, salt: &Salt) -> Commitment {
         let kept = match &self.stored {
             Stored::Whole => None,
@@ -84,16 +97,6 @@ impl Payload {
 }
 
 pub(crate) type Salt = [u8; 16];
-
-/// Without randomness there is no salt, and a commitment without one could be guessed: zeros say so to whoever looks, and the
-/// payload itself is as safe as before.
-pub(crate) fn salt() -> Salt {
-    let mut salt = [0; 16];
-    if aws_lc_rs::rand::fill(&mut salt).is_err() {
-        tracing::error!("the system gives no randomness for the salts of the audit trail");
-    }
-    salt
-}
 
 #[must_use]
 pub fn pack(plain: &[u8]) -> Vec<u8> {

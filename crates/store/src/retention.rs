@@ -8,7 +8,7 @@
 use chrono::{DateTime, Days, Months, NaiveDate, Utc};
 use serde_json::json;
 use sqlx::Row;
-use tollgate_domain::TenantId;
+use tollgate_domain::{TenantId, ids};
 use uuid::Uuid;
 
 use crate::{
@@ -85,7 +85,17 @@ async fn drop_month(store: &Store, month: NaiveDate, now: DateTime<Utc>) -> Stor
         tenants::enter(&mut change, (*tenant).into()).await?;
         let name = month.format("%Y-%m").to_string();
         change.event("audit.retire", &TenantId::from(*tenant), json!({"month": name})).await?;
+        // What the index of searches knows of the rows goes with them.
+        let last = ids::floor(end);
+        for sql in [
+            "DELETE FROM call_blocks WHERE tenant_id = $1 AND last_call_id < $2",
+            "DELETE FROM late_calls WHERE tenant_id = $1 AND call_id < $2",
+        ] {
+            sqlx::query(sql).bind(tenant).bind(last).execute(&mut *change.tx).await?;
+        }
     }
+    // Whoever lets the month go and has nothing in it loses nothing, and is told nothing.
+    let keep: Vec<Uuid> = keep.into_iter().chain(going.into_iter().filter(|tenant| !with_rows.contains(tenant))).collect();
     role(&mut change, "SET LOCAL ROLE tollgate_control").await?;
     sqlx::query("SELECT tollgate_retire($1, $2)").bind(first).bind(&keep).execute(&mut *change.tx).await?;
     role(&mut change, "SET LOCAL ROLE tollgate_app").await?;

@@ -6,7 +6,8 @@
 //! round, and its rows come after: positions are given in the order of sealing, not of time. So whoever has read a log up to
 //! position *n* has read all that will ever stand below *n*, however many writers there are and however late they commit.
 //! The order is causal as well: a row that answers another was written by a transaction that began after the other's had
-//! committed, and has the larger transaction id, by which a round is ordered.
+//! committed, and has the larger transaction id. A round is ordered by these, and within one writer by its own numbers: a
+//! change of configuration may have taken its id long before it took its place in the chain.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -106,8 +107,12 @@ pub async fn round(store: &Store, now: DateTime<Utc>) -> StoreResult<Round> {
 
 async fn waiting(tx: &mut Tx) -> StoreResult<Vec<Waiting>> {
     let rows = sqlx::query!(
-        "SELECT writer_id, sequence, at, previous, root, key_id, signature, entries FROM audit_batches
-         ORDER BY xid, writer_id, sequence LIMIT $1",
+        "WITH next AS (
+           SELECT writer_id, sequence, max(xid::text::numeric) OVER (PARTITION BY writer_id ORDER BY sequence) AS place
+           FROM audit_batches ORDER BY place, writer_id, sequence LIMIT $1)
+         SELECT b.writer_id, b.sequence, b.at, b.previous, b.root, b.key_id, b.signature, b.entries
+         FROM next n JOIN audit_batches b ON b.writer_id = n.writer_id AND b.sequence = n.sequence
+         ORDER BY n.place, b.writer_id, b.sequence",
         BATCHES
     );
     let hash = |bytes: &[u8]| Hash::from_slice(bytes).unwrap_or(Hash::ZERO);

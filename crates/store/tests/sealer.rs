@@ -370,6 +370,47 @@ async fn a_cursor_misses_nothing_under_concurrent_writers(
     assert_eq!(read(&store, who.tenant).await.len(), seen.len());
 }
 
+/// A change takes its transaction's number with its first write and its place in the chain with its last: the two orders differ.
+#[sqlx::test(migrator = "tollgate_store::MIGRATOR")]
+async fn changes_that_overlap_are_one_sound_chain(pool: PgPool) {
+    let store = Store::from_pool(pool.clone());
+    let who = Who::new(tenant(&pool).await);
+    let other = tenant(&pool).await;
+    let mut early = store.change(who.tenant, Actor::system("early"), support::now()).await.unwrap();
+    early.event("noun.verb", &"first to write", json!({})).await.unwrap();
+    for _ in 0..3 {
+        let mut late = store.change(other, Actor::system("late"), support::now()).await.unwrap();
+        late.event("noun.verb", &"last to write", json!({})).await.unwrap();
+        late.commit_quietly().await.unwrap();
+    }
+    early.commit_quietly().await.unwrap();
+    let done = seal_all(&store).await;
+    assert_eq!((done.entries, done.anomalies), (4, Vec::new()));
+    let mut after = store.change(other, Actor::system("after"), support::now()).await.unwrap();
+    after.event("noun.verb", &"later", json!({})).await.unwrap();
+    after.commit_quietly().await.unwrap();
+    assert_eq!(seal_all(&store).await.anomalies, Vec::<String>::new());
+}
+
+/// A row that was signed twice, as two sweeps around an outage may do, is read twice.
+#[sqlx::test(migrator = "tollgate_store::MIGRATOR")]
+async fn a_row_that_was_signed_twice_is_in_the_log_twice_and_whole(pool: PgPool) {
+    let store = Store::from_pool(pool.clone());
+    let who = Who::new(tenant(&pool).await);
+    let audit = AuditWriter::start(&store, QUEUE);
+    let resolution = Resolution {
+        tenant: who.tenant,
+        id: CallId::mint(support::now()),
+        amount: tollgate_domain::Picos(7),
+        at: support::now(),
+    };
+    for _ in 0..2 {
+        audit.after(Entry { resolutions: vec![resolution.clone()], ..Entry::default() }).await.unwrap();
+    }
+    seal_all(&store).await;
+    assert_eq!(read(&store, who.tenant).await.len(), 2);
+}
+
 /// A batch whose commit was in doubt and that was sealed in between is not sealed again.
 #[sqlx::test(migrator = "tollgate_store::MIGRATOR")]
 async fn a_batch_that_comes_twice_is_sealed_once(pool: PgPool) {

@@ -12,7 +12,7 @@ use crate::{
     dice::{to_f64, to_usize},
     load::{Round, WARM_UP, median},
     process,
-    table::{Table, count, line, machine, note},
+    table::{Table, count, line, machine, mib, note},
     worker::HAS_BASELINE,
 };
 use lanes::{Kind, Lane, Stage};
@@ -66,6 +66,15 @@ pub async fn run(args: Calls) -> Result<()> {
     cpu_table(&stage, &args, &results);
     targets(&results);
     recorded(&stage, &results).await?;
+    if let Some((rows, bytes, took)) = stage.bundle().await? {
+        let rate = to_usize(to_f64(usize::try_from(rows)?) / took);
+        line(format_args!(
+            "\nThe strict tenant's log as a bundle: {} rows with their payloads in {took:.1} s, {} rows/s, {} MiB.\n",
+            count(rows),
+            count(rate),
+            mib(bytes)
+        ));
+    }
     stage.stop().await
 }
 

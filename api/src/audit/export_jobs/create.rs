@@ -51,7 +51,8 @@ pub struct NewExportJob {
 /// Have closed calls written to a destination.
 ///
 /// The job covers the calls that are closed and sealed at this moment, in the order of the log, as numbered parts of about 64 MiB
-/// or 500,000 rows, each whole in itself; `_manifest.json` lists them with their SHA-256 and is written last. Another process goes
+/// or 500,000 rows, each whole in itself; `_manifest.json` lists them with their SHA-256 and is
+/// written last; `_manifest.sig` is Ed25519 over `tollgate-export-v1`, a line break and its bytes. Another process goes
 /// on with the job when its own dies. Like every export it leaves an admin event.
 #[utoipa::path(post, path = "/v1/tenants/{tenant_id}/audit/export-jobs", request_body = NewExportJob,
     responses((status = 201, description = "It waits for its turn.", body = ExportJob),
@@ -69,9 +70,10 @@ pub async fn handle(ctx: Ctx, body: Json<NewExportJob>) -> Answer {
     let both = cursor.is_some() && (from.is_some() || to.is_some());
     checks.require(!both, "/cursor", "use either a cursor or a window of time");
     checks.done()?;
-    let start = cursor.as_deref().map(|text| cursor::open(&ctx.app.secrets, ctx.tenant, text)).transpose()?;
-    let start = start.unwrap_or(Start::Oldest);
     let filter = JobFilter { from, to, key_id, team_id, tool_id, upstream_id, outcome };
+    let calls = filter.wanted().calls;
+    let start = cursor.as_deref().map(|text| cursor::open(&ctx.app.secrets, ctx.tenant, &calls, text)).transpose()?;
+    let start = start.unwrap_or(Start::Oldest);
     let rows = follow::open(&ctx.app.store, ctx.tenant, filter.wanted(), start).await?;
 
     let mut write = ctx.post(&body.sha256).await?;

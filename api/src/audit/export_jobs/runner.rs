@@ -222,7 +222,9 @@ impl Runner {
         if self.app.shutdown.is_requested() {
             return Ok(Left::Queued);
         }
-        place.put("_manifest.json", self.manifest(taken, &job, &parts)?).await?;
+        let manifest = self.manifest(taken, &job, &parts)?;
+        place.put("_manifest.sig", self.signature(&manifest)).await?;
+        place.put("_manifest.json", manifest).await?;
         Ok(Left::Done)
     }
 
@@ -260,6 +262,13 @@ impl Runner {
         writing.step(|encoder| encoder.finish()).await
     }
 
+    /// Ed25519 under the trail's key: whoever can write to the destination cannot drop a part and say so in another manifest.
+    fn signature(&self, manifest: &[u8]) -> Vec<u8> {
+        let signer = self.app.store.keys().signer();
+        let signature = signer.sign(&[b"tollgate-export-v1\n".as_slice(), manifest].concat());
+        json!({"key_id": signer.public().key_id, "signature": to_hex(&signature)}).to_string().into_bytes()
+    }
+
     fn manifest(&self, taken: Taken, job: &Job, parts: &[Part]) -> Result<Vec<u8>, Stop> {
         let (mut rows, mut bytes) = (0i64, 0i64);
         let listed: Vec<_> = parts
@@ -279,7 +288,10 @@ impl Runner {
             ("filter", json!(job.filter.0)),
             ("first_position", json!(job.first)),
             ("end_position", json!(job.until)),
-            ("next_cursor", json!((!windowed).then(|| cursor::seal(&self.app.secrets, taken.tenant, until)))),
+            (
+                "next_cursor",
+                json!((!windowed).then(|| cursor::seal(&self.app.secrets, taken.tenant, &job.filter.0.wanted().calls, until))),
+            ),
             ("created_at", json!(job.created_at)),
             ("finished_at", json!(self.app.clock.now())),
             ("rows", json!(rows)),

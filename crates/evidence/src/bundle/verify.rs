@@ -112,6 +112,8 @@ struct Verifier<'a> {
     keys: Vec<PublicKey>,
     files: Vec<FileEntry>,
     chunk: Chunk,
+    /// The entries of the chunk have been compared with its seals.
+    checked: bool,
     last: Option<SignedSeal>,
     /// The tree over the seals, where the bundle begins with the first.
     nodes: Option<Nodes>,
@@ -123,6 +125,8 @@ struct Verifier<'a> {
     ended: Vec<Uuid>,
     catalogs: HashMap<Hash, String>,
     manifest: Option<(Manifest, Vec<u8>)>,
+    ended_by_manifest: bool,
+    signature_seen: bool,
     signed: bool,
     met: BTreeSet<String>,
     report: Report,
@@ -138,14 +142,24 @@ impl Verifier<'_> {
     }
 
     fn file(&mut self, name: &str, content: &[u8]) {
+        // The manifest and its signature end the archive, once: a second one would speak for what the first does not name.
+        if self.ended_by_manifest && !(name == SIGNATURE && !self.signature_seen) {
+            return self.whole(Problem::Added, name, "nothing may follow the manifest but its one signature");
+        }
         let bytes = u64::try_from(content.len()).unwrap_or(u64::MAX);
         let entry = FileEntry { name: name.to_owned(), bytes, sha256: Hash::of(&[content]) };
         match name.rsplit_once('/') {
             None if name == README => {}
             None if name == KEYS => self.take_keys(content),
             None if name == PROOF => self.take_proof(content),
-            None if name == MANIFEST => return self.take_manifest(content),
-            None if name == SIGNATURE => return self.take_signature(content),
+            None if name == MANIFEST => {
+                self.ended_by_manifest = true;
+                return self.take_manifest(content);
+            }
+            None if name == SIGNATURE => {
+                self.signature_seen = true;
+                return self.take_signature(content);
+            }
             Some((prefix, "seals.ndjson")) => self.take_seals(prefix, name, content),
             Some((prefix, "leaves.txt")) if prefix == self.chunk.prefix => self.take_leaves(name, content),
             Some((prefix, "entries.ndjson")) if prefix == self.chunk.prefix => self.take_entries(content),
@@ -268,6 +282,7 @@ impl Verifier<'_> {
     }
 
     fn take_entries(&mut self, content: &[u8]) {
+        self.checked = true;
         self.chunk.lines = lines(content).map(<[u8]>::to_vec).collect();
         let (sound, findings) = self.chunk.check();
         self.report.entries += sound;
@@ -340,6 +355,10 @@ impl Verifier<'_> {
     }
 
     fn take_payloads(&mut self, name: &str, content: &[u8]) {
+        // Without the entries nothing is known of them; that these are missing is said at the chunk's end.
+        if !self.checked {
+            return;
+        }
         let all: Vec<Option<PayloadLine>> = lines(content).map(exact).collect();
         let here: HashSet<(u64, Part)> = all.iter().flatten().map(|line| (line.position, line.part)).collect();
         for (number, payload) in all.into_iter().enumerate() {
@@ -459,6 +478,15 @@ impl Verifier<'_> {
     }
 
     fn end_chunk(&mut self) {
+        // Seals without their entries are no proof of anything.
+        let checked = std::mem::take(&mut self.checked);
+        if !self.chunk.seals.is_empty() && !checked {
+            let name = format!("{}/entries.ndjson", self.chunk.prefix);
+            self.whole(Problem::Removed, &name, "the entries under these seals are missing");
+        }
+        if !self.chunk.prefix.is_empty() {
+            self.chunk.seals.clear();
+        }
         let name = format!("{}/payloads", self.chunk.prefix);
         while self.next < self.expected.len() {
             self.lost(Problem::Truncated, &name, None);

@@ -47,6 +47,31 @@ fn only_trusted_keys_count() {
     assert!(report.findings[0].text.contains("a key that is not trusted"), "{}", report.findings[0]);
 }
 
+/// The genuine manifest and signature, kept, and behind them another manifest for what is left of the archive.
+#[test]
+fn a_second_manifest_does_not_live_on_the_first_ones_signature() {
+    let mut files = World::new(1).files;
+    let mut forged: serde_json::Value =
+        serde_json::from_slice(&files.iter().find(|(n, _)| n == "manifest.json").unwrap().1).unwrap();
+    files.retain(|(name, _)| !name.starts_with("chunks/000003/") && name != "proof.json");
+    forged["files"]
+        .as_array_mut()
+        .unwrap()
+        .retain(|f| !f["name"].as_str().unwrap().starts_with("chunks/000003/") && f["name"] != "proof.json");
+    forged["last_seal"] = 4.into();
+    files.push(("manifest.json".to_owned(), forged.to_string().into_bytes()));
+    let report = check(&pack(&files));
+    assert!(report.findings.iter().any(|f| f.problem == Problem::Added && f.file == "manifest.json"), "{:?}", report.findings);
+    // Nor are seals believed whose entries are not there.
+    let mut files = World::new(1).files;
+    files.retain(|(name, _)| name != "chunks/000002/entries.ndjson");
+    let report = check(&pack(&files));
+    assert_eq!(
+        (report.findings[0].problem, report.findings[0].file.as_str()),
+        (Problem::Removed, "chunks/000002/entries.ndjson")
+    );
+}
+
 /// Whoever has the database but not the key can make a bundle that fits together, and not one that is trusted.
 #[test]
 fn a_rewritten_history_needs_the_key() {

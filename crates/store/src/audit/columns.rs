@@ -548,7 +548,7 @@ impl Ends {
 
 impl Payloads {
     fn push(&mut self, tenant: TenantId, call: Uuid, kind: i16, payload: &Payload) -> Commitment {
-        let salt = payload::salt();
+        let salt = payload.salt(call);
         if let Some(plain) = payload.stored() {
             self.tenant.push(tenant.uuid());
             self.call.push(call);
@@ -563,7 +563,7 @@ impl Payloads {
 
 impl Texts {
     fn push(&mut self, (tenant, run): (TenantId, Uuid), (part, sequence): (i16, i32), payload: &Payload) -> Commitment {
-        let salt = payload::salt();
+        let salt = payload.salt(run);
         if let Some(plain) = payload.stored() {
             self.tenant.push(tenant.uuid());
             self.run.push(run);

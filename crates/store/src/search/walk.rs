@@ -74,6 +74,7 @@ pub(crate) async fn list(tx: &mut Tx, tenant: TenantId, filter: &CallFilter, sli
         filter,
         slice,
         left: Span::of(filter, slice),
+        progressed: false,
         until: Instant::now() + PATIENCE,
         found: Vec::new(),
         bytes: LIST_PAYLOADS,
@@ -141,6 +142,8 @@ struct Walk<'a> {
     slice: Slice,
     /// What has not been passed yet.
     left: Option<Span>,
+    /// Something has been passed: a page that has seen nothing could not say where the next goes on.
+    progressed: bool,
     until: Instant,
     found: Vec<ToolCall>,
     /// Bytes of payload that the page may still take.
@@ -176,7 +179,7 @@ impl Walk<'_> {
 
     /// The page is full, or its time is.
     fn is_over(&self) -> bool {
-        self.missing() <= 0 || Instant::now() >= self.until
+        self.missing() <= 0 || (self.progressed && Instant::now() >= self.until)
     }
 
     fn missing(&self) -> i64 {
@@ -231,7 +234,10 @@ impl Walk<'_> {
         }
         let Some(part) = self.left.and_then(|left| left.and(block.span)) else { return Ok(()) };
         match (block.suspect, block.counted) {
-            (false, _) => self.left = self.left.and_then(|left| left.beyond(part, ascending)),
+            (false, _) => {
+                self.left = self.left.and_then(|left| left.beyond(part, ascending));
+                self.progressed = true;
+            }
             (true, true) => self.read(part).await?,
             (true, false) => self.read_uncovered(part).await?,
         }
@@ -267,6 +273,7 @@ impl Walk<'_> {
             let last = self.read_batch(part, most).await?;
             let done = last.map_or(part, |last| Span { first: last, last });
             self.left = self.left.and_then(|left| left.beyond(done, ascending));
+            self.progressed = true;
             span = part.beyond(done, ascending);
         }
         Ok(())

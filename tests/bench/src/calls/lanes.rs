@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use futures::TryStreamExt;
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
 use tempfile::TempDir;
@@ -129,6 +130,24 @@ impl Stage {
             }
             tokio::time::sleep(Duration::from_millis(500)).await;
         }
+    }
+
+    /// Export the strict tenant's sealed rows as one archive: the rows of the log, the bytes and the seconds; `None` without
+    /// such a lane.
+    pub async fn bundle(&self) -> Result<Option<(u64, usize, f64)>> {
+        let Some(lane) = self.lanes.iter().find(|lane| lane.kind == Kind::Strict) else { return Ok(None) };
+        let audit = format!("/v1/tenants/{}/audit", lane.tenant);
+        let head = self.admin.get(&format!("{audit}/seals?limit=1")).await?;
+        let seal = &head["items"][0]["seal"];
+        let rows = seal["first"].as_u64().zip(seal["count"].as_u64()).map_or(0, |(first, count)| first + count);
+        let begun = std::time::Instant::now();
+        let answer = self.admin.open(&format!("{audit}/export?format=bundle")).await?;
+        ensure!(answer.status().is_success(), "no bundle: {}", answer.status());
+        let (mut body, mut bytes) = (answer.bytes_stream(), 0);
+        while let Some(piece) = body.try_next().await.context("the bundle broke off")? {
+            bytes += piece.len();
+        }
+        Ok(Some((rows, bytes, begun.elapsed().as_secs_f64())))
     }
 
     pub async fn stop(self) -> Result<()> {

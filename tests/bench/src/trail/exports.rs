@@ -16,7 +16,8 @@ use crate::{
     table::{Table, count, line, mib, note},
 };
 
-const FORMATS: [&str; 5] = ["ndjson", "csv", "parquet", "ocsf", "bundle"];
+/// A bundle is made of sealed rows, which these are not: see the calls.
+const FORMATS: [&str; 4] = ["ndjson", "csv", "parquet", "ocsf"];
 /// NDJSON is to reach this share of COPY.
 const TARGET: f64 = 0.40;
 const BASES: [&str; 2] = [JOIN, FLAT];
