@@ -9,6 +9,7 @@
 //! chain there can only ever be one.
 
 mod columns;
+mod rows;
 #[cfg(feature = "unaudited")]
 mod unrecorded;
 
@@ -21,22 +22,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use chrono::{DateTime, Utc};
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
-use tollgate_domain::{
-    CallId, Currency, Decision, KeyId, LlmRequestId, Origin, Outcome, Picos, ScriptRunId, TeamId, TenantId, ToolId, UpstreamId,
-    WorkerId, policy::Reason, price::Quote, tool::DefinitionHash,
-};
 use tollgate_evidence::Hash;
 use uuid::Uuid;
 
 use crate::{
     error::{StoreError, StoreResult},
     ledger::SignedBatch,
-    payload::Payload,
     tx::Store,
 };
 use columns::Batch;
+pub use rows::{Completion, Entry, Intent, JournalRow, NewRequest, NewRun, Resolution, RunEnd, RunResolution, ScriptPlace};
 
 /// Entries that one commit takes at most.
 const MAX_BATCH: usize = 1000;
@@ -52,183 +48,6 @@ const COMMIT_WITHIN: Duration = Duration::from_secs(35);
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How far an entry that nobody waits for may trail before the next ones are waited for.
 pub const LAG: Duration = Duration::from_millis(500);
-
-/// The parent of calls.
-#[derive(Debug, Clone)]
-pub struct NewRequest {
-    pub tenant: TenantId,
-    pub id: LlmRequestId,
-    pub key: KeyId,
-    pub team: Option<TeamId>,
-    pub origin: Origin,
-    pub method: &'static str,
-    pub model: Option<String>,
-    /// Name and version of the client, as it says.
-    pub client: Option<String>,
-    pub at: DateTime<Utc>,
-}
-
-#[derive(Debug, Clone)]
-pub struct NewRun {
-    pub tenant: TenantId,
-    pub id: ScriptRunId,
-    pub request: LlmRequestId,
-    pub key: KeyId,
-    pub team: Option<TeamId>,
-    pub source: Payload,
-    /// Canonical JSON, packed. Stored once per tenant.
-    pub catalog: Arc<[u8]>,
-    pub catalog_sha256: [u8; 32],
-    pub engine: String,
-    /// The ceilings of its steps, as JSON text.
-    pub limits: String,
-    pub worker: WorkerId,
-    pub at: DateTime<Utc>,
-}
-
-/// What is durable before the upstream hears of a call; for a call that is denied or held, all there is.
-#[derive(Debug, Clone)]
-pub struct Intent {
-    pub tenant: TenantId,
-    pub id: CallId,
-    pub request: LlmRequestId,
-    pub origin: Origin,
-    pub place: Option<ScriptPlace>,
-    pub key: KeyId,
-    pub team: Option<TeamId>,
-    pub upstream: Option<(UpstreamId, String)>,
-    pub tool: Option<ToolId>,
-    /// As the upstream calls it, or as the caller asked for it where there is no such tool.
-    pub tool_name: String,
-    pub definition: Option<DefinitionHash>,
-    pub decision: Decision,
-    pub reason: Option<Reason>,
-    pub quote: Quote,
-    pub currency: Currency,
-    pub worker: WorkerId,
-    /// The exact JSON text of the arguments.
-    pub arguments: Payload,
-    pub at: DateTime<Utc>,
-}
-
-/// Where in a script a call stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ScriptPlace {
-    pub run: ScriptRunId,
-    /// From 1.
-    pub sequence: u32,
-}
-
-/// What is durable before the answer is released.
-#[derive(Debug, Clone)]
-pub struct Completion {
-    pub tenant: TenantId,
-    pub id: CallId,
-    pub outcome: Outcome,
-    pub error: Option<String>,
-    pub latency: Duration,
-    pub amount: Picos,
-    /// The exact JSON text of the result, where there is one.
-    pub result: Option<Payload>,
-    pub at: DateTime<Utc>,
-}
-
-/// What the sweeper writes for a call whose worker died: the upstream may have acted, so it is charged as quoted.
-#[derive(Debug, Clone)]
-pub struct Resolution {
-    pub tenant: TenantId,
-    pub id: CallId,
-    pub amount: Picos,
-    pub at: DateTime<Utc>,
-}
-
-/// How a run ended.
-#[derive(Debug, Clone)]
-pub struct RunEnd {
-    pub tenant: TenantId,
-    pub id: ScriptRunId,
-    /// `done` or `failed`
-    pub state: &'static str,
-    pub ticks: u64,
-    /// JSON text, as are the next two.
-    pub result: Option<Payload>,
-    pub logs: Payload,
-    pub error: Option<Payload>,
-    pub at: DateTime<Utc>,
-}
-
-/// What the sweeper writes for a run whose worker died.
-#[derive(Debug, Clone, Copy)]
-pub struct RunResolution {
-    pub tenant: TenantId,
-    pub id: ScriptRunId,
-    pub at: DateTime<Utc>,
-}
-
-/// What a script saw of one of its calls.
-#[derive(Debug, Clone)]
-pub struct JournalRow {
-    pub tenant: TenantId,
-    pub place: ScriptPlace,
-    pub call: CallId,
-    /// A `codemode::wire::JournalEntry` as JSON.
-    pub entry: Payload,
-}
-
-/// Rows that become durable together.
-#[derive(Debug, Clone, Default)]
-pub struct Entry {
-    pub request: Option<NewRequest>,
-    pub run: Option<NewRun>,
-    pub intent: Option<Intent>,
-    pub completions: Vec<Completion>,
-    pub journal: Vec<JournalRow>,
-    pub end: Option<RunEnd>,
-    pub resolutions: Vec<Resolution>,
-    pub run_resolutions: Vec<RunResolution>,
-}
-
-impl Entry {
-    fn bytes(&self) -> usize {
-        let payloads = self.intent.iter().map(|intent| &intent.arguments);
-        let payloads = payloads.chain(self.completions.iter().filter_map(|c| c.result.as_ref()));
-        let payloads = payloads.chain(self.journal.iter().map(|row| &row.entry)).chain(self.run.iter().map(|run| &run.source));
-        let ended = self.end.iter().flat_map(|end| [end.result.as_ref(), Some(&end.logs), end.error.as_ref()]).flatten();
-        payloads.chain(ended).map(Payload::len).sum::<usize>() + self.run.as_ref().map_or(0, |run| run.catalog.len())
-    }
-
-    /// Keep of every payload its hash alone.
-    fn without_payloads(&mut self) {
-        let bare = |payload: &mut Payload| *payload = payload.clone().without_copy();
-        self.completions.iter_mut().filter_map(|completion| completion.result.as_mut()).for_each(bare);
-        self.journal.iter_mut().map(|row| &mut row.entry).for_each(bare);
-        self.intent.iter_mut().map(|intent| &mut intent.arguments).for_each(bare);
-        if let Some(end) = &mut self.end {
-            end.result.iter_mut().chain([&mut end.logs]).chain(&mut end.error).for_each(bare);
-        }
-    }
-
-    /// What a log may say of it: no payload, no source.
-    fn names(&self) -> String {
-        let calls = self.intent.iter().map(|i| i.id).chain(self.completions.iter().map(|c| c.id));
-        let calls: Vec<_> = calls.map(|id| id.to_string()).collect();
-        let run = self.run.as_ref().map(|run| run.id.to_string()).unwrap_or_default();
-        let request = self.request.as_ref().map(|request| request.id.to_string()).unwrap_or_default();
-        format!("calls {calls:?} run {run:?} request {request:?}")
-    }
-
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.request.is_none()
-            && self.run.is_none()
-            && self.intent.is_none()
-            && self.completions.is_empty()
-            && self.journal.is_empty()
-            && self.end.is_none()
-            && self.resolutions.is_empty()
-            && self.run_resolutions.is_empty()
-    }
-}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum AuditError {
