@@ -32,6 +32,17 @@ pub enum Command {
     Verify(Verify),
 }
 
+/// A public key or its name, with or without its algorithm in front. Whatever else is typed is no key that could fail to fit.
+fn public_key(text: &str) -> Result<String, String> {
+    let hex = text.strip_prefix("ed25519:").unwrap_or(text).to_ascii_lowercase();
+    let fits = matches!(hex.len(), 16 | 64) && hex.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if fits {
+        Ok(hex)
+    } else {
+        Err("a public key has 64 hex digits, its name the first 16 of its SHA-256; not a file".to_owned())
+    }
+}
+
 #[derive(Debug, Args)]
 pub struct Verify {
     /// What `GET /v1/tenants/{t}/audit/export?format=bundle` gave
@@ -41,7 +52,7 @@ pub struct Verify {
     #[arg(long, env = "TOLLGATE_REPLAY")]
     pub replay: bool,
     /// Trust this public key alone (64 hex digits, or the 16 of its name); may be given several times
-    #[arg(long, env = "TOLLGATE_KEY", value_name = "HEX", value_delimiter = ',')]
+    #[arg(long, env = "TOLLGATE_KEY", value_name = "HEX", value_delimiter = ',', value_parser = public_key)]
     pub key: Vec<String>,
     /// Print the report as JSON
     #[arg(long, env = "TOLLGATE_JSON")]

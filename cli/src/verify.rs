@@ -15,7 +15,7 @@ const UNSOUND: u8 = 1;
 
 /// Prints what was found; the exit status is 0 for a sound bundle and 1 for one that is not (2 when it cannot be read at all).
 pub fn run(args: args::Verify) -> Result<ExitCode> {
-    let trust = if args.key.is_empty() { Trust::InBundle } else { Trust::Only(args.key.iter().map(|key| name(key)).collect()) };
+    let trust = if args.key.is_empty() { Trust::InBundle } else { Trust::Only(args.key.clone()) };
     let mut sandbox = if args.replay { Some(Sandbox::new(sandbox::find(args.sandbox.sandbox.clone())?)?) } else { None };
     let replay = sandbox.as_mut().map(|sandbox| sandbox as &mut dyn Replay);
     let open = |path: &PathBuf| File::open(path).with_context(|| format!("cannot open {}", path.display()));
@@ -28,11 +28,6 @@ pub fn run(args: args::Verify) -> Result<ExitCode> {
         tell(&report, &args);
     }
     Ok(if report.is_sound() { ExitCode::SUCCESS } else { ExitCode::from(UNSOUND) })
-}
-
-/// Keys are written with and without their algorithm.
-fn name(key: &str) -> String {
-    key.strip_prefix("ed25519:").unwrap_or(key).to_ascii_lowercase()
 }
 
 fn tell(report: &Report, args: &args::Verify) {
@@ -66,6 +61,7 @@ fn tell(report: &Report, args: &args::Verify) {
         say("  The keys are the bundle's own: compare them with what you were given on another way, or name them with --key.");
     }
     match report.findings.as_slice() {
+        [] if report.entries == 0 => say("EMPTY: nothing was sealed in the time that it covers, so it proves nothing."),
         [] => say("SOUND: nothing was edited, removed, reordered, added or cut off."),
         [first, rest @ ..] => {
             say(format_args!("NOT SOUND. The first thing that is wrong:\n  {first}"));

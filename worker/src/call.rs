@@ -12,6 +12,7 @@ use tollgate_domain::{
     CallId, Decision, Durability, LlmRequestId, Origin, Outcome, ToolId,
     policy::{self, Permit, Reason, Verdict},
     price::Quote,
+    redact::MARKER,
     scope::ScopedTool,
     tool::Tool,
 };
@@ -366,7 +367,13 @@ fn journal_entry(pending: wire::PendingCall, answer: wire::Answer) -> wire::Jour
 
 async fn journal_row(intent: &Intent, place: ScriptPlace, entry: &wire::JournalEntry, trail: &TrailPolicy) -> JournalRow {
     let text = serde_json::to_vec(entry).unwrap_or_default();
-    JournalRow { tenant: intent.tenant, place, call: intent.id, entry: trail.payload(text).await }
+    let mut kept = trail.payload(text.clone()).await;
+    if !intent.arguments.is_whole() {
+        // A hash of the arguments, against which what was taken out of them could be guessed.
+        let blank = wire::JournalEntry { fingerprint: MARKER.to_owned(), ..entry.clone() };
+        kept = trail.payload(serde_json::to_vec(&blank).unwrap_or_default()).await.of_original(text);
+    }
+    JournalRow { tenant: intent.tenant, place, call: intent.id, entry: kept }
 }
 
 fn count(decision: Decision, outcome: Outcome) {

@@ -8,7 +8,7 @@ use crate::{
     check::Checks,
     ctx::{Ctx, Resource},
     page::Query,
-    problem::Answer,
+    problem::{Answer, Problem},
 };
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -53,9 +53,10 @@ pub async fn handle(ctx: Ctx, Query(asked): Query<ConsistencyQuery>) -> Answer {
     checks.require(asked.to.is_none_or(|to| to >= from), "?to", "use a seal that is not before `from`");
     checks.done()?;
     let mut tx = ctx.app.store.tenant_snapshot(ctx.tenant).await?;
-    let to = match asked.to {
-        Some(to) => to,
-        None => seals::newest(&mut tx, ctx.tenant).await?.map_or(0, |signed| signed.seal.sequence),
-    };
+    let newest = seals::newest(&mut tx, ctx.tenant).await?.map_or(0, |signed| signed.seal.sequence);
+    let to = asked.to.unwrap_or(newest);
+    if newest < from.max(to) {
+        return Err(Problem::field("?from", format!("the newest seal is number {newest}")).into());
+    }
     Ok(ctx.ok(&Proof(seals::consistency(&mut tx, ctx.tenant, from, to).await?)))
 }

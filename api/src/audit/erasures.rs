@@ -22,7 +22,7 @@ pub struct Erasure {
     /// The admin or service token.
     pub by: String,
     pub reason: String,
-    /// As it was asked for; of a text that was looked for, the SHA-256 (`contains_sha256`).
+    /// As it was asked for; a text that was looked for is not kept.
     pub selection: Value,
     /// Calls that lost their arguments and results.
     pub calls: i64,

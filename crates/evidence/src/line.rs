@@ -19,7 +19,8 @@ use crate::{Hash, merkle};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Commitment {
-    /// SHA-256 over the salt and the original's bytes.
+    /// SHA-256 over the salt and the original's bytes. Of an original that is not stored, over a secret and its bytes
+    /// ([`crate::sign::KeyRing::blind`]): what was taken out shall not be found again by guessing.
     pub sha256: Hash,
     /// Left out where the original is what was stored.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -32,7 +33,7 @@ pub struct Commitment {
 pub enum Kept {
     /// A copy from which the tenant's redaction rules had taken something: SHA-256 over the salt and its bytes.
     Redacted(Hash),
-    /// Nothing: it was larger than the tenant keeps, or could not be redacted. Its salt is the 16 bytes of the row's id.
+    /// Nothing: it was larger than the tenant keeps, or could not be redacted.
     Omitted,
 }
 

@@ -5,6 +5,7 @@ use std::fmt;
 use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use crate::{
     Hash,
@@ -134,6 +135,14 @@ impl KeyRing {
     #[must_use]
     pub const fn signer(&self) -> &Signer {
         &self.signer
+    }
+
+    /// What stands in front of an original that is not stored, when it is hashed. Nobody can try guesses against such a hash without
+    /// the key, and whoever holds it can make this again and show that an original is the one.
+    #[must_use]
+    pub fn blind(&self, row: Uuid, part: u16) -> Hash {
+        let message = [b"tollgate-blind-v1\n".as_slice(), row.as_bytes(), &part.to_be_bytes()].concat();
+        Hash::of(&[&self.signer.sign(&message)])
     }
 
     /// All of them, the one that signs first.

@@ -319,7 +319,7 @@ impl Task {
     }
 
     fn prepare<'a>(&self, entries: impl Iterator<Item = &'a Entry>) -> Prepared {
-        let mut rows = Batch::default();
+        let mut rows = Batch::new(self.store.keys());
         entries.for_each(|entry| rows.push(entry));
         let signed = SignedBatch::next(self.chain.writer, self.chain.end, rows.lines(), rows.newest(), self.store.keys());
         Prepared { rows, signed }

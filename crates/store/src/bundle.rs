@@ -75,6 +75,14 @@ pub async fn open(
         let sentence = format!("rows of that time went with their retention; the oldest that are left were sealed at {oldest}");
         return Err(StoreError::invalid("?from", sentence));
     }
+    if range.last.is_none() {
+        let newest = seals::newest(&mut tx, tenant).await?.map(|signed| signed.seal.sealed_at.to_rfc3339());
+        let sentence = match newest {
+            Some(at) => format!("nothing was sealed in that time; the newest seal was made at {at}"),
+            None => "nothing is sealed yet; a row is about a second after it was written".to_owned(),
+        };
+        return Err(StoreError::invalid("?from", sentence));
+    }
     let keys: Vec<_> = seals::keys(&mut tx).await?.into_iter().map(|(key, _)| key).collect();
     let writer = Writer::new(&keys, now).map_err(|e| StoreError::Corrupt(format!("bundle: {e}")))?;
     let number = |n: Option<i64>| n.and_then(|n| u64::try_from(n).ok()).unwrap_or(0);

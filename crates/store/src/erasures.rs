@@ -11,7 +11,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use futures::TryStreamExt;
 use serde_json::{Value, json};
 use sqlx::{QueryBuilder, Row, postgres::PgRow};
-use tollgate_domain::{CallId, ErasureId, KeyId, TenantId, ids, tool::sha256};
+use tollgate_domain::{CallId, ErasureId, KeyId, TenantId, ids};
 use uuid::Uuid;
 
 use crate::{
@@ -80,16 +80,13 @@ pub struct Erasure {
 }
 
 impl Selection {
-    /// As it is recorded: what was looked for may be the very thing that must be forgotten, so of a text only the hash is.
+    /// As it is recorded: what was looked for may be the very thing that must be forgotten, and a hash of it could be guessed.
     #[must_use]
     pub fn described(&self) -> Value {
         match self {
             Self::Calls(calls) => json!({"call_ids": calls}),
             Self::Key { key, from, to } => json!({"key_id": key, "from": from, "to": to}),
-            Self::Contains { text, from, to } => {
-                let hash: String = sha256(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
-                json!({"contains_sha256": hash, "from": from, "to": to})
-            }
+            Self::Contains { from, to, .. } => json!({"contains": "[not kept]", "from": from, "to": to}),
         }
     }
 }

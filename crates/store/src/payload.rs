@@ -8,8 +8,6 @@ use tollgate_evidence::{
     line::{Commitment, Kept},
 };
 
-use uuid::Uuid;
-
 use crate::error::{StoreError, StoreResult};
 
 /// The largest payload that is read back, in bytes: a row is never a decompression bomb.
@@ -75,25 +73,40 @@ impl Payload {
         self.original.is_empty()
     }
 
-    /// Random, and stored beside the payload. Where none is stored it is the id of its row, so that whoever has the original can
-    /// show that it is the one.
-    pub(crate) fn salt(&self, row: Uuid) -> Salt {
-        let mut salt = row.into_bytes();
-        let random = matches!(self.stored, Stored::Omitted) || aws_lc_rs::rand::fill(&mut salt).is_ok();
-        if !random {
-            tracing::error!("the system gives no randomness for the salts of the audit trail");
-        }
-        salt
+    /// Whether the original is what is stored.
+    #[must_use]
+    pub const fn is_whole(&self) -> bool {
+        matches!(self.stored, Stored::Whole)
     }
 
-    pub(crate) fn commitment(&self, salt: &Salt) -> Commitment {
-        let kept = match &self.stored {
-            Stored::Whole => None,
-            Stored::Redacted(copy) => Some(Kept::Redacted(Hash::of(&[salt, copy]))),
-            Stored::Omitted => Some(Kept::Omitted),
+    /// The same copy, of another original.
+    #[must_use]
+    pub fn of_original(self, original: impl Into<Arc<[u8]>>) -> Self {
+        let stored = match self.stored {
+            Stored::Whole => Stored::Redacted(self.original),
+            other => other,
         };
-        Commitment { kept, ..Commitment::to(salt, &self.original) }
+        Self { original: original.into(), stored }
     }
+
+    /// `blind` is asked for where the original is not stored.
+    pub(crate) fn commitment(&self, salt: &Salt, blind: impl FnOnce() -> Hash) -> Commitment {
+        let kept = match &self.stored {
+            Stored::Whole => return Commitment::to(salt, &self.original),
+            Stored::Redacted(copy) => Kept::Redacted(Hash::of(&[salt, copy])),
+            Stored::Omitted => Kept::Omitted,
+        };
+        Commitment { sha256: Hash::of(&[&blind().0, &self.original]), kept: Some(kept) }
+    }
+}
+
+/// Without randomness there is no salt, and a commitment without one could be guessed: the log says so.
+pub(crate) fn salt() -> Salt {
+    let mut salt = [0; 16];
+    if aws_lc_rs::rand::fill(&mut salt).is_err() {
+        tracing::error!("the system gives no randomness for the salts of the audit trail");
+    }
+    salt
 }
 
 pub(crate) type Salt = [u8; 16];

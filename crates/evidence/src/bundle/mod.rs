@@ -122,6 +122,11 @@ This archive holds a run of one tenant's audit log. `tollgate verify <archive>` 
    stands in the line. `previous` is the SHA-256 of the JSON of the seal before, `first` its first + count.
 4. Each line of chunks/*/entries.ndjson is a row: SHA-256 over a zero byte and the line (without its line break) is the line of
    the same number in leaves.txt. The RFC 6962 root over the `count` leaves of a seal is the seal's `root`.
-5. chunks/*/payloads-*.ndjson: SHA-256 over the bytes of `salt` and the body is the `sha256` to which the row commits (or its
-   `kept.redacted` hash, where a redacted copy was stored).
+5. chunks/*/payloads-*.ndjson: `content.text` has a `salt` (hex) and a `body`; SHA-256 over the salt's bytes and the body's is the
+   `sha256` to which the row commits (or its `kept.redacted` hash, where a redacted copy was stored). `content.bytes` is the same
+   with the body in hex; `content.erased` names the erasure that took it away. A payload that was never kept has no line.
+6. `tree` is the RFC 6962 root over all of the tenant's seals up to this one. A seal's leaf is SHA-256 over a zero byte and the JSON of
+   `seal` without its last two fields, `tree` and `key_id`. proof.json leads from the last seal here to the newest one of then,
+   by a consistency proof (RFC 6962, 2.1.2) between trees of `sequence` leaves.
+7. chunks/*/catalogs.ndjson: what scripts could call; SHA-256 over `body` is the `catalog_sha256` of their start.
 ";

@@ -1,12 +1,13 @@
 //! A batch as columns: one array a column, one statement a batch.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::Arc};
 
 use chrono::{DateTime, Utc};
 use tollgate_domain::{Decision, Outcome, TenantId};
 use tollgate_evidence::{
     Hash, batch,
     line::{self, Commitment, Kept, Line},
+    sign::KeyRing,
 };
 use uuid::Uuid;
 
@@ -118,6 +119,7 @@ struct Events {
 
 #[derive(Default)]
 struct Payloads {
+    keys: Option<Arc<KeyRing>>,
     tenant: Vec<Uuid>,
     call: Vec<Uuid>,
     kind: Vec<i16>,
@@ -158,6 +160,7 @@ struct Catalogs {
 /// Texts of runs.
 #[derive(Default)]
 struct Texts {
+    keys: Option<Arc<KeyRing>>,
     tenant: Vec<Uuid>,
     run: Vec<Uuid>,
     part: Vec<i16>,
@@ -168,6 +171,13 @@ struct Texts {
 }
 
 impl Batch {
+    pub(super) fn new(keys: &Arc<KeyRing>) -> Self {
+        let mut batch = Self::default();
+        batch.payloads.keys = Some(Arc::clone(keys));
+        batch.texts.keys = Some(Arc::clone(keys));
+        batch
+    }
+
     /// The rows, for the batch's signature.
     pub(super) fn lines(&self) -> &[batch::Entry] {
         &self.lines
@@ -347,9 +357,13 @@ impl Batch {
         self.sign(&Line::ScriptResolution(line), at);
     }
 
-    /// One statement: the rows of a batch and their signature exist together or not at all, after one round trip.
+    /// The rows of a batch and their signature, in one transaction: one statement for what every call writes, and another for what
+    /// scripts add, because each table that a statement names costs it something even when nothing goes in.
     pub(super) async fn insert(&self, tx: &mut Tx, signed: &SignedBatch) -> StoreResult<()> {
-        let Self { requests: q, runs: r, events: e, payloads: p, journal: j, ends: d, catalogs: c, texts: t, .. } = self;
+        if !(self.runs.id.is_empty() && self.journal.run.is_empty() && self.ends.run.is_empty()) {
+            self.insert_scripts(tx).await?;
+        }
+        let Self { requests: q, events: e, payloads: p, .. } = self;
         let b = &signed.batch;
         sqlx::query!(
             "WITH requests AS (
@@ -357,61 +371,70 @@ impl Batch {
                SELECT * FROM UNNEST($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::text[], $6::text[], $7::text[], $8::text[],
                                     $9::timestamptz[])
                ON CONFLICT DO NOTHING),
-             runs AS (
-               INSERT INTO script_run_starts (tenant_id, script_run_id, llm_request_id, key_id, team_id, catalog_sha256, engine,
-                                              limits, source_sha256, source_form, source_kept_sha256, worker_id, opened_at)
-               SELECT * FROM UNNEST($10::uuid[], $11::uuid[], $12::uuid[], $13::uuid[], $14::uuid[], $15::bytea[], $16::text[],
-                                    $17::text[], $18::bytea[], $19::smallint[], $20::bytea[], $21::uuid[], $22::timestamptz[])
-               ON CONFLICT DO NOTHING),
              events AS (
                INSERT INTO tool_call_events (tenant_id, call_id, kind, at, llm_request_id, origin, script_run_id, sequence, key_id,
                                              team_id, upstream_id, upstream_name, tool_id, tool_name, definition_sha256, decision,
                                              reason, price_id, quoted_picos, currency, worker_id, arguments_sha256, arguments_form,
                                              arguments_kept_sha256, outcome, error, latency_us, amount_picos, result_sha256,
                                              result_form, result_kept_sha256)
-               SELECT * FROM UNNEST($23::uuid[], $24::uuid[], $25::smallint[], $26::timestamptz[], $27::uuid[], $28::text[],
-                                    $29::uuid[], $30::int[], $31::uuid[], $32::uuid[], $33::uuid[], $34::text[], $35::uuid[],
-                                    $36::text[], $37::bytea[], $38::text[], $39::text[], $40::uuid[], $41::bigint[], $42::text[],
-                                    $43::uuid[], $44::bytea[], $45::smallint[], $46::bytea[], $47::text[], $48::text[],
-                                    $49::bigint[], $50::bigint[], $51::bytea[], $52::smallint[], $53::bytea[])
+               SELECT * FROM UNNEST($10::uuid[], $11::uuid[], $12::smallint[], $13::timestamptz[], $14::uuid[], $15::text[],
+                                    $16::uuid[], $17::int[], $18::uuid[], $19::uuid[], $20::uuid[], $21::text[], $22::uuid[],
+                                    $23::text[], $24::bytea[], $25::text[], $26::text[], $27::uuid[], $28::bigint[], $29::text[],
+                                    $30::uuid[], $31::bytea[], $32::smallint[], $33::bytea[], $34::text[], $35::text[],
+                                    $36::bigint[], $37::bigint[], $38::bytea[], $39::smallint[], $40::bytea[])
                ON CONFLICT DO NOTHING),
              payloads AS (
                INSERT INTO tool_call_payloads (tenant_id, call_id, kind, size, salt, body)
-               SELECT * FROM UNNEST($54::uuid[], $55::uuid[], $56::smallint[], $57::int[], $58::bytea[], $59::bytea[])
-               ON CONFLICT DO NOTHING),
-             journal AS (
-               INSERT INTO script_journal (tenant_id, script_run_id, sequence, call_id, entry_sha256, entry_form, entry_kept_sha256)
-               SELECT * FROM UNNEST($60::uuid[], $61::uuid[], $62::int[], $63::uuid[], $64::bytea[], $65::smallint[], $66::bytea[])
-               ON CONFLICT DO NOTHING),
-             ends AS (
-               INSERT INTO script_run_ends (tenant_id, script_run_id, kind, state, ticks, at, result_sha256, result_form,
-                                            result_kept_sha256, logs_sha256, logs_form, logs_kept_sha256, error_sha256, error_form,
-                                            error_kept_sha256)
-               SELECT * FROM UNNEST($67::uuid[], $68::uuid[], $69::smallint[], $70::text[], $71::bigint[], $72::timestamptz[],
-                                    $73::bytea[], $74::smallint[], $75::bytea[], $76::bytea[], $77::smallint[], $78::bytea[],
-                                    $79::bytea[], $80::smallint[], $81::bytea[])
-               ON CONFLICT DO NOTHING),
-             catalogs AS (
-               INSERT INTO script_catalogs (tenant_id, catalog_sha256, body)
-               SELECT * FROM UNNEST($82::uuid[], $83::bytea[], $84::bytea[]) ORDER BY 1, 2
-               ON CONFLICT DO NOTHING),
-             texts AS (
-               INSERT INTO script_payloads (tenant_id, script_run_id, part, sequence, size, salt, body)
-               SELECT * FROM UNNEST($85::uuid[], $86::uuid[], $87::smallint[], $88::int[], $89::int[], $90::bytea[], $91::bytea[])
+               SELECT * FROM UNNEST($41::uuid[], $42::uuid[], $43::smallint[], $44::int[], $45::bytea[], $46::bytea[])
                ON CONFLICT DO NOTHING)
              INSERT INTO audit_batches (writer_id, sequence, at, previous, root, key_id, signature, entries)
-             VALUES ($92, $93, $94, $95, $96, $97, $98, $99)
+             VALUES ($47, $48, $49, $50, $51, $52, $53, $54)
              ON CONFLICT DO NOTHING",
             &q.tenant as _, &q.id as _, &q.key as _, &q.team as _, &q.origin as _, &q.method as _, &q.model as _, &q.client as _,
             &q.at as _,
-            &r.tenant as _, &r.id as _, &r.request as _, &r.key as _, &r.team as _, &r.catalog_sha256 as _, &r.engine as _,
-            &r.limits as _, &r.source.sha256 as _, &r.source.form as _, &r.source.kept_sha256 as _, &r.worker as _, &r.at as _,
             &e.tenant as _, &e.call as _, &e.kind as _, &e.at as _, &e.request as _, &e.origin as _, &e.run as _, &e.sequence as _,
             &e.key as _, &e.team as _, &e.upstream as _, &e.upstream_name as _, &e.tool as _, &e.tool_name as _, &e.definition as _,
             &e.decision as _, &e.reason as _, &e.price as _, &e.quoted as _, &e.currency as _, &e.worker as _,
             &e.arguments.sha256 as _, &e.arguments.form as _, &e.arguments.kept_sha256 as _, &e.outcome as _, &e.error as _,
             &e.latency_us as _, &e.amount as _, &e.result.sha256 as _, &e.result.form as _, &e.result.kept_sha256 as _,
             &p.tenant as _, &p.call as _, &p.kind as _, &p.size as _, &p.salt as _, &p.body as _,
+            b.writer_id, b.sequence, b.at, b.previous.0.as_slice(), b.root.0.as_slice(), b.key_id, signed.signature, signed.entries,
+        )
+        .execute(&mut **tx)
+        .await?;
+        Ok(())
+    }
+
+    async fn insert_scripts(&self, tx: &mut Tx) -> StoreResult<()> {
+        let Self { runs: r, journal: j, ends: d, catalogs: c, texts: t, .. } = self;
+        sqlx::query!(
+            "WITH runs AS (
+               INSERT INTO script_run_starts (tenant_id, script_run_id, llm_request_id, key_id, team_id, catalog_sha256, engine,
+                                              limits, source_sha256, source_form, source_kept_sha256, worker_id, opened_at)
+               SELECT * FROM UNNEST($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::uuid[], $6::bytea[], $7::text[],
+                                    $8::text[], $9::bytea[], $10::smallint[], $11::bytea[], $12::uuid[], $13::timestamptz[])
+               ON CONFLICT DO NOTHING),
+             journal AS (
+               INSERT INTO script_journal (tenant_id, script_run_id, sequence, call_id, entry_sha256, entry_form, entry_kept_sha256)
+               SELECT * FROM UNNEST($14::uuid[], $15::uuid[], $16::int[], $17::uuid[], $18::bytea[], $19::smallint[], $20::bytea[])
+               ON CONFLICT DO NOTHING),
+             ends AS (
+               INSERT INTO script_run_ends (tenant_id, script_run_id, kind, state, ticks, at, result_sha256, result_form,
+                                            result_kept_sha256, logs_sha256, logs_form, logs_kept_sha256, error_sha256, error_form,
+                                            error_kept_sha256)
+               SELECT * FROM UNNEST($21::uuid[], $22::uuid[], $23::smallint[], $24::text[], $25::bigint[], $26::timestamptz[],
+                                    $27::bytea[], $28::smallint[], $29::bytea[], $30::bytea[], $31::smallint[], $32::bytea[],
+                                    $33::bytea[], $34::smallint[], $35::bytea[])
+               ON CONFLICT DO NOTHING),
+             catalogs AS (
+               INSERT INTO script_catalogs (tenant_id, catalog_sha256, body)
+               SELECT * FROM UNNEST($36::uuid[], $37::bytea[], $38::bytea[]) ORDER BY 1, 2
+               ON CONFLICT DO NOTHING)
+             INSERT INTO script_payloads (tenant_id, script_run_id, part, sequence, size, salt, body)
+             SELECT * FROM UNNEST($39::uuid[], $40::uuid[], $41::smallint[], $42::int[], $43::int[], $44::bytea[], $45::bytea[])
+             ON CONFLICT DO NOTHING",
+            &r.tenant as _, &r.id as _, &r.request as _, &r.key as _, &r.team as _, &r.catalog_sha256 as _, &r.engine as _,
+            &r.limits as _, &r.source.sha256 as _, &r.source.form as _, &r.source.kept_sha256 as _, &r.worker as _, &r.at as _,
             &j.tenant as _, &j.run as _, &j.sequence as _, &j.call as _, &j.entry.sha256 as _, &j.entry.form as _,
             &j.entry.kept_sha256 as _,
             &d.tenant as _, &d.run as _, &d.kind as _, &d.state as _, &d.ticks as _, &d.at as _, &d.result.sha256 as _,
@@ -419,7 +442,6 @@ impl Batch {
             &d.error.sha256 as _, &d.error.form as _, &d.error.kept_sha256 as _,
             &c.tenant as _, &c.sha256 as _, &c.body as _,
             &t.tenant as _, &t.run as _, &t.part as _, &t.sequence as _, &t.size as _, &t.salt as _, &t.body as _,
-            b.writer_id, b.sequence, b.at, b.previous.0.as_slice(), b.root.0.as_slice(), b.key_id, signed.signature, signed.entries,
         )
         .execute(&mut **tx)
         .await?;
@@ -548,7 +570,7 @@ impl Ends {
 
 impl Payloads {
     fn push(&mut self, tenant: TenantId, call: Uuid, kind: i16, payload: &Payload) -> Commitment {
-        let salt = payload.salt(call);
+        let salt = payload::salt();
         if let Some(plain) = payload.stored() {
             self.tenant.push(tenant.uuid());
             self.call.push(call);
@@ -557,13 +579,19 @@ impl Payloads {
             self.salt.push(salt.to_vec());
             self.body.push(payload::pack(plain));
         }
-        payload.commitment(&salt)
+        payload.commitment(&salt, || blind(self.keys.as_deref(), call, kind, 0))
     }
+}
+
+/// A part of a row as one number: the kinds of calls, then the parts of scripts with their sequence.
+fn blind(keys: Option<&KeyRing>, row: Uuid, part: i16, sequence: i32) -> Hash {
+    let part = u16::try_from(i32::from(part) + 16 * sequence).unwrap_or(u16::MAX);
+    keys.map_or(Hash::ZERO, |keys| keys.blind(row, part))
 }
 
 impl Texts {
     fn push(&mut self, (tenant, run): (TenantId, Uuid), (part, sequence): (i16, i32), payload: &Payload) -> Commitment {
-        let salt = payload.salt(run);
+        let salt = payload::salt();
         if let Some(plain) = payload.stored() {
             self.tenant.push(tenant.uuid());
             self.run.push(run);
@@ -573,7 +601,7 @@ impl Texts {
             self.salt.push(salt.to_vec());
             self.body.push(payload::pack(plain));
         }
-        payload.commitment(&salt)
+        payload.commitment(&salt, || blind(self.keys.as_deref(), run, part, sequence))
     }
 }
 
