@@ -162,7 +162,7 @@ async fn a_call_that_was_given_up_and_answered_after_all_comes_again(pool: PgPoo
     // Read in one go it comes once, where it ended; for a collector in between it comes again.
     assert_eq!(all(rows().await.unwrap()).await, [(lost.id, Outcome::Ok)]);
     assert_eq!(read(&store, who.tenant, Start::At(2)).await, (vec![lost.id], 3));
-    assert_eq!(all(rows().await.unwrap().with_batch(1)).await.len(), 2);
+    assert_eq!(all(rows().await.unwrap().with_batch(1)).await, [(lost.id, Outcome::Ok)], "however the rows fall into batches");
 }
 
 #[sqlx::test(migrator = "tollgate_store::MIGRATOR")]

@@ -73,15 +73,15 @@ impl Reader<'_> {
         for c in text.chars() {
             if c.is_ascii() {
                 if c.is_ascii_alphanumeric() { self.word.push(c.to_ascii_lowercase()) } else { self.end_word() }
+            } else if !c.is_alphanumeric() {
+                self.end_word();
             } else if is_ideograph(c) {
                 // Their words are not set apart: each is one, and a run of them is found by its sequence.
                 self.end_word();
                 self.word.push(c);
                 self.end_word();
-            } else if c.is_alphanumeric() {
-                self.word.extend(c.to_lowercase());
             } else {
-                self.end_word();
+                self.word.extend(c.to_lowercase());
             }
         }
         self.end_word();
