@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::harness::{LEGACY, Mcp, Recorder, Tenant, Tollgate, in_millis, until};
+use crate::harness::{LEGACY, Mcp, Recorder, Tenant, Tollgate, in_millis, python, root, until};
 
 const SECRET: &str = "ada@example.com";
 
@@ -91,5 +91,44 @@ async fn what_is_erased_is_gone_through_every_door() {
     for path in ["tool-calls", "script-runs", &format!("script-runs/{id}"), "audit/export", "admin-events", "audit/erasures"] {
         let answer = tenant.get(path).await;
         assert!(answer.status == 200 && !answer.text.to_lowercase().contains(SECRET), "{path}: {}", answer.text);
+    }
+}
+
+/// Another implementation opens the file, and reads what the API shows.
+#[tokio::test]
+async fn a_parquet_export_is_read_by_pyarrow() {
+    let tollgate = Tollgate::shared().await;
+    let tenant = Tenant::new(tollgate, "Parquet").await;
+    let recorder = Recorder::start();
+    let classic = tenant.upstream("rec", recorder.transport(), "classic").await;
+    tenant.price_tool(&classic.tool_id("echo"), "0.0025").await;
+    let (_, mcp) = tenant.open(&[&classic]).await;
+    for tag in ["a", "b", "c"] {
+        mcp.call("rec__echo", json!({"tag": tag})).await;
+    }
+    mcp.call("rec__nothing", json!({})).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("calls.parquet");
+    tenant.export("parquet", &file).await;
+    let output = std::process::Command::new(python()).arg(root().join("tests/peers/read_parquet.py")).arg(&file).output();
+    let output = output.expect("python");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let read: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(read["compression"], json!(["ZSTD"]));
+    let rows = read["rows"].as_array().expect("rows");
+    let listed = tenant.list("tool-calls?order=asc").await;
+    assert_eq!(rows.len(), 4);
+    for (row, shown) in rows.iter().zip(&listed) {
+        for field in ["id", "llm_request_id", "tool_name", "outcome", "decision", "latency_us", "definition_sha256", "sequence"] {
+            assert_eq!(row[field], shown[field], "{field}: {row}");
+        }
+        let arguments: Value = serde_json::from_str(row["arguments"].as_str().expect("text")).expect("JSON");
+        assert_eq!(arguments, shown["arguments"]);
+    }
+    assert_eq!((&rows[0]["amount"], &rows[3]["amount"]), (&json!("0.002500000000"), &json!("0.000000000000")));
+    let schema = read["schema"].to_string();
+    for column in ["[\"amount\",\"decimal128(38, 12)\"", "[\"opened_at\",\"timestamp[us, tz=UTC]\"", "[\"latency_us\",\"int64\""]
+    {
+        assert!(schema.contains(column), "{column}: {schema}");
     }
 }

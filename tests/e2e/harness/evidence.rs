@@ -42,11 +42,16 @@ pub fn verify(bundle: &Path, flags: &[&str]) -> Verdict {
 impl Tenant {
     /// Export all of the tenant's log into a file.
     pub async fn bundle(&self, path: &Path) {
-        let url = format!("{}{}", self.admin.url, self.path("audit/export?format=bundle"));
+        self.export("bundle", path).await;
+    }
+
+    /// Export all that the tenant has into a file.
+    pub async fn export(&self, format: &str, path: &Path) {
+        let url = format!("{}{}", self.admin.url, self.path(&format!("audit/export?format={format}")));
         let token = self.admin.token.as_deref().expect("a token");
         let answer = http_client().get(url).bearer_auth(token).send().await.expect("an answer");
         assert_eq!(answer.status().as_u16(), 200);
-        fs::write(path, answer.bytes().await.expect("a whole bundle")).expect("a file");
+        fs::write(path, answer.bytes().await.expect("a whole file")).expect("a file");
     }
 }
 
