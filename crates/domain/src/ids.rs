@@ -24,8 +24,35 @@ pub struct BadId {
 /// Base32 of a UUID, without a prefix.
 #[must_use]
 pub fn encode(id: Uuid) -> String {
-    let bits = id.as_u128();
-    (0..ID_CHARS).map(|i| char::from(ALPHABET[(bits >> (5 * (ID_CHARS - 1 - i)) & 31) as usize])).collect()
+    Text::of("", id).as_str().to_owned()
+}
+
+/// An id as text, on the stack: a line of the audit trail has ten of them.
+struct Text {
+    bytes: [u8; LONGEST_PREFIX + 1 + ID_CHARS],
+    start: usize,
+}
+
+const LONGEST_PREFIX: usize = 5;
+
+impl Text {
+    /// `prefix` ends with its underscore.
+    fn of(prefix: &str, id: Uuid) -> Self {
+        let mut bytes = [0; LONGEST_PREFIX + 1 + ID_CHARS];
+        let mut bits = id.as_u128();
+        for byte in bytes[LONGEST_PREFIX + 1..].iter_mut().rev() {
+            *byte = ALPHABET[(bits & 31) as usize];
+            bits >>= 5;
+        }
+        let start = LONGEST_PREFIX + 1 - prefix.len();
+        bytes[start..=LONGEST_PREFIX].copy_from_slice(prefix.as_bytes());
+        Self { bytes, start }
+    }
+
+    fn as_str(&self) -> &str {
+        // Always ASCII.
+        std::str::from_utf8(&self.bytes[self.start..]).unwrap_or_default()
+    }
 }
 
 /// The reverse of [`encode`]; `None` for another length, an unknown character, or more than 128 bits.
@@ -76,7 +103,7 @@ macro_rules! ids {
         impl From<Uuid> for $name { fn from(id: Uuid) -> Self { Self(id) } }
         impl From<$name> for Uuid { fn from(id: $name) -> Self { id.0 } }
         impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result { write!(f, "{}_{}", $prefix, encode(self.0)) }
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result { f.write_str(Text::of(concat!($prefix, "_"), self.0).as_str()) }
         }
         impl fmt::Debug for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result { fmt::Display::fmt(self, f) }
@@ -89,7 +116,9 @@ macro_rules! ids {
             }
         }
         impl Serialize for $name {
-            fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> { s.collect_str(self) }
+            fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+                s.serialize_str(Text::of(concat!($prefix, "_"), self.0).as_str())
+            }
         }
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {

@@ -33,7 +33,7 @@ impl Hash {
 
 impl fmt::Display for Hash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&to_hex(&self.0))
+        f.write_str(Text::of(self).as_str())
     }
 }
 
@@ -56,7 +56,7 @@ pub struct NotHex;
 
 impl Serialize for Hash {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        s.serialize_str(&to_hex(&self.0))
+        s.serialize_str(Text::of(self).as_str())
     }
 }
 
@@ -64,6 +64,24 @@ impl<'de> Deserialize<'de> for Hash {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         let text = std::borrow::Cow::<'de, str>::deserialize(d)?;
         text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// A hash as text, on the stack.
+struct Text([u8; 64]);
+
+impl Text {
+    fn of(hash: &Hash) -> Self {
+        let mut text = [0; 64];
+        for (pair, byte) in text.chunks_exact_mut(2).zip(hash.0) {
+            pair.copy_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
+        }
+        Self(text)
+    }
+
+    fn as_str(&self) -> &str {
+        // Always ASCII.
+        std::str::from_utf8(&self.0).unwrap_or_default()
     }
 }
 

@@ -9,6 +9,7 @@
 //! chain there can only ever be one.
 
 mod columns;
+mod link;
 mod rows;
 #[cfg(feature = "unaudited")]
 mod unrecorded;
@@ -23,15 +24,12 @@ use std::{
 };
 
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
-use tollgate_evidence::Hash;
+use tollgate_evidence::{Hash, sign::KeyRing};
 use uuid::Uuid;
 
-use crate::{
-    error::{StoreError, StoreResult},
-    ledger::SignedBatch,
-    tx::Store,
-};
+use crate::{error::StoreResult, ledger::SignedBatch, tx::Store};
 use columns::Batch;
+use link::{Failure, Link};
 pub use rows::{Completion, Entry, Intent, JournalRow, NewRequest, NewRun, Resolution, RunEnd, RunResolution, ScriptPlace};
 
 /// Entries that one commit takes at most.
@@ -42,8 +40,6 @@ const MAX_BATCH_BYTES: usize = 16 << 20;
 const WHOLE_TRIES: u32 = 3;
 /// Commits under way at once: while one waits for the disk, the next is filled.
 const WRITERS: usize = 2;
-/// Longer than the server's own limit on a statement.
-const COMMIT_WITHIN: Duration = Duration::from_secs(35);
 /// How long a caller waits for its commit. The entry itself is retried until it is written.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How far an entry that nobody waits for may trail before the next ones are waited for.
@@ -99,7 +95,7 @@ impl AuditWriter {
         let jobs = Arc::new(Mutex::new(jobs));
         for _ in 0..WRITERS {
             let chain = Chain { writer: Uuid::new_v4(), end: (0, Hash::ZERO) };
-            tokio::spawn(Task { store: store.clone(), chain }.run(Arc::clone(&jobs)));
+            tokio::spawn(Task { keys: Arc::clone(store.keys()), link: Link::to(store), chain }.run(Arc::clone(&jobs)));
         }
         writer
     }
@@ -212,7 +208,8 @@ struct Chain {
 }
 
 struct Task {
-    store: Store,
+    keys: Arc<KeyRing>,
+    link: Link,
     chain: Chain,
 }
 
@@ -220,19 +217,6 @@ struct Task {
 struct Prepared {
     rows: Batch,
     signed: SignedBatch,
-}
-
-enum Failure {
-    /// It was not written.
-    Refused(StoreError),
-    /// The commit was sent and not answered.
-    InDoubt(StoreError),
-}
-
-impl<E: Into<StoreError>> From<E> for Failure {
-    fn from(error: E) -> Self {
-        Self::Refused(error.into())
-    }
 }
 
 impl Task {
@@ -289,7 +273,7 @@ impl Task {
                 }
             };
             let started = Instant::now();
-            let error = match self.write(&prepared).await {
+            let error = match self.link.write(&prepared.rows, &prepared.signed).await {
                 Ok(()) => {
                     self.chain.end = (prepared.signed.batch.sequence, prepared.signed.batch.root);
                     measure(batch.len(), started);
@@ -319,26 +303,10 @@ impl Task {
     }
 
     fn prepare<'a>(&self, entries: impl Iterator<Item = &'a Entry>) -> Prepared {
-        let mut rows = Batch::new(self.store.keys());
+        let mut rows = Batch::new(&self.keys);
         entries.for_each(|entry| rows.push(entry));
-        let signed = SignedBatch::next(self.chain.writer, self.chain.end, rows.lines(), rows.newest(), self.store.keys());
+        let signed = SignedBatch::next(self.chain.writer, self.chain.end, rows.lines(), rows.newest(), &self.keys);
         Prepared { rows, signed }
-    }
-
-    async fn write(&self, prepared: &Prepared) -> Result<(), Failure> {
-        // A connection into nothing must not hold a writer; the entries are written again, under the same ids.
-        let late = || StoreError::Unavailable(sqlx::Error::PoolTimedOut);
-        let inserted = async {
-            let mut tx = self.store.writer().await?;
-            prepared.rows.insert(&mut tx, &prepared.signed).await?;
-            Ok::<_, StoreError>(tx)
-        };
-        let tx = tokio::time::timeout(COMMIT_WITHIN, inserted).await.map_err(|_| late())??;
-        match tokio::time::timeout(COMMIT_WITHIN, tx.commit()).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(Failure::InDoubt(error.into())),
-            Err(_) => Err(Failure::InDoubt(late())),
-        }
     }
 }
 

@@ -1,12 +1,13 @@
 //! Payloads: the exact bytes, zstd level 1, under a salt of their own. JSON text as evidence must come back byte by byte, which
 //! jsonb does not do.
 
-use std::sync::Arc;
+use std::{cell::RefCell, sync::Arc};
 
 use tollgate_evidence::{
     Hash,
     line::{Commitment, Kept},
 };
+use zstd::bulk::{Compressor, Decompressor};
 
 use crate::error::{StoreError, StoreResult};
 
@@ -111,10 +112,19 @@ pub(crate) fn salt() -> Salt {
 
 pub(crate) type Salt = [u8; 16];
 
+thread_local! {
+    // Making a context costs more than a typical payload does with it.
+    static COMPRESSOR: RefCell<Option<Compressor<'static>>> = const { RefCell::new(None) };
+    static DECOMPRESSOR: RefCell<Option<Decompressor<'static>>> = const { RefCell::new(None) };
+}
+
 #[must_use]
 pub fn pack(plain: &[u8]) -> Vec<u8> {
-    // Fails only when memory does, and then the process is gone.
-    zstd::bulk::compress(plain, 1).unwrap_or_default()
+    COMPRESSOR.with_borrow_mut(|kept| {
+        // Fails only when memory does, and then the process is gone.
+        let Ok(compressor) = kept.take().map_or_else(|| Compressor::new(1), Ok) else { return Vec::new() };
+        kept.insert(compressor).compress(plain).unwrap_or_default()
+    })
 }
 
 /// # Errors
@@ -122,5 +132,10 @@ pub fn pack(plain: &[u8]) -> Vec<u8> {
 pub fn unpack(packed: &[u8]) -> StoreResult<Vec<u8>> {
     let size = zstd::zstd_safe::get_frame_content_size(packed).ok().flatten().and_then(|n| usize::try_from(n).ok());
     let capacity = size.unwrap_or(MAX_PAYLOAD).min(MAX_PAYLOAD);
-    zstd::bulk::decompress(packed, capacity).map_err(|e| StoreError::Corrupt(format!("payload: {e}")))
+    DECOMPRESSOR
+        .with_borrow_mut(|kept| {
+            let decompressor = kept.take().map_or_else(Decompressor::new, Ok)?;
+            kept.insert(decompressor).decompress(packed, capacity)
+        })
+        .map_err(|e| StoreError::Corrupt(format!("payload: {e}")))
 }

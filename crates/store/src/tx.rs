@@ -91,15 +91,6 @@ impl Store {
         self.begin("BEGIN; SET LOCAL ROLE tollgate_control".to_owned()).await
     }
 
-    /// A transaction that inserts audit rows and can do nothing else.
-    ///
-    /// # Errors
-    /// When no connection is to be had.
-    pub async fn writer(&self) -> StoreResult<Tx> {
-        // Its few statements are planned once a connection: planning them anew for each batch costs more than the rows do.
-        self.begin("BEGIN; SET LOCAL ROLE tollgate_writer; SET LOCAL plan_cache_mode = force_generic_plan".to_owned()).await
-    }
-
     /// A transaction that gives rows their place in the log.
     ///
     /// # Errors

@@ -390,7 +390,7 @@ async fn what_a_role_was_not_granted_it_cannot_do(pool: PgPool) {
                         run(&mut tx, "SET LOCAL ROLE tollgate_eraser").await.unwrap();
                         tx
                     }
-                    _ => store.writer().await.unwrap(),
+                    _ => writer(&pool).await,
                 };
                 let refused = run(&mut tx, &sql).await.unwrap_err();
                 assert!(refused.contains("permission denied for table"), "{role} {what} {table}: {refused}");
@@ -399,6 +399,13 @@ async fn what_a_role_was_not_granted_it_cannot_do(pool: PgPool) {
         }
     }
     assert!(refusals > 100, "{refusals}");
+}
+
+/// As the audit writer's own connection does it.
+async fn writer(pool: &PgPool) -> Tx {
+    let mut tx = pool.begin().await.unwrap();
+    run(&mut tx, "SET LOCAL ROLE tollgate_writer").await.unwrap();
+    tx
 }
 
 #[sqlx::test(migrator = "tollgate_store::MIGRATOR")]
@@ -415,7 +422,7 @@ async fn the_writer_appends_for_anyone_and_reads_nothing(pool: PgPool) {
         "tool_call_events",
         "tool_call_payloads",
     ] {
-        let mut tx = store.writer().await.unwrap();
+        let mut tx = writer(&pool).await;
         for owner in [a, b] {
             let added =
                 sqlx::query(AssertSqlSafe(insert(table))).bind(owner.uuid()).bind(uuid::Uuid::new_v4()).execute(&mut *tx).await;

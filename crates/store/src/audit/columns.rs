@@ -3,6 +3,7 @@
 use std::{borrow::Cow, sync::Arc};
 
 use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
 use tollgate_domain::{Decision, Outcome, TenantId};
 use tollgate_evidence::{
     Hash, batch,
@@ -14,10 +15,8 @@ use uuid::Uuid;
 use super::{Completion, Entry, Intent, JournalRow, NewRequest, NewRun, Resolution, RunEnd, RunResolution};
 use crate::{
     calls::SWEPT,
-    error::StoreResult,
     ledger::SignedBatch,
     payload::{self, Payload},
-    tx::Tx,
 };
 
 /// Each row is made into its line first, and its columns are filled from the line: what is signed is what is stored.
@@ -357,12 +356,13 @@ impl Batch {
         self.sign(&Line::ScriptResolution(line), at);
     }
 
-    /// The rows of a batch and their signature, in one transaction: one statement for what every call writes, and another for what
-    /// scripts add, because each table that a statement names costs it something even when nothing goes in.
-    pub(super) async fn insert(&self, tx: &mut Tx, signed: &SignedBatch) -> StoreResult<()> {
-        if !(self.runs.id.is_empty() && self.journal.run.is_empty() && self.ends.run.is_empty()) {
-            self.insert_scripts(tx).await?;
-        }
+    /// Each table that a statement names costs it something even when nothing goes in: what scripts add has its own.
+    pub(super) const fn has_scripts(&self) -> bool {
+        !(self.runs.id.is_empty() && self.journal.run.is_empty() && self.ends.run.is_empty())
+    }
+
+    /// What every call writes, and the signature of the batch.
+    pub(super) async fn insert_calls(&self, connection: &mut PgConnection, signed: &SignedBatch) -> sqlx::Result<()> {
         let Self { requests: q, events: e, payloads: p, .. } = self;
         let b = &signed.batch;
         sqlx::query!(
@@ -400,12 +400,12 @@ impl Batch {
             &p.tenant as _, &p.call as _, &p.kind as _, &p.size as _, &p.salt as _, &p.body as _,
             b.writer_id, b.sequence, b.at, b.previous.0.as_slice(), b.root.0.as_slice(), b.key_id, signed.signature, signed.entries,
         )
-        .execute(&mut **tx)
+        .execute(connection)
         .await?;
         Ok(())
     }
 
-    async fn insert_scripts(&self, tx: &mut Tx) -> StoreResult<()> {
+    pub(super) async fn insert_scripts(&self, connection: &mut PgConnection) -> sqlx::Result<()> {
         let Self { runs: r, journal: j, ends: d, catalogs: c, texts: t, .. } = self;
         sqlx::query!(
             "WITH runs AS (
@@ -443,7 +443,7 @@ impl Batch {
             &c.tenant as _, &c.sha256 as _, &c.body as _,
             &t.tenant as _, &t.run as _, &t.part as _, &t.sequence as _, &t.size as _, &t.salt as _, &t.body as _,
         )
-        .execute(&mut **tx)
+        .execute(connection)
         .await?;
         Ok(())
     }
