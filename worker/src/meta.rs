@@ -10,6 +10,7 @@ use crate::{call::Parent, caller::Caller, gate::Gate, script};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MetaTool {
     ListToolFiles,
+    SearchTools,
     ReadToolFile,
     GetToolDocs,
     ExecuteToolCode,
@@ -21,6 +22,7 @@ impl MetaTool {
     pub fn find(caller: &Caller, name: &str) -> Option<Self> {
         let found = match name {
             "listToolFiles" => Self::ListToolFiles,
+            "searchTools" => Self::SearchTools,
             "readToolFile" => Self::ReadToolFile,
             "getToolDocs" => Self::GetToolDocs,
             "executeToolCode" => Self::ExecuteToolCode,
@@ -33,6 +35,13 @@ impl MetaTool {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Nothing {}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SearchTools {
+    query: String,
+    limit: Option<u32>,
+}
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
@@ -70,6 +79,7 @@ pub async fn answer(
     let library = &caller.visible().library;
     let read = match tool {
         MetaTool::ListToolFiles => parse::<Nothing>(arguments).map(|Nothing {}| library.list_files()),
+        MetaTool::SearchTools => parse(arguments).map(|SearchTools { query, limit }| library.search(&query, limit)),
         MetaTool::ReadToolFile => parse(arguments).and_then(|ReadToolFile { file_name, start_line, end_line }| {
             library.read_file(&file_name, start_line, end_line).map_err(|e| e.to_string())
         }),

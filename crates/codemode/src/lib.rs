@@ -8,6 +8,7 @@ mod docs;
 mod library;
 mod meta;
 mod names;
+mod search;
 mod shape;
 mod sheet;
 mod text;

@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 use serde_json::Value;
 
 use crate::names::{Kind, identifiers};
+use crate::search::Index;
 use crate::shape::{EFFORT, Shape};
 use crate::sheet::{STUB, Sheet};
 use crate::wire::{Catalog, CatalogParam, CatalogServer, CatalogTool};
@@ -16,6 +17,10 @@ use crate::{docs, text};
 const MAX_ANSWER: usize = 32 << 10;
 /// Names listed in an error.
 const MAX_NAMES: usize = 20;
+/// Tools that a search answers where the asker does not say, and at most.
+const HITS: u32 = 8;
+const MAX_HITS: u32 = 50;
+const WORTH_A_SEARCH: usize = 40;
 /// Tool names listed for a server that does not describe itself.
 const NAMES_SHOWN: usize = 6;
 
@@ -53,6 +58,7 @@ pub struct Library {
     catalog: Catalog,
     files: Vec<File>,
     by_path: HashMap<String, usize>,
+    index: OnceLock<Index>,
 }
 
 #[derive(Debug)]
@@ -85,13 +91,20 @@ impl Library {
         let catalog = Catalog { servers: servers.iter().zip(names).map(|(def, name)| catalog_server(def, name)).collect() };
         let files = files_of(&servers, &catalog);
         let by_path = files.iter().enumerate().map(|(at, f)| (f.path.clone(), at)).collect();
-        Self { servers, catalog, files, by_path }
+        Self { servers, catalog, files, by_path, index: OnceLock::new() }
     }
 
     /// What the sandbox needs to know: names, and the way back from them.
     #[must_use]
     pub fn catalog(&self) -> &Catalog {
         &self.catalog
+    }
+
+    /// Whether there is so much that a model is told of the search: below, reading a file costs less than the search's description
+    /// in every prompt.
+    #[must_use]
+    pub fn is_large(&self) -> bool {
+        self.catalog.servers.iter().map(|server| server.tools.len()).sum::<usize>() > WORTH_A_SEARCH
     }
 
     /// The paths of all files, in order.
@@ -173,6 +186,44 @@ impl Library {
         Ok(docs::page(&listed.name, entry, &tool_def.name, &tool_def.definition))
     }
 
+    /// The tools that are best for what `query` asks for, each with its signature: what they are called with needs no further
+    /// reading. `limit` is at most 50.
+    #[must_use]
+    pub fn search(&self, query: &str, limit: Option<u32>) -> String {
+        let total: usize = self.catalog.servers.iter().map(|server| server.tools.len()).sum();
+        let limit = limit.unwrap_or(HITS).clamp(1, MAX_HITS);
+        let index = self.index.get_or_init(|| Index::of(self.catalog.servers.iter().zip(&self.servers).map(listed)));
+        let found = index.find(query, limit as usize);
+        let mut out = match found.len() {
+            0 => return format!("None of {total} tools fits {:?}. Use other words, or listToolFiles.\n", quoted(query)),
+            hits => format!(
+                "# {hits} of {total} tools, best first. Call them as written, arguments by keyword. \"key?\" may be missing.\n"
+            ),
+        };
+        let mut cut = false;
+        for (server, tool) in found {
+            let (Some(def), Some(listed)) = (self.servers.get(server), self.catalog.servers.get(server)) else { continue };
+            let (Some(def), Some(entry)) = (def.tools.get(tool), listed.tools.get(tool)) else { continue };
+            let mut sheet = Sheet::default();
+            sheet.add(entry, &def.definition);
+            let rendered = sheet.render(STUB);
+            let lines =
+                rendered.aliases.iter().cloned().chain(rendered.signatures.iter().map(|line| callable(&listed.name, line)));
+            let lines = lines.collect::<Vec<_>>().join("\n");
+            if out.len() + lines.len() > MAX_ANSWER {
+                out.push_str("# the rest is cut; ask for less with limit\n");
+                return out;
+            }
+            cut |= rendered.cut;
+            out.push_str(&lines);
+            out.push('\n');
+        }
+        if cut {
+            out.push_str("# What is cut (...) is in getToolDocs.\n");
+        }
+        out
+    }
+
     fn file(&self, path: &str) -> Result<&File, LibraryError> {
         let asked = path.trim().trim_start_matches("./").trim_start_matches('/');
         let exact = self.by_path.get(asked).and_then(|at| self.files.get(*at));
@@ -203,6 +254,19 @@ impl Library {
             (Some(def), Some(server)) => render(def, server, file.tool),
             _ => String::new(),
         })
+    }
+}
+
+fn listed<'a>((server, def): (&'a CatalogServer, &'a ServerDef)) -> (&'a CatalogServer, Vec<(&'a CatalogTool, &'a Value)>) {
+    (server, server.tools.iter().zip(def.tools.iter().map(|tool| &*tool.definition)).collect())
+}
+
+/// A signature as a script writes the call.
+fn callable(server: &str, signature: &str) -> String {
+    let signature = signature.strip_prefix("def ").unwrap_or(signature);
+    match signature.rsplit_once(": ...") {
+        Some((call, about)) => format!("{server}.{call}{about}"),
+        None => format!("{server}.{signature}"),
     }
 }
 

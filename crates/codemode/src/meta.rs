@@ -12,6 +12,9 @@ outline of line numbers; read the lines you need with startLine and endLine (fro
 const DOCS: &str = "Full documentation of one tool: description, every parameter with type, default and constraints, return fields, side effects, an \
 example call. Use it when the signature is not enough or shows `...`.";
 
+const SEARCH: &str = "Find tools by purpose: the signatures that fit best, ready to call. Shorter than reading files when you know what you want to do; say it \
+in a few words, such as \"close a pull request\".";
+
 const EXECUTE: &str = "Run a script that calls tools. Do the whole job in one script: call, loop, filter, combine, and hand back only what you \
 need; what stays in the script costs you no tokens. Read the signatures first.
 
@@ -31,12 +34,13 @@ result = {\"count\": len(unpaid), \"total\": sum([o[\"total\"] for o in unpaid])
 Every call is checked and recorded. When state is \"waiting_approval\", the run has paused until a person approves and then goes on by itself: \
 do not send it again.";
 
-/// `listToolFiles`, `readToolFile`, `getToolDocs` and `executeToolCode` as MCP tool objects.
+/// `listToolFiles`, `readToolFile`, `getToolDocs` and `executeToolCode` as MCP tool objects, and `searchTools` where there is
+/// much to search.
 #[must_use]
-pub fn meta_tools() -> Vec<Value> {
+pub fn meta_tools(with_search: bool) -> Vec<Value> {
     let text = |description: &str| json!({"type": "string", "description": description});
     let line = |description: &str| json!({"type": "integer", "minimum": 1, "description": description});
-    vec![
+    let mut tools = vec![
         reader("listToolFiles", "List tool files", LIST_FILES, json!({}), &[]),
         reader(
             "readToolFile",
@@ -65,7 +69,15 @@ pub fn meta_tools() -> Vec<Value> {
             // What a script does is what the tools it calls do.
             "annotations": {"readOnlyHint": false, "destructiveHint": true, "idempotentHint": false, "openWorldHint": true},
         }),
-    ]
+    ];
+    if with_search {
+        let properties = json!({
+            "query": text("What you want to do"),
+            "limit": {"type": "integer", "minimum": 1, "maximum": 50, "default": 8, "description": "How many tools"},
+        });
+        tools.insert(1, reader("searchTools", "Search tools", SEARCH, properties, &["query"]));
+    }
+    tools
 }
 
 fn reader(name: &str, title: &str, description: &str, properties: Value, required: &[&str]) -> Value {

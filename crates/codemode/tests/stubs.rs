@@ -100,7 +100,8 @@ fn real_servers() {
 
 #[test]
 fn the_prompt() {
-    insta::assert_json_snapshot!("meta_tools", meta_tools());
+    insta::assert_json_snapshot!("meta_tools", meta_tools(true));
+    assert_eq!(meta_tools(false).len(), 4);
 }
 
 #[test]
