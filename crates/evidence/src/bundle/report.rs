@@ -72,7 +72,10 @@ pub struct Report {
     pub payloads: u64,
     pub redacted: u64,
     pub omitted: u64,
+    /// Payloads that are missing, and that a sealed erasure names.
     pub erased: u64,
+    /// Erasures whose lists are what was sealed.
+    pub erasures: u64,
     pub scripts: u64,
     pub replayed: u64,
     /// Scripts that cannot be replayed because one of their texts was not kept as it was.

@@ -1,15 +1,22 @@
 //! Checking a bundle, in one pass over the archive, without anything else.
 
+mod erasures;
+mod payloads;
+
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     io::{self, Read},
 };
 
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
+use erasures::Erasures;
+use payloads::Expected;
+pub use payloads::{Replay, RunRecord};
+
 use super::{
-    CatalogLine, Content, FileEntry, KEYS, Keys, MANIFEST, MAX_FILE, Manifest, PROOF, PayloadLine, README, SIGNATURE, VERSION,
+    ERASURES, FileEntry, KEYS, Keys, MANIFEST, MAX_FILE, Manifest, PROOF, README, SIGNATURE, VERSION,
     chunk::Chunk,
     manifest_message,
     report::{Finding, Problem, Report},
@@ -17,7 +24,7 @@ use super::{
 use crate::{
     Hash,
     hash::from_hex,
-    line::{self, Commitment, Kept, Line, Part},
+    line,
     merkle::{self, Nodes},
     seal::{ConsistencyProof, SignedSeal},
     sign::PublicKey,
@@ -31,34 +38,6 @@ pub enum Trust {
     InBundle,
     /// These public keys (64 hex digits) or names of keys (16) alone.
     Only(Vec<String>),
-}
-
-/// A script run as its log has it.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct RunRecord {
-    pub id: String,
-    pub engine: String,
-    /// JSON texts, as are the next three.
-    pub limits: String,
-    pub catalog: Option<String>,
-    /// By sequence.
-    pub journal: BTreeMap<i32, String>,
-    pub source: Option<String>,
-    pub state: String,
-    pub ticks: Option<i64>,
-    pub result: Option<String>,
-    pub logs: Option<String>,
-    pub error: Option<String>,
-    catalog_sha256: Option<Hash>,
-    /// A text of it was not kept as it was.
-    incomplete: bool,
-}
-
-/// Runs a recorded script again.
-pub trait Replay {
-    /// # Errors
-    /// What came out differently.
-    fn replay(&mut self, run: &RunRecord) -> Result<(), String>;
 }
 
 /// Check a bundle.
@@ -95,16 +74,6 @@ pub fn verify(archive: impl Read, trust: Trust, replay: Option<&mut dyn Replay>)
     Ok(verifier.finish())
 }
 
-/// A payload that is still to come.
-struct Expected {
-    position: u64,
-    part: Part,
-    commitment: Commitment,
-    row: String,
-    /// Of a script: its run, and of its journal the sequence.
-    run: Option<(Uuid, i32)>,
-}
-
 #[derive(Default)]
 struct Verifier<'a> {
     trust: Trust,
@@ -117,6 +86,7 @@ struct Verifier<'a> {
     last: Option<SignedSeal>,
     /// The tree over the seals, where the bundle begins with the first.
     nodes: Option<Nodes>,
+    erasures: Erasures,
     expected: Vec<Expected>,
     next: usize,
     /// Positions whose rows are not sound: their payloads prove nothing.
@@ -160,6 +130,10 @@ impl Verifier<'_> {
                 self.signature_seen = true;
                 return self.take_signature(content);
             }
+            Some((prefix, "proof.json")) if prefix.starts_with(ERASURES) => self.take_erasure(prefix, name, content),
+            Some((prefix, file)) if prefix.starts_with(ERASURES) && file.starts_with("erased-") => {
+                self.take_erased(prefix, name, content);
+            }
             Some((prefix, "seals.ndjson")) => self.take_seals(prefix, name, content),
             Some((prefix, "leaves.txt")) if prefix == self.chunk.prefix => self.take_leaves(name, content),
             Some((prefix, "entries.ndjson")) if prefix == self.chunk.prefix => self.take_entries(content),
@@ -196,10 +170,25 @@ impl Verifier<'_> {
         true
     }
 
+    /// Why a seal's signature does not count.
+    fn unsigned(&self, signed: &SignedSeal) -> String {
+        let key = &signed.seal.key_id;
+        if self.keys.iter().any(|known| known.key_id == *key) {
+            return "the signature does not hold: the seal is not what was signed".to_owned();
+        }
+        match self.trust {
+            Trust::InBundle => format!("it is signed by {key}, a key that is not trusted: the bundle does not hold it"),
+            Trust::Only(_) => {
+                format!("it is signed by {key}, a key that is not trusted: if it is one of the installation's, pass that key too")
+            }
+        }
+    }
+
     fn take_seals(&mut self, prefix: &str, name: &str, content: &[u8]) {
         if !self.files.iter().any(|file| file.name == KEYS) && self.last.is_none() {
             self.whole(Problem::Removed, KEYS, "the keys are missing: no signature can be checked");
         }
+        self.end_erasure();
         self.end_chunk();
         self.chunk = Chunk { prefix: prefix.to_owned(), ..Chunk::default() };
         for (number, text) in lines(content).enumerate() {
@@ -209,10 +198,7 @@ impl Verifier<'_> {
                 continue;
             };
             if !self.is_signed(&signed) {
-                let why = match self.keys.iter().any(|key| key.key_id == signed.seal.key_id) {
-                    true => "the signature does not hold: the seal is not what was signed",
-                    false => "it is signed with a key that is not trusted",
-                };
+                let why = self.unsigned(&signed);
                 self.at(Problem::Signature, name, place, format!("seal {}: {why}", signed.seal.sequence));
             }
             self.follow(name, place, &signed);
@@ -223,6 +209,10 @@ impl Verifier<'_> {
             self.report.last_seal = signed.seal.sequence;
             self.last = Some(signed.clone());
             self.chunk.seals.push(signed);
+        }
+        // By the last of them: the first may be the one that does not belong here.
+        if let Some(tenant) = self.last.as_ref().map(|signed| signed.seal.tenant_id) {
+            self.erasures_belong_to(tenant);
         }
     }
 
@@ -299,184 +289,6 @@ impl Verifier<'_> {
         self.chunk = Chunk { lines: Vec::new(), ..chunk };
     }
 
-    fn expect(&mut self, position: u64, row: &Line<'_>) {
-        let run = match row {
-            Line::ScriptStart(start) => {
-                let record = RunRecord {
-                    id: start.id.to_string(),
-                    engine: start.engine.to_string(),
-                    limits: start.limits.to_string(),
-                    catalog_sha256: Some(start.catalog_sha256),
-                    ..RunRecord::default()
-                };
-                self.report.scripts += 1;
-                if self.replay.is_some() {
-                    self.runs.insert(start.id.uuid(), record);
-                }
-                Some((start.id.uuid(), 0))
-            }
-            Line::ScriptJournal(journal) => Some((journal.id.uuid(), journal.sequence)),
-            Line::ScriptEnd(end) => {
-                if let Some(run) = self.runs.get_mut(&end.id.uuid()) {
-                    (run.state, run.ticks) = (end.state.to_string(), end.ticks);
-                    self.ended.push(end.id.uuid());
-                }
-                Some((end.id.uuid(), 0))
-            }
-            _ => None,
-        };
-        for (part, commitment) in row.commitments() {
-            if commitment.kept == Some(Kept::Omitted) {
-                self.report.omitted += 1;
-                self.incomplete(run);
-                continue;
-            }
-            self.expected.push(Expected { position, part, commitment, row: row.name(), run });
-        }
-    }
-
-    fn incomplete(&mut self, run: Option<(Uuid, i32)>) {
-        if let Some(record) = run.and_then(|(id, _)| self.runs.get_mut(&id)) {
-            record.incomplete = true;
-        }
-    }
-
-    fn take_catalogs(&mut self, name: &str, content: &[u8]) {
-        for (number, text) in lines(content).enumerate() {
-            match exact::<CatalogLine>(text) {
-                Some(catalog) if Hash::of(&[catalog.body.as_bytes()]) == catalog.sha256 => {
-                    if self.replay.is_some() {
-                        self.catalogs.insert(catalog.sha256, catalog.body);
-                    }
-                }
-                _ => self.at(Problem::Edited, name, Some(number + 1), "this catalogue is not the one of its hash"),
-            }
-        }
-    }
-
-    fn take_payloads(&mut self, name: &str, content: &[u8]) {
-        // Without the entries nothing is known of them; that these are missing is said at the chunk's end.
-        if !self.checked {
-            return;
-        }
-        let all: Vec<Option<PayloadLine>> = lines(content).map(exact).collect();
-        let here: HashSet<(u64, Part)> = all.iter().flatten().map(|line| (line.position, line.part)).collect();
-        for (number, payload) in all.into_iter().enumerate() {
-            let place = Some(number + 1);
-            let Some(payload) = payload else {
-                // Whatever it was, it took the place of the next one.
-                let row = self.expected.get(self.next).map(|e| e.row.clone());
-                self.next += 1;
-                let text = "this payload is not what was signed".to_owned();
-                let finding = Finding { problem: Problem::Edited, file: name.to_owned(), line: place, position: None, row, text };
-                self.report.add(finding);
-                continue;
-            };
-            if self.dubious.contains(&payload.position) {
-                continue;
-            }
-            let is = |e: &Expected| (e.position, e.part) == (payload.position, payload.part);
-            match self.expected.iter().skip(self.next).position(is) {
-                Some(0) => self.payload(name, place, payload),
-                Some(skipped)
-                    if self.expected[self.next..self.next + skipped].iter().all(|e| here.contains(&(e.position, e.part))) =>
-                {
-                    self.misplaced(Problem::Reordered, name, place, &payload);
-                    self.next += skipped;
-                    self.payload(name, place, payload);
-                }
-                Some(skipped) => {
-                    for _ in 0..skipped {
-                        self.lost(Problem::Removed, name, place);
-                    }
-                    self.payload(name, place, payload);
-                }
-                None if self.expected.iter().take(self.next).any(is) => self.misplaced(Problem::Reordered, name, place, &payload),
-                None => self.misplaced(Problem::Added, name, place, &payload),
-            }
-        }
-    }
-
-    fn misplaced(&mut self, problem: Problem, name: &str, line: Option<usize>, payload: &PayloadLine) {
-        let text = match problem {
-            Problem::Reordered => "this payload stands in another place than its entry",
-            _ => "no entry commits to this payload",
-        };
-        let (file, position, text) = (name.to_owned(), Some(payload.position), text.to_owned());
-        self.report.add(Finding { problem, file, line, position, row: None, text });
-    }
-
-    fn lost(&mut self, problem: Problem, name: &str, line: Option<usize>) {
-        let Some(expected) = self.expected.get(self.next) else { return };
-        let (position, row) = (Some(expected.position), Some(expected.row.clone()));
-        let text = format!("the {:?} of this row are missing", expected.part).to_lowercase();
-        let run = expected.run;
-        self.incomplete(run);
-        self.report.add(Finding { problem, file: name.to_owned(), line, position, row, text });
-        self.next += 1;
-    }
-
-    fn payload(&mut self, name: &str, line: Option<usize>, payload: PayloadLine) {
-        let expected = &self.expected[self.next];
-        let (commitment, part, run) = (expected.commitment, expected.part, expected.run);
-        let wrong = |problem, text: &str| Finding {
-            problem,
-            file: name.to_owned(),
-            line,
-            position: Some(expected.position),
-            row: Some(expected.row.clone()),
-            text: text.to_owned(),
-        };
-        let (salt, body) = match &payload.content {
-            Content::Text { salt, body } => (salt, Some(body.as_bytes().to_vec())),
-            Content::Bytes { salt, body } => (salt, from_hex(body)),
-            Content::Erased { .. } => {
-                self.report.erased += 1;
-                self.next += 1;
-                return self.incomplete(run);
-            }
-            Content::Missing => {
-                let finding = wrong(Problem::Removed, "this payload was lost: it is neither stored nor was it erased");
-                return self.unsound(finding, run);
-            }
-        };
-        let holds = from_hex(salt).zip(body).is_some_and(|(salt, body)| commitment.holds(&salt, &body));
-        if !holds {
-            let finding = wrong(Problem::Edited, "this payload is not the one to which its row commits");
-            return self.unsound(finding, run);
-        }
-        self.report.payloads += 1;
-        self.next += 1;
-        match (commitment.kept, payload.content) {
-            (None, Content::Text { body, .. }) => self.keep(part, run, body),
-            (None, _) => self.incomplete(run),
-            (Some(_), _) => {
-                self.report.redacted += 1;
-                self.incomplete(run);
-            }
-        }
-    }
-
-    fn unsound(&mut self, finding: Finding, run: Option<(Uuid, i32)>) {
-        self.report.add(finding);
-        self.incomplete(run);
-        self.next += 1;
-    }
-
-    /// Texts of scripts, for their replay.
-    fn keep(&mut self, part: Part, run: Option<(Uuid, i32)>, body: String) {
-        let Some((id, sequence)) = run else { return };
-        let Some(record) = self.runs.get_mut(&id) else { return };
-        match part {
-            Part::Source => record.source = Some(body),
-            Part::Journal => drop(record.journal.insert(sequence, body)),
-            Part::RunResult => record.result = Some(body),
-            Part::RunLogs => record.logs = Some(body),
-            Part::RunError => record.error = Some(body),
-            Part::Arguments | Part::Result => {}
-        }
-    }
-
     fn end_chunk(&mut self) {
         // Seals without their entries are no proof of anything.
         let checked = std::mem::take(&mut self.checked);
@@ -487,32 +299,8 @@ impl Verifier<'_> {
         if !self.chunk.prefix.is_empty() {
             self.chunk.seals.clear();
         }
-        let name = format!("{}/payloads", self.chunk.prefix);
-        while self.next < self.expected.len() {
-            self.lost(Problem::Truncated, &name, None);
-        }
-        (self.next, self.expected) = (0, Vec::new());
-        self.dubious.clear();
-        for id in std::mem::take(&mut self.ended) {
-            let Some(mut run) = self.runs.remove(&id) else { continue };
-            run.catalog = run.catalog_sha256.and_then(|hash| self.catalogs.get(&hash).cloned());
-            if run.incomplete || run.catalog.is_none() || run.source.is_none() {
-                self.report.not_replayable += 1;
-                continue;
-            }
-            let Some(replay) = &mut self.replay else { continue };
-            match replay.replay(&run) {
-                Ok(()) => self.report.replayed += 1,
-                Err(text) => self.report.add(Finding {
-                    problem: Problem::Replay,
-                    file: format!("{}/entries.ndjson", self.chunk.prefix),
-                    line: None,
-                    position: None,
-                    row: Some(run.id),
-                    text,
-                }),
-            }
-        }
+        self.end_payloads();
+        self.end_runs();
     }
 
     fn take_proof(&mut self, content: &[u8]) {
@@ -520,8 +308,9 @@ impl Verifier<'_> {
         let Some(proof) = exact::<ConsistencyProof>(content) else {
             return self.whole(Problem::Edited, PROOF, "this is no proof");
         };
-        if !self.is_signed(&proof.to) || !self.is_signed(&proof.from) {
-            self.whole(Problem::Signature, PROOF, "a seal of the proof is not signed by a trusted key");
+        if let Some(strange) = [&proof.to, &proof.from].into_iter().find(|signed| !self.is_signed(signed)) {
+            let text = format!("seal {}: {}", strange.seal.sequence, self.unsigned(strange));
+            self.whole(Problem::Signature, PROOF, text);
         } else if Some(&proof.from) != self.last.as_ref() || !proof.holds() {
             self.whole(
                 Problem::Edited,
@@ -555,6 +344,7 @@ impl Verifier<'_> {
     }
 
     fn finish(mut self) -> Report {
+        self.end_erasure();
         self.end_chunk();
         match self.manifest.take() {
             None if self.report.findings.iter().any(|f| f.file == MANIFEST) => {}
