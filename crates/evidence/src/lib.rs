@@ -7,6 +7,7 @@
 //! - An **erasure** ([`erasure`]) is a line of the log that names, by a root of its own, the payloads that were taken away on purpose.
 //! - A **bundle** ([`bundle`]) is a run of seals with everything that it takes to check them.
 
+pub mod anchor;
 pub mod batch;
 pub mod bundle;
 pub mod erasure;

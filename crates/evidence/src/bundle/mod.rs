@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 use tollgate_domain::TenantId;
 
 pub use report::{Finding, Problem, Report};
-pub use verify::{Replay, RunRecord, Trust, verify};
+pub use verify::{Replay, RunRecord, Trust, verify, verify_beside};
 pub use write::Writer;
 
 use crate::{Hash, line::Part, sign::PublicKey};
