@@ -21,6 +21,7 @@ pub struct World {
     pub seals: u64,
     pub entries: u64,
     pub files: Files,
+    pub all_seals: Vec<SignedSeal>,
     /// What the erasure took away, in order.
     pub erased: Vec<Erased>,
     pub erasure: ErasureId,
@@ -33,7 +34,30 @@ struct Maker {
     tenant: TenantId,
     next: u128,
     at: DateTime<Utc>,
+    erasing: bool,
     erased: Vec<Erased>,
+}
+
+/// How a world differs from the usual one.
+pub struct Ways {
+    pub seed: [u8; 32],
+    /// Of a bundle: its first seal.
+    pub from: u64,
+    /// The log ends with this seal; nothing was erased in a shorter one.
+    pub end: usize,
+    /// Another history: its ids begin here.
+    pub first_id: u128,
+    pub made: DateTime<Utc>,
+}
+
+impl Default for Ways {
+    fn default() -> Self {
+        Self { seed: [1; 32], from: 1, end: 6, first_id: 0, made: beginning() }
+    }
+}
+
+pub fn beginning() -> DateTime<Utc> {
+    DateTime::from_timestamp(1_700_000_000, 0).unwrap()
 }
 
 /// The erasure of each tenant.
@@ -201,7 +225,7 @@ impl Maker {
             for number in 0..4 {
                 let id: CallId = self.id();
                 let mut intent = self.intent(id, None);
-                if (seal, number) == (1, 3) {
+                if (seal, number) == (1, 3) && self.erasing {
                     intent.1 = vec![self.erase(id, Part::Arguments)];
                 }
                 rows.push(intent);
@@ -213,7 +237,7 @@ impl Maker {
                         let kept = Some(Kept::Redacted(Hash::of(&[&salt, b"\"[redacted]\""])));
                         (Commitment { kept, ..whole }, (Part::Result, Content::of(&salt, b"\"[redacted]\"")))
                     }
-                    (2, 2) => (whole, self.erase(id, Part::Result)),
+                    (2, 2) if self.erasing => (whole, self.erase(id, Part::Result)),
                     (3, 3) => {
                         let salt = self.next.to_be_bytes();
                         (Commitment::to(&salt, b"\xff\x00"), (Part::Result, Content::of(&salt, b"\xff\x00")))
@@ -236,24 +260,25 @@ const CATALOG: &str = "{\"servers\":[]}";
 
 impl World {
     pub fn new(tenant: u128) -> Self {
-        Self::build(tenant, 1, &[1; 32])
+        Self::build(tenant, &Ways::default())
     }
 
     pub fn signed_by(tenant: u128, seed: &[u8; 32]) -> Self {
-        Self::build(tenant, 1, seed)
+        Self::build(tenant, &Ways { seed: *seed, ..Ways::default() })
     }
 
     /// A bundle from one seal on.
     pub fn range(tenant: u128, from: u64) -> Self {
-        Self::build(tenant, from, &[1; 32])
+        Self::build(tenant, &Ways { from, ..Ways::default() })
     }
 
-    fn build(tenant: u128, from: u64, seed: &[u8; 32]) -> Self {
+    pub fn build(tenant: u128, ways: &Ways) -> Self {
         let tenant = TenantId::from_uuid(Uuid::from_u128(tenant));
-        let at = DateTime::from_timestamp(1_700_000_000, 0).unwrap();
-        let signer = Signer::from_seed(seed).unwrap();
-        let mut maker = Maker { tenant, next: 0, at, erased: Vec::new() };
-        let rows = maker.rows(&signer);
+        let (at, from) = (beginning(), ways.from);
+        let signer = Signer::from_seed(&ways.seed).unwrap();
+        let mut maker = Maker { tenant, next: ways.first_id, at, erasing: ways.end == 6, erased: Vec::new() };
+        let mut rows = maker.rows(&signer);
+        rows.truncate(ways.end);
         let mut nodes = Nodes::default();
         let mut seals: Vec<SignedSeal> = Vec::new();
         for rows in &rows {
@@ -276,8 +301,8 @@ impl World {
             seals.push(SignedSeal { seal, signature });
         }
         let chosen: Vec<usize> = (0..seals.len()).filter(|n| seals[*n].seal.sequence >= from).collect();
-        let mut writer = Writer::new(&[signer.public().clone()], at).unwrap();
-        if !chosen.is_empty() {
+        let mut writer = Writer::new(&[signer.public().clone()], ways.made).unwrap();
+        if !chosen.is_empty() && maker.erasing {
             writer.erasure(&prove(&rows, &seals, &nodes)).unwrap();
             maker.erased.iter().for_each(|item| writer.erased(item).unwrap());
         }
@@ -306,9 +331,10 @@ impl World {
         Self {
             tenant,
             signer,
-            seals: u64::try_from(seals.len()).unwrap(),
+            seals: ways.end as u64,
             entries,
             files: super::unpack(&archive),
+            all_seals: seals,
             erased: maker.erased,
             erasure: erasure(tenant),
         }
