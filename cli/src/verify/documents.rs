@@ -41,7 +41,12 @@ fn beside(outcome: Outcome, anchors: Option<&Anchors>, held: usize) -> Outcome {
     outcome
 }
 
-pub fn proofs(keys: &[PublicKey], proofs: &[InclusionProof], anchors: Option<&Anchors>, torn: Vec<Finding>) -> Result<Outcome> {
+pub fn proofs(
+    keys: &[PublicKey],
+    (proofs, unsealed): (&[InclusionProof], u64),
+    anchors: Option<&Anchors>,
+    torn: Vec<Finding>,
+) -> Result<Outcome> {
     let (mut findings, mut told, mut rows, mut held) = (torn, Vec::new(), Vec::new(), 0);
     for (number, proof) in proofs.iter().enumerate() {
         let place = format!("proofs[{number}]");
@@ -68,8 +73,11 @@ pub fn proofs(keys: &[PublicKey], proofs: &[InclusionProof], anchors: Option<&An
         ));
         rows.push(json!({"row": name, "tenant_id": seal.tenant_id, "position": proof.position, "seal": seal.sequence, "head": head.sequence}));
     }
+    if unsealed > 0 {
+        told.push(format!("  {unsealed} more row(s) of the call were not sealed yet: ask again in a second or two"));
+    }
     told.insert(0, format!("{} proof(s) that rows of a call stand in the log", proofs.len()));
-    let report = json!({"rows": rows, "findings": findings});
+    let report = json!({"rows": rows, "unsealed": unsealed, "findings": findings});
     let outcome = Outcome::new("call_proofs", &findings, report, told, "each row stands in the log as it was written.");
     if proofs.is_empty() && findings.is_empty() {
         let why = "it holds no proof: the call was not sealed yet when it was asked for. Ask again in a second or two.";

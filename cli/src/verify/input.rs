@@ -18,7 +18,8 @@ const ZSTD: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
 
 pub enum Given {
     Bundle(Box<dyn BufRead>),
-    Proofs(Vec<InclusionProof>),
+    /// With how many rows of the call were not sealed yet.
+    Proofs(Vec<InclusionProof>, u64),
     Consistency(Box<ConsistencyProof>),
     /// One signed seal a line.
     Seals(Vec<u8>),
@@ -88,9 +89,10 @@ fn json(shown: &str, bytes: Vec<u8>) -> Result<Given> {
     let has = |fields: &[&str]| fields.iter().all(|field| value.get(field).is_some());
     let as_it_should = |what: &str| format!("{shown} looks like {what}, and cannot be read as one");
     if let Some(proofs) = value.get("proofs") {
-        return Ok(Given::Proofs(read(proofs).with_context(|| as_it_should("the proofs of a call"))?));
+        let unsealed = value.get("unsealed").and_then(Value::as_u64).unwrap_or(0);
+        return Ok(Given::Proofs(read(proofs).with_context(|| as_it_should("the proofs of a call"))?, unsealed));
     } else if has(&["line", "path", "seal"]) {
-        return Ok(Given::Proofs(vec![read(&value).with_context(|| as_it_should("a proof of inclusion"))?]));
+        return Ok(Given::Proofs(vec![read(&value).with_context(|| as_it_should("a proof of inclusion"))?], 0));
     } else if has(&["from", "to", "path"]) {
         return Ok(Given::Consistency(Box::new(read(&value).with_context(|| as_it_should("a proof of consistency"))?)));
     } else if has(&["job_id", "parts"]) {
@@ -132,7 +134,7 @@ mod tests {
             Ok(Given::Bundle(_)) => "bundle".to_owned(),
             Ok(Given::Seals(lines)) => format!("{} seals", lines.iter().filter(|byte| **byte == b'\n').count()),
             Ok(Given::Manifest(_)) => "manifest".to_owned(),
-            Ok(Given::Proofs(proofs)) => format!("{} proofs", proofs.len()),
+            Ok(Given::Proofs(proofs, _)) => format!("{} proofs", proofs.len()),
             Ok(Given::Consistency(_)) => "consistency".to_owned(),
             Err(error) => format!("{error:#}"),
         }

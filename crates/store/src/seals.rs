@@ -186,11 +186,19 @@ pub async fn consistency(tx: &mut Tx, tenant: TenantId, old: u64, new: u64) -> S
     Ok(ConsistencyProof { from, to, path })
 }
 
-/// That the rows of a call stand in the log: one proof a row, the intent first. Empty when none is sealed yet.
+/// The proofs of a call, and when its rows that have none were written.
+#[derive(Debug, Clone)]
+pub struct CallProofs {
+    /// One a row, the intent first.
+    pub proofs: Vec<InclusionProof>,
+    pub unsealed: Vec<DateTime<Utc>>,
+}
+
+/// That the rows of a call stand in the log.
 ///
 /// # Errors
 /// [`StoreError::NotFound`] when there is no such call.
-pub async fn of_call(tx: &mut Tx, tenant: TenantId, call: CallId) -> StoreResult<Vec<InclusionProof>> {
+pub async fn of_call(tx: &mut Tx, tenant: TenantId, call: CallId) -> StoreResult<CallProofs> {
     let rows = sqlx::query!(
         "SELECT kind, at FROM tool_call_events WHERE tenant_id = $1 AND call_id = $2 ORDER BY kind",
         tenant.uuid(),
@@ -200,17 +208,24 @@ pub async fn of_call(tx: &mut Tx, tenant: TenantId, call: CallId) -> StoreResult
     if rows.is_empty() {
         return Err(StoreError::NotFound);
     }
-    let Some(head) = head(tx, tenant).await? else { return Ok(Vec::new()) };
-    let mut proofs = Vec::new();
+    let head = head(tx, tenant).await?;
+    let (mut proofs, mut unsealed) = (Vec::new(), Vec::new());
     for row in rows {
         let kind = match row.kind {
             0 => Kind::CallIntent,
             1 => Kind::CallCompletion,
             _ => Kind::CallResolution,
         };
-        proofs.extend(prove(tx, tenant, (kind, call.uuid(), row.at), &head).await?);
+        let proof = match &head {
+            Some(head) => prove(tx, tenant, (kind, call.uuid(), row.at), head).await?,
+            None => None,
+        };
+        match proof {
+            Some(proof) => proofs.push(proof),
+            None => unsealed.push(row.at),
+        }
     }
-    Ok(proofs)
+    Ok(CallProofs { proofs, unsealed })
 }
 
 /// That the event of an erasure stands in the log; `None` when it is not sealed yet, or there is none.

@@ -246,7 +246,8 @@ async fn proofs_hold_for_every_call_and_from_every_seal_to_every_later_one(pool:
     let keys = store.keys().public_keys();
     let mut tx = store.tenant(who.tenant).await.unwrap();
     for call in &calls {
-        let proofs = seals::of_call(&mut tx, who.tenant, *call).await.unwrap();
+        let seals::CallProofs { proofs, unsealed } = seals::of_call(&mut tx, who.tenant, *call).await.unwrap();
+        assert!(unsealed.is_empty());
         assert!(!proofs.is_empty());
         for proof in proofs {
             proof.check(keys).unwrap();
