@@ -13,7 +13,7 @@ use tollgate_evidence::{
     sign::Signer,
 };
 
-use world::{Files, World, pack};
+use world::{Files, Ways, World, pack};
 
 fn check(archive: &[u8]) -> Report {
     verify(archive, Trust::InBundle, None).unwrap()
@@ -172,6 +172,20 @@ fn t55_a_planted_erasure_excuses_nothing() {
     let report = served(files, &world.signer);
     assert_eq!((report.findings.len(), report.findings[0].problem), (1, Problem::Added), "{:?}", report.findings);
     assert!(report.findings[0].text.contains("is not the one that was sealed (3 lines, sealed were 2)"));
+}
+
+/// Its list goes into files that fit into memory, and is one list all the same.
+#[test]
+fn an_erasure_of_very_much_is_proved_like_any_other() {
+    let world = World::build(1, &Ways { also_erased: 250_000, ..Ways::default() });
+    let lists = world.files.iter().filter(|(name, _)| name.starts_with("erasures/000001/erased-")).count();
+    assert_eq!(lists, 3);
+    let report = check(&pack(&world.files));
+    assert_eq!((report.findings, report.erased, report.erasures), (vec![], 2, 1));
+    let mut files = world.files.clone();
+    files.retain(|(name, _)| name != "erasures/000001/erased-0002.ndjson");
+    let report = served(files, &world.signer);
+    assert_eq!((report.findings.len(), report.findings[0].problem), (1, Problem::Truncated), "{:?}", report.findings);
 }
 
 #[test]

@@ -48,11 +48,13 @@ pub struct Ways {
     /// Another history: its ids begin here.
     pub first_id: u128,
     pub made: DateTime<Utc>,
+    /// Payloads that the erasure took from rows that are not in this log's bundles.
+    pub also_erased: u64,
 }
 
 impl Default for Ways {
     fn default() -> Self {
-        Self { seed: [1; 32], from: 1, end: 6, first_id: 0, made: beginning() }
+        Self { seed: [1; 32], from: 1, end: 6, first_id: 0, made: beginning(), also_erased: 0 }
     }
 }
 
@@ -277,6 +279,8 @@ impl World {
         let (at, from) = (beginning(), ways.from);
         let signer = Signer::from_seed(&ways.seed).unwrap();
         let mut maker = Maker { tenant, next: ways.first_id, at, erasing: ways.end == 6, erased: Vec::new() };
+        let elsewhere = |n| Erased { row: Uuid::from_u128(u128::from(n)), part: Part::Arguments, sequence: 0 };
+        maker.erased.extend((0..ways.also_erased).map(elsewhere));
         let mut rows = maker.rows(&signer);
         rows.truncate(ways.end);
         let mut nodes = Nodes::default();
