@@ -44,13 +44,14 @@ async fn slow(world: &World) {
 
 /// A runner is in the middle of the chunk.
 async fn in_the_middle(world: &World) {
-    while world
-        .count("SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'UPDATE export_jobs%' AND wait_event = 'PgSleep'")
-        .await
-        == 0
-    {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    const ASLEEP: &str =
+        "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'UPDATE export_jobs%' AND wait_event = 'PgSleep'";
+    let asleep = async {
+        while world.count(ASLEEP).await == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), asleep).await.expect("a runner writes the bundle");
 }
 
 #[sqlx::test(migrator = "tollgate_store::MIGRATOR")]
