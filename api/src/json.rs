@@ -115,7 +115,24 @@ fn describe(error: &serde_path_to_error::Error<serde_json::Error>) -> FieldError
             return FieldError { pointer, message: format!("{told}{expected}") };
         }
     }
-    FieldError { pointer, message }
+    FieldError { pointer, message: timely(message) }
+}
+
+/// What a parser of times says helps nobody who does not know which times it reads: a sentence that shows one goes behind it.
+#[must_use]
+pub fn timely(message: String) -> String {
+    const SAID_OF_TIMES: [&str; 6] = [
+        "input contains invalid characters",
+        "premature end of input",
+        "input is out of range",
+        "trailing input",
+        "input is not enough for unique date and time",
+        "no possible date and time matching input",
+    ];
+    if SAID_OF_TIMES.iter().any(|said| message.contains(said)) {
+        return format!("{message}; write a time as RFC 3339 has it, such as 2026-11-27T09:30:00Z");
+    }
+    message
 }
 
 fn escape(key: &str) -> String {

@@ -18,6 +18,7 @@ use uuid::Uuid;
 
 use crate::{
     ctx::{Ctx, Resource},
+    json::timely,
     problem::{FieldError, Kind, Problem},
 };
 
@@ -156,8 +157,10 @@ fn describe(message: &str) -> FieldError {
         }
     }
     match message.split_once(": ") {
-        Some((name, sentence)) if !name.contains(' ') => FieldError { pointer: format!("?{name}"), message: sentence.to_owned() },
-        _ => FieldError { pointer: "?".to_owned(), message: message.to_owned() },
+        Some((name, sentence)) if !name.contains(' ') => {
+            FieldError { pointer: format!("?{name}"), message: timely(sentence.to_owned()) }
+        }
+        _ => FieldError { pointer: "?".to_owned(), message: timely(message.to_owned()) },
     }
 }
 
@@ -188,6 +191,11 @@ mod tests {
         assert!(read::<Filter>(&pairs(&uri).unwrap()).is_ok());
         assert_eq!(refusal("key_id=ten_00000000000000000000000000"), "?key_id");
         assert_eq!(refusal("from=yesterday"), "?from");
+        for time in ["yesterday", "2026-01-01", "2026-01-01T00:00", "2026-13-01T00:00:00Z", "2026-01-01T00:00:00Zulu", ""] {
+            let uri: Uri = format!("/x?from={time}").parse().unwrap();
+            let refused = read::<Filter>(&pairs(&uri).unwrap()).unwrap_err();
+            assert!(refused.errors()[0].message.contains("such as 2026-11-27T09:30:00Z"), "{time}: {refused:?}");
+        }
         assert_eq!(refusal("form=x"), "?form");
         assert_eq!(refusal("from=2026-01-01T00:00:00Z&from=2026-01-01T00:00:00Z"), "?from");
     }

@@ -28,9 +28,24 @@ pub enum Command {
     MintAdmin(MintAdmin),
     /// Print the admin API's description (OpenAPI 3.1, JSON)
     Openapi,
-    /// Check an audit bundle: nothing edited, removed, reordered, added or cut off. Needs neither network nor database
+    /// Check what the audit trail hands out: nothing edited, removed, reordered, added or cut off. Needs neither network nor database
+    #[command(after_help = VERIFY_HELP)]
     Verify(Verify),
 }
+
+const VERIFY_HELP: &str = "\
+What it was given it finds out by itself:
+  a bundle                        GET /v1/tenants/{t}/audit/export?format=bundle, or a job with format `bundle`
+  the proofs of a call            GET /v1/tenants/{t}/tool-calls/{id}/proof
+  a proof of consistency          GET /v1/tenants/{t}/audit/consistency
+  seals                           GET /v1/tenants/{t}/audit/seals, or the file of an `[[audit.anchor]]`
+  the _manifest.json of a job     with _manifest.sig and the job's files beside it
+All but a bundle need --key: the public keys, from GET /v1/tenants/{t}/audit/keys or better on another way.
+
+Exit status:
+  0  sound
+  1  not sound: something is not what was signed, or not what was anchored
+  2  cannot say: it cannot be read, the keys are missing, or it proves nothing";
 
 /// A public key or its name, with or without its algorithm in front. Whatever else is typed is no key that could fail to fit.
 fn public_key(text: &str) -> Result<String, String> {
@@ -45,9 +60,13 @@ fn public_key(text: &str) -> Result<String, String> {
 
 #[derive(Debug, Args)]
 pub struct Verify {
-    /// What `GET /v1/tenants/{t}/audit/export?format=bundle` gave
-    #[arg(value_name = "BUNDLE")]
-    pub bundle: PathBuf,
+    /// What is to be checked; `-` reads standard input
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Seals that were written outside: the file of an anchor, or a folder of its objects. What contradicts them, or had lost them
+    /// when it was made, is not sound; may be given several times
+    #[arg(long, env = "TOLLGATE_ANCHOR", value_name = "FILE", value_delimiter = ',')]
+    pub anchor: Vec<PathBuf>,
     /// Run every recorded script again from its journal, and compare its result, logs and ticks
     #[arg(long, env = "TOLLGATE_REPLAY")]
     pub replay: bool,

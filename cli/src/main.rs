@@ -27,7 +27,7 @@ fn main() -> ExitCode {
     // Before anything can open a TLS connection: with two providers in the graph rustls refuses to choose by itself.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let (outcome, failure) = match Cli::parse().command {
-        // No runtime: it reads one file. A bundle that cannot be read is told from one that is not sound.
+        // No runtime: it reads files. What cannot be read is told from what is not sound.
         Command::Verify(args) => (verify::run(args), ExitCode::from(2)),
         command => (run(command).map(|()| ExitCode::SUCCESS), ExitCode::FAILURE),
     };

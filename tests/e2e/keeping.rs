@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::harness::{LEGACY, Mcp, Recorder, Tenant, Tollgate, in_millis, python, root, until};
+use crate::harness::{LEGACY, Mcp, Recorder, Tenant, Tollgate, in_millis, python, root, until, verify};
 
 const SECRET: &str = "ada@example.com";
 
@@ -87,6 +87,12 @@ async fn what_is_erased_is_gone_through_every_door() {
         let row = tenant.get(&format!("tool-calls/{}", run["calls"][0]["call_id"].as_str().expect("an id"))).await.expect(200);
         assert_eq!((&row["arguments_form"], &row["result_form"], &row["outcome"]), (&form, &form, &json!("ok")), "{row}");
     }
+    // At once, though the erasure is sealed a moment later: the bundle waits for what proves it.
+    let folder = tempfile::tempdir().expect("a folder");
+    let bundle = folder.path().join("erased.tar.zst");
+    tenant.bundle(&bundle).await;
+    let told = verify(&bundle, &["--replay"]);
+    assert!(told.sound().contains("erased") && told.text.contains("named by 1 sealed erasure"), "{told:?}");
     let id = run["script_run_id"].as_str().expect("an id");
     for path in ["tool-calls", "script-runs", &format!("script-runs/{id}"), "audit/export", "admin-events", "audit/erasures"] {
         let answer = tenant.get(path).await;

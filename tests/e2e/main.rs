@@ -21,3 +21,4 @@ mod scripts;
 mod second_worker;
 mod up;
 mod upstreams;
+mod verify;

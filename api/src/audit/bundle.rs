@@ -8,7 +8,11 @@ use futures::stream;
 use serde_json::json;
 use tokio::sync::mpsc;
 use tollgate_evidence::sign::KeyRing;
-use tollgate_store::{StoreError, bundle, bundle::Bundle, export};
+use tollgate_store::{
+    StoreError,
+    bundle::{self, Bundle, Cover},
+    export,
+};
 
 use super::export::{ExportQuery, answer as file, seat};
 use crate::{check::Checks, ctx::Ctx, problem::Answer};
@@ -28,7 +32,8 @@ pub async fn answer(ctx: &Ctx, asked: &ExportQuery) -> Answer {
     let change = ctx.app.store.change(ctx.tenant, ctx.actor(), ctx.now).await?;
     export::announce(change, &ctx.tenant, json!({"format": NAME, "from": asked.from, "to": asked.to})).await?;
     let seat = seat(ctx)?;
-    let bundle = bundle::open(&ctx.app.store, ctx.tenant, (asked.from, asked.to), ctx.now).await?;
+    let bundle =
+        bundle::open(&ctx.app.store, ctx.tenant, Cover { from: asked.from, to: asked.to, ..Cover::default() }, ctx.now).await?;
     let (out, pieces) = mpsc::channel(PIECES);
     let (done, end) = mpsc::channel(1);
     let keys = std::sync::Arc::clone(ctx.app.store.keys());

@@ -14,7 +14,7 @@ use tollgate_evidence::hash::to_hex;
 use tollgate_store::export_jobs::{Job, JobFilter, Part};
 use utoipa::ToSchema;
 
-use super::cursor;
+use super::{bundle, cursor};
 use crate::ctx::{Ctx, Resource};
 
 /// An export job and how far it is.
@@ -41,7 +41,7 @@ pub struct ExportJob {
     pub upstream_id: Option<UpstreamId>,
     #[schema(value_type = Option<String>)]
     pub outcome: Option<Outcome>,
-    /// Of the parts that are whole.
+    /// Of the parts that are whole; of a bundle, entries of the log.
     pub rows: i64,
     pub bytes: i64,
     pub part_count: i32,
@@ -50,7 +50,7 @@ pub struct ExportJob {
     /// 0 to 1, by what of the log has been read.
     #[schema(minimum = 0, maximum = 1)]
     pub progress: f64,
-    /// Where the next export by cursor begins, once this job is done; null for one that has a window of time.
+    /// Where the next export by cursor begins, once this job is done; null for one that has a window of time, and for a bundle.
     pub next_cursor: Option<String>,
     pub error: Option<String>,
     pub created_at: DateTime<Utc>,
@@ -89,7 +89,7 @@ impl ExportJob {
             id,
             folder: folder(ctx.tenant, &job.path, id),
             progress: if done { 1.0 } else { share(job.position - job.first, job.until - job.first) },
-            next_cursor: (done && from.is_none() && to.is_none())
+            next_cursor: (done && from.is_none() && to.is_none() && job.format != bundle::NAME)
                 .then(|| cursor::seal(&ctx.app.secrets, ctx.tenant, &calls, until)),
             state: job.state,
             format: job.format,

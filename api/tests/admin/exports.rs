@@ -77,7 +77,7 @@ async fn an_export_by_cursor_goes_on_where_the_last_one_ended(pool: PgPool) {
 }
 
 /// A destination that is a folder of this test.
-fn folder(name: &str) -> (Config, PathBuf) {
+pub fn folder(name: &str) -> (Config, PathBuf) {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("exports-{name}-{}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
     let text = format!("[[audit.destination]]\nname = 'lake'\nurl = 'file://{}'\n", folder.display());
@@ -85,7 +85,7 @@ fn folder(name: &str) -> (Config, PathBuf) {
 }
 
 /// A process of its own, as far as the database can tell: its connections end with it.
-async fn process(world: &World) -> (PgPool, App) {
+pub async fn process(world: &World) -> (PgPool, App) {
     let options = (*world.pool.connect_options()).clone();
     let pool = PgPoolOptions::new().max_connections(4).connect_with(options).await.unwrap();
     let mut app = world.app.clone();

@@ -5,7 +5,7 @@ use sqlx::PgPool;
 
 use crate::{
     trail::record,
-    world::{Reply, World},
+    world::{Reply, Trail, World},
 };
 
 async fn patch(world: &World, token: &str, path: &str, body: Value) -> Reply {
@@ -73,6 +73,28 @@ async fn settings_are_read_changed_and_reset(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "tollgate_store::MIGRATOR")]
+async fn a_proof_says_what_is_not_sealed_yet_and_when_to_ask_again(pool: PgPool) {
+    let world = World::new(pool).await;
+    let tenant = world.tenant("acme").await;
+    let trail = Trail::new(&world, &tenant);
+    let ask = async |call: &str| world.get(&world.root, &format!("{tenant}/tool-calls/{call}/proof")).await;
+    let count = |reply: &Reply| (reply.json["proofs"].as_array().unwrap().len(), reply.json["unsealed"].as_u64().unwrap());
+    let open = trail.open().await;
+    let fresh = ask(&open.to_string()).await;
+    assert_eq!((count(&fresh), fresh.headers["retry-after"].to_str().unwrap()), ((0, 1), "2"));
+    trail.seal().await;
+    trail.close(open).await;
+    let half = ask(&open.to_string()).await;
+    assert_eq!((count(&half), half.headers.contains_key("retry-after")), ((1, 1), true));
+    world.pass(chrono::Duration::minutes(10));
+    let old = ask(&open.to_string()).await;
+    assert_eq!((count(&old), old.headers.contains_key("retry-after")), ((1, 1), false), "soon will not help");
+    trail.seal().await;
+    let whole = ask(&open.to_string()).await;
+    assert_eq!((count(&whole), whole.headers.contains_key("retry-after")), ((2, 0), false));
+}
+
+#[sqlx::test(migrator = "tollgate_store::MIGRATOR")]
 async fn t41_settings_take_what_they_know_and_can_be(pool: PgPool) {
     let world = World::new(pool).await;
     let path = format!("{}/audit/settings", world.tenant("acme").await);
@@ -114,11 +136,17 @@ async fn an_erasure_leaves_the_row_and_a_record(pool: PgPool) {
 
     world.post(&auditor, &path, body(false)).await.is(403, "forbidden");
     let foreseen = world.post(&admin, &path, body(true)).await;
-    assert_eq!((foreseen.status.as_u16(), &foreseen.json), (200, &json!({"calls": 1, "runs": 1})), "{}", foreseen.text);
+    assert_eq!(
+        (foreseen.status.as_u16(), &foreseen.json),
+        (200, &json!({"calls": 1, "runs": 1, "under_legal_hold": 0})),
+        "{}",
+        foreseen.text
+    );
     assert_eq!(world.get(&auditor, &path).await.json["items"], json!([]), "a rehearsal is no erasure");
     patch(&world, &admin, &format!("{tenant}/audit/settings"), json!({"legal_hold": true})).await;
     let held = world.post(&admin, &path, body(false)).await;
     assert!(held.is(409, "conflict").text.contains("legal hold"));
+    assert_eq!(world.post(&admin, &path, body(true)).await.json, json!({"calls": 1, "runs": 1, "under_legal_hold": 2}));
     patch(&world, &admin, &format!("{tenant}/audit/settings"), json!({"legal_hold": false})).await;
 
     let again = [("idempotency-key", "once")];

@@ -4,6 +4,7 @@
 
 mod auth;
 mod bodies;
+mod bundle_jobs;
 mod door;
 mod exports;
 mod followers;

@@ -68,6 +68,28 @@ pub enum Part {
     Journal,
 }
 
+impl Part {
+    /// The number under which an erased part is kept; in the order of the parts.
+    #[must_use]
+    pub const fn code(self) -> u8 {
+        self as u8
+    }
+
+    #[must_use]
+    pub const fn from_code(code: u8) -> Option<Self> {
+        Some(match code {
+            0 => Self::Arguments,
+            1 => Self::Result,
+            2 => Self::Source,
+            3 => Self::RunResult,
+            4 => Self::RunLogs,
+            5 => Self::RunError,
+            6 => Self::Journal,
+            _ => return None,
+        })
+    }
+}
+
 /// One line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
@@ -377,6 +399,12 @@ mod tests {
             assert_ne!(other, text);
             assert_eq!(parse(other.as_bytes()), None, "{other}");
         }
+    }
+
+    #[test]
+    fn a_part_is_kept_under_its_number() {
+        let codes: Vec<u8> = (0..=u8::MAX).filter_map(Part::from_code).map(Part::code).collect();
+        assert_eq!(codes, [0, 1, 2, 3, 4, 5, 6]);
     }
 
     #[test]

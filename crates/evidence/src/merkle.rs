@@ -119,6 +119,38 @@ pub fn is_consistent(old_size: u64, old_root: Hash, new_size: u64, new_root: Has
     last == 0 && old == old_root && new == new_root
 }
 
+/// The root over leaves that come one by one and are not kept: of each complete subtree only its hash is.
+#[derive(Debug, Clone, Default)]
+pub struct Growing {
+    count: u64,
+    /// From the largest to the smallest.
+    subtrees: Vec<Hash>,
+}
+
+impl Growing {
+    pub fn push(&mut self, leaf: Hash) {
+        let mut hash = leaf;
+        for _ in 0..self.count.trailing_ones() {
+            if let Some(left) = self.subtrees.pop() {
+                hash = node(&left, &hash);
+            }
+        }
+        self.subtrees.push(hash);
+        self.count += 1;
+    }
+
+    #[must_use]
+    pub const fn count(&self) -> u64 {
+        self.count
+    }
+
+    #[must_use]
+    pub fn root(&self) -> Hash {
+        let right = self.subtrees.iter().rev().copied();
+        right.reduce(|hash, left| node(&left, &hash)).unwrap_or_else(|| root(&[]))
+    }
+}
+
 /// A complete subtree: `2^level` leaves from leaf `index * 2^level` on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Node {
@@ -265,6 +297,16 @@ mod tests {
         ];
         for (n, expected) in (1..).zip(roots) {
             assert_eq!(root(&leaves[..n]).to_string(), expected, "{n} leaves");
+        }
+    }
+
+    #[test]
+    fn a_root_grows_without_its_leaves() {
+        let mut growing = Growing::default();
+        assert_eq!(growing.root(), root(&[]));
+        for (n, leaf) in (1..).zip(leaves(70)) {
+            growing.push(leaf);
+            assert_eq!((growing.count(), growing.root()), (n, root(&leaves(n))), "{n} leaves");
         }
     }
 

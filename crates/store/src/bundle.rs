@@ -1,13 +1,16 @@
 //! What a bundle is made of, chunk by chunk, from one snapshot: seals, the lines under them, and the payloads of the lines.
 
-use std::collections::{HashMap, HashSet};
+mod erased;
+
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use chrono::{DateTime, Utc};
-use tollgate_domain::TenantId;
+use tollgate_domain::{ErasureId, TenantId};
 use tollgate_evidence::{
     Hash,
     batch::Sealed,
     bundle::{CHUNK, CatalogLine, Content, Writer},
+    erasure::Erased,
     line::{self, Kept, Line, Part, Place},
     seal::SignedSeal,
     sign::KeyRing,
@@ -16,7 +19,9 @@ use uuid::Uuid;
 
 use crate::{
     error::{StoreError, StoreResult},
-    log, payload, seals,
+    log, payload,
+    sealer::signed,
+    seals,
     tx::{Store, Tx},
 };
 
@@ -35,34 +40,80 @@ pub struct Bundle {
     next: u64,
     last: u64,
     head: Option<SignedSeal>,
+    /// Where the entries begin and end, and how far they have been sent.
+    positions: (u64, u64),
+    reached: u64,
+    /// That are to be proved before the first chunk, and that have been.
+    erasures: VecDeque<ErasureId>,
+    proved: HashSet<Uuid>,
     catalogs: HashSet<Hash>,
     writer: Writer,
 }
 
-/// Open a bundle of the whole seals that were made in a time range.
+/// Which of a log's whole seals are wanted: those made in a time range, and those that begin between two positions.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Cover {
+    pub from: Option<DateTime<Utc>>,
+    pub to: Option<DateTime<Utc>>,
+    pub first: Option<u64>,
+    /// Exclusive.
+    pub until: Option<u64>,
+}
+
+/// What a cover comes to.
+#[derive(sqlx::FromRow)]
+struct Range {
+    first: Option<i64>,
+    last: Option<i64>,
+    begin: Option<i64>,
+    until: Option<i64>,
+    /// All of its rows are still there.
+    whole: Option<bool>,
+}
+
+/// Open a bundle of the whole seals of a cover.
 ///
 /// # Errors
-/// [`StoreError::Invalid`] when rows of the range have been dropped with their month; when the database does not answer.
-pub async fn open(
-    store: &Store,
-    tenant: TenantId,
-    (from, to): (Option<DateTime<Utc>>, Option<DateTime<Utc>>),
-    now: DateTime<Utc>,
-) -> StoreResult<Bundle> {
-    let mut tx = store.tenant_snapshot(tenant).await?;
+/// [`StoreError::Invalid`] when rows of the range have been dropped with their month; [`StoreError::Conflict`] while an erasure is not
+/// sealed yet; when the database does not answer.
+pub async fn open(store: &Store, tenant: TenantId, cover: Cover, now: DateTime<Utc>) -> StoreResult<Bundle> {
+    let mut tx = erased::settled_snapshot(store, tenant, now).await?;
     // A bundle takes as long as its reader; the channel's stall bounds that.
     sqlx::query("SET LOCAL statement_timeout = 0").execute(&mut *tx).await?;
     let horizon = horizon(&mut tx, tenant).await?;
-    let range = sqlx::query!(
-        r#"SELECT min(s.sequence) AS first, max(s.sequence) AS last, bool_and(e.sequence IS NOT NULL AND s.low >= $4) AS whole
-           FROM audit_seals s LEFT JOIN audit_entries e ON e.tenant_id = s.tenant_id AND e.sequence = s.sequence
-           WHERE s.tenant_id = $1 AND ($2::timestamptz IS NULL OR s.sealed_at >= $2) AND ($3::timestamptz IS NULL OR s.sealed_at < $3)"#,
-        tenant.uuid(),
-        from,
-        to,
-        horizon,
+    let range = sqlx::query_as::<_, Range>(
+        "SELECT min(s.sequence) AS first, max(s.sequence) AS last, min(s.first) AS begin, max(s.first + s.count) AS until,
+                bool_and(e.sequence IS NOT NULL AND s.low >= $4) AS whole
+         FROM audit_seals s LEFT JOIN audit_entries e ON e.tenant_id = s.tenant_id AND e.sequence = s.sequence
+         WHERE s.tenant_id = $1 AND ($2::timestamptz IS NULL OR s.sealed_at >= $2) AND ($3::timestamptz IS NULL OR s.sealed_at < $3)
+           AND s.first >= $5 AND s.first < $6",
     );
+    let range = range.bind(tenant.uuid()).bind(cover.from).bind(cover.to).bind(horizon);
+    let range = range.bind(signed(cover.first.unwrap_or(0))).bind(signed(cover.until.unwrap_or(u64::MAX)));
     let range = range.fetch_one(&mut *tx).await?;
+    refuse_what_is_not_there(&mut tx, tenant, &range, horizon).await?;
+    let keys: Vec<_> = seals::keys(&mut tx).await?.into_iter().map(|(key, _)| key).collect();
+    let writer = Writer::new(&keys, now).map_err(broken)?;
+    let number = |n: Option<i64>| n.and_then(|n| u64::try_from(n).ok()).unwrap_or(0);
+    let head = seals::newest(&mut tx, tenant).await?;
+    let erasures = erased::touching(&mut tx, tenant, range.first.unwrap_or(0), range.last.unwrap_or(0)).await?;
+    let positions = (number(range.begin), number(range.until));
+    Ok(Bundle {
+        tx,
+        tenant,
+        next: number(range.first).max(1),
+        last: number(range.last),
+        head,
+        positions,
+        reached: positions.0,
+        erasures: erasures.into(),
+        proved: HashSet::new(),
+        catalogs: HashSet::new(),
+        writer,
+    })
+}
+
+async fn refuse_what_is_not_there(tx: &mut Tx, tenant: TenantId, range: &Range, horizon: Uuid) -> StoreResult<()> {
     if range.whole == Some(false) {
         let oldest = sqlx::query_scalar!(
             "SELECT min(s.sealed_at) FROM audit_seals s JOIN audit_entries e ON e.tenant_id = s.tenant_id AND e.sequence = s.sequence
@@ -71,24 +122,19 @@ pub async fn open(
             tenant.uuid(),
             horizon,
         );
-        let oldest = oldest.fetch_one(&mut *tx).await?.map_or_else(|| "now".to_owned(), |at| at.to_rfc3339());
+        let oldest = oldest.fetch_one(&mut **tx).await?.map_or_else(|| "now".to_owned(), |at| at.to_rfc3339());
         let sentence = format!("rows of that time went with their retention; the oldest that are left were sealed at {oldest}");
         return Err(StoreError::invalid("?from", sentence));
     }
     if range.last.is_none() {
-        let newest = seals::newest(&mut tx, tenant).await?.map(|signed| signed.seal.sealed_at.to_rfc3339());
+        let newest = seals::newest(tx, tenant).await?.map(|signed| signed.seal.sealed_at.to_rfc3339());
         let sentence = match newest {
             Some(at) => format!("nothing was sealed in that time; the newest seal was made at {at}"),
             None => "nothing is sealed yet; a row is about a second after it was written".to_owned(),
         };
         return Err(StoreError::invalid("?from", sentence));
     }
-    let keys: Vec<_> = seals::keys(&mut tx).await?.into_iter().map(|(key, _)| key).collect();
-    let writer = Writer::new(&keys, now).map_err(|e| StoreError::Corrupt(format!("bundle: {e}")))?;
-    let number = |n: Option<i64>| n.and_then(|n| u64::try_from(n).ok()).unwrap_or(0);
-    let head = seals::newest(&mut tx, tenant).await?;
-    let next = number(range.first).max(1);
-    Ok(Bundle { tx, tenant, next, last: number(range.last), head, catalogs: HashSet::new(), writer })
+    Ok(())
 }
 
 /// The smallest id that retention has not dropped. A seal at the turn of a month may hold rows of both sides: it is whole no more.
@@ -125,6 +171,11 @@ const fn place(part: Part) -> (bool, i16) {
 type Key = (bool, Uuid, i16, i32);
 
 impl Wanted {
+    /// As an erasure names it.
+    fn item(&self) -> Erased {
+        Erased { row: self.row, part: self.part, sequence: u32::try_from(self.sequence).unwrap_or(0) }
+    }
+
     fn key(&self) -> Key {
         let (call, kind) = place(self.part);
         (call, self.row, kind, self.sequence)
@@ -141,9 +192,14 @@ impl Bundle {
     /// # Errors
     /// When the database does not answer, or the reader has gone.
     pub async fn next(&mut self, out: &tokio::sync::mpsc::Sender<Vec<u8>>) -> StoreResult<bool> {
+        if let Some(erasure) = self.erasures.pop_front() {
+            self.erasure(erasure, out).await?;
+            return Ok(true);
+        }
         let chunk = self.seals().await?;
         let Some(last) = chunk.last() else { return Ok(false) };
         self.next = last.seal.sequence + 1;
+        let end = last.seal.end();
         let first = chunk[0].seal.first;
         let mut entries: Vec<Sealed> = Vec::new();
         for signed in &chunk {
@@ -161,7 +217,20 @@ impl Bundle {
             send(out, self.writer.take()).await?;
         }
         send(out, self.writer.take()).await?;
+        self.reached = end;
         Ok(true)
+    }
+
+    /// Where its entries begin in the log, and where they end.
+    #[must_use]
+    pub const fn positions(&self) -> (u64, u64) {
+        self.positions
+    }
+
+    /// The position up to which it has been sent.
+    #[must_use]
+    pub const fn reached(&self) -> u64 {
+        self.reached
     }
 
     /// Whole seals, up to about a chunk of entries.
@@ -263,29 +332,20 @@ impl Bundle {
         let found = found.fetch_all(&mut *self.tx).await?.into_iter();
         let mut found: HashMap<Key, (Vec<u8>, Vec<u8>)> =
             found.map(|row| ((row.call, row.id, row.part, row.sequence), (row.salt, row.body))).collect();
-        let erased = self.erased(&[calls.ids, scripts.ids].concat()).await?;
+        let missing: Vec<&Wanted> = wanted.iter().filter(|want| !found.contains_key(&want.key())).collect();
+        let erased = if missing.is_empty() { HashMap::new() } else { self.erased(&missing).await? };
         for want in wanted {
             let content = match found.remove(&want.key()) {
                 // What cannot be unpacked is not what was stored: whoever verifies is shown the bytes.
                 Some((salt, body)) => Content::of(&salt, &payload::unpack(&body).unwrap_or(body)),
-                None => match erased.get(&want.row) {
-                    Some(erasure) => Content::Erased { erasure_id: erasure.clone() },
+                None => match erased.get(&want.item()) {
+                    Some(erasure) => Content::Erased { erasure_id: ErasureId::from_uuid(*erasure).to_string() },
                     None => Content::Missing,
                 },
             };
             self.writer.payload(want.position, want.part, content).map_err(broken)?;
         }
         Ok(())
-    }
-
-    async fn erased(&mut self, rows: &[Uuid]) -> StoreResult<HashMap<Uuid, String>> {
-        let found = sqlx::query!(
-            "SELECT row_id, erasure_id FROM audit_erased WHERE tenant_id = $1 AND row_id = ANY($2)",
-            self.tenant.uuid(),
-            rows
-        );
-        let name = |id| tollgate_domain::ErasureId::from_uuid(id).to_string();
-        Ok(found.fetch_all(&mut *self.tx).await?.into_iter().map(|row| (row.row_id, name(row.erasure_id))).collect())
     }
 
     /// Send the rest of the archive: the proof that leads on to the newest seal, and the signed manifest.

@@ -166,10 +166,10 @@ pub(crate) fn select_calls(tenant: TenantId, payloads: Payloads) -> QueryBuilder
     // Whether it was erased is asked only where a payload is missing: most have theirs.
     query.push(
         "CASE WHEN t.arguments_form = 2 THEN 2 WHEN t.arguments_sha256 IS NOT NULL AND a.size IS NULL AND EXISTS (
-           SELECT FROM audit_erased x WHERE x.tenant_id = t.tenant_id AND x.row_id = t.call_id) THEN 3 ELSE t.arguments_form END
+           SELECT FROM audit_erased x WHERE x.tenant_id = t.tenant_id AND x.row_id = t.call_id AND x.part = 0) THEN 3 ELSE t.arguments_form END
            AS arguments_form,
          CASE WHEN t.result_form = 2 THEN 2 WHEN t.result_sha256 IS NOT NULL AND r.size IS NULL AND EXISTS (
-           SELECT FROM audit_erased x WHERE x.tenant_id = t.tenant_id AND x.row_id = t.call_id) THEN 3 ELSE t.result_form END
+           SELECT FROM audit_erased x WHERE x.tenant_id = t.tenant_id AND x.row_id = t.call_id AND x.part = 1) THEN 3 ELSE t.result_form END
            AS result_form, ",
     );
     match payloads {

@@ -68,6 +68,11 @@ impl Change {
         Ok(())
     }
 
+    /// What the events are signed with.
+    pub(crate) fn keys(&self) -> &KeyRing {
+        &self.keys
+    }
+
     /// Tell the workers and commit. The notice goes out with the commit, never before it.
     ///
     /// # Errors

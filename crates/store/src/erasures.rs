@@ -3,6 +3,7 @@
 //! What was erased is gone from the tables. Postgres reuses the space when it tidies up; backups and archived logs forget when
 //! their own time has come.
 
+pub(crate) mod list;
 mod search;
 
 use std::{collections::BTreeSet, sync::Arc};
@@ -12,6 +13,7 @@ use futures::TryStreamExt;
 use serde_json::{Value, json};
 use sqlx::{QueryBuilder, Row, postgres::PgRow};
 use tollgate_domain::{CallId, ErasureId, KeyId, TenantId, ids};
+use tollgate_evidence::{erasure, line::Part};
 use uuid::Uuid;
 
 use crate::{
@@ -164,36 +166,28 @@ pub async fn erase(change: &mut Change, selection: &Selection, selected: &Select
                 .to_owned(),
         ));
     }
-    let tenant = change.tenant;
-    // The one role that may take payloads away can do nothing else, so it is taken for that alone.
-    sqlx::query("SET LOCAL ROLE tollgate_eraser").execute(&mut *change.tx).await?;
-    let calls = CALLS.delete(&mut change.tx, tenant, &selected.calls).await?;
-    let runs = RUNS.delete(&mut change.tx, tenant, &selected.runs).await?;
-    sqlx::query("SET LOCAL ROLE tollgate_app").execute(&mut *change.tx).await?;
-
-    let erasure = Erasure {
-        id: ErasureId::mint(change.now),
-        at: change.now,
-        by: change.actor.id.clone(),
-        reason,
-        selection: selection.described(),
-        counts: Counts { calls: number(calls.len()), runs: number(runs.len()) },
-    };
-    record(change, &erasure, &calls, &runs).await?;
+    let id = ErasureId::mint(change.now);
+    let counts =
+        Counts { calls: CALLS.erase(change, id, &selected.calls).await?, runs: RUNS.erase(change, id, &selected.runs).await? };
+    let erasure = Erasure { id, at: change.now, by: change.actor.id.clone(), reason, selection: selection.described(), counts };
+    record(change, &erasure).await?;
+    // Of the list as it is stored: what proves it later is read from there.
+    let root = list::root(&mut change.tx, change.tenant, id).await?;
+    let commitment = erasure::Commitment::sign(change.tenant, id, &root, change.keys().signer());
     let detail = json!({
-        "reason": erasure.reason, "selection": erasure.selection, "calls": erasure.counts.calls, "runs": erasure.counts.runs,
+        "reason": erasure.reason, "selection": erasure.selection, "calls": counts.calls, "runs": counts.runs,
+        erasure::FIELD: commitment,
     });
-    change.event("audit.erase", &erasure.id, detail).await?;
+    change.event(erasure::ACTION, &id, detail).await?;
     Ok(erasure)
 }
 
-async fn record(change: &mut Change, erasure: &Erasure, calls: &BTreeSet<Uuid>, runs: &BTreeSet<Uuid>) -> StoreResult<()> {
-    let tenant = change.tenant.uuid();
+async fn record(change: &mut Change, erasure: &Erasure) -> StoreResult<()> {
     sqlx::query(
         "INSERT INTO audit_erasures (tenant_id, erasure_id, at, by, reason, selection, calls, runs)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
     )
-    .bind(tenant)
+    .bind(change.tenant.uuid())
     .bind(erasure.id.uuid())
     .bind(erasure.at)
     .bind(&erasure.by)
@@ -201,17 +195,6 @@ async fn record(change: &mut Change, erasure: &Erasure, calls: &BTreeSet<Uuid>, 
     .bind(&erasure.selection)
     .bind(erasure.counts.calls)
     .bind(erasure.counts.runs)
-    .execute(&mut *change.tx)
-    .await?;
-    // A call that was open at its first erasure may have had a second one: the first is the one that is named.
-    let rows: Vec<Uuid> = calls.union(runs).copied().collect();
-    sqlx::query(
-        "INSERT INTO audit_erased (tenant_id, row_id, erasure_id) SELECT $1, id, $3 FROM unnest($2::uuid[]) AS id
-         ON CONFLICT DO NOTHING",
-    )
-    .bind(tenant)
-    .bind(rows)
-    .bind(erasure.id.uuid())
     .execute(&mut *change.tx)
     .await?;
     Ok(())
@@ -224,10 +207,28 @@ struct Kind {
     /// What distinguishes the rows that are looked for from others of the table.
     which: &'static str,
     payloads: &'static str,
+    /// The row, the part and the sequence of a payload.
+    item: &'static str,
+    /// The code of what the table numbers 0.
+    parts: Part,
 }
 
-const CALLS: Kind = Kind { id: "call_id", rows: "tool_call_events", which: " AND kind = 0", payloads: "tool_call_payloads" };
-const RUNS: Kind = Kind { id: "script_run_id", rows: "script_run_starts", which: "", payloads: "script_payloads" };
+const CALLS: Kind = Kind {
+    id: "call_id",
+    rows: "tool_call_events",
+    which: " AND kind = 0",
+    payloads: "tool_call_payloads",
+    item: "call_id, kind, 0",
+    parts: Part::Arguments,
+};
+const RUNS: Kind = Kind {
+    id: "script_run_id",
+    rows: "script_run_starts",
+    which: "",
+    payloads: "script_payloads",
+    item: "script_run_id, part, sequence",
+    parts: Part::Source,
+};
 
 impl Kind {
     /// The rows of a window, and of a key.
@@ -290,16 +291,23 @@ impl Kind {
         Ok(sum)
     }
 
-    /// Delete the payloads of these rows; those that had any.
-    async fn delete(&self, tx: &mut Tx, tenant: TenantId, rows: &BTreeSet<Uuid>) -> StoreResult<BTreeSet<Uuid>> {
+    /// Delete the payloads of these rows and list them; how many rows had any.
+    async fn erase(&self, change: &mut Change, erasure: ErasureId, rows: &BTreeSet<Uuid>) -> StoreResult<i64> {
         let rows: Vec<Uuid> = rows.iter().copied().collect();
-        let mut gone = BTreeSet::new();
+        let mut sum = 0;
         for some in rows.chunks(BATCH) {
-            let mut query = self.of(tenant, some, &["DELETE FROM "]);
-            query.push(" RETURNING ").push(self.id);
-            gone.extend(query.build_query_scalar::<Uuid>().fetch_all(&mut **tx).await?);
+            // The one role that may take payloads away can do nothing else, so it is taken for that alone.
+            sqlx::query("SET LOCAL ROLE tollgate_eraser").execute(&mut *change.tx).await?;
+            let mut query = self.of(change.tenant, some, &["DELETE FROM "]);
+            query.push(" RETURNING ").push(self.item);
+            let gone: Vec<(Uuid, i16, i32)> = query.build_query_as().fetch_all(&mut *change.tx).await?;
+            sqlx::query("SET LOCAL ROLE tollgate_app").execute(&mut *change.tx).await?;
+            sum += number(gone.iter().map(|(row, ..)| row).collect::<BTreeSet<_>>().len());
+            let parts = i16::from(self.parts.code());
+            list::insert(&mut change.tx, change.tenant, erasure, gone.into_iter().map(|(row, part, n)| (row, parts + part, n)))
+                .await?;
         }
-        Ok(gone)
+        Ok(sum)
     }
 
     /// A statement on the payloads of these rows that begins with `what`.
@@ -365,7 +373,7 @@ pub async fn list(tx: &mut Tx, tenant: TenantId, page: PageRequest) -> StoreResu
     }
     query.push(" ORDER BY erasure_id DESC LIMIT ").push_bind(page.fetch());
     let rows = query.build().fetch_all(&mut **tx).await?;
-    let rows: Vec<Erasure> = rows.iter().map(erasure).collect::<StoreResult<_>>()?;
+    let rows: Vec<Erasure> = rows.iter().map(read).collect::<StoreResult<_>>()?;
     Ok(page.cut(rows, |row| row.id.uuid()))
 }
 
@@ -374,10 +382,10 @@ pub async fn list(tx: &mut Tx, tenant: TenantId, page: PageRequest) -> StoreResu
 pub async fn get(tx: &mut Tx, tenant: TenantId, id: ErasureId) -> StoreResult<Erasure> {
     let mut query = QueryBuilder::new(COLUMNS);
     query.push_bind(tenant.uuid()).push(" AND erasure_id = ").push_bind(id.uuid());
-    erasure(&query.build().fetch_one(&mut **tx).await?)
+    read(&query.build().fetch_one(&mut **tx).await?)
 }
 
-fn erasure(row: &PgRow) -> StoreResult<Erasure> {
+fn read(row: &PgRow) -> StoreResult<Erasure> {
     Ok(Erasure {
         id: row.try_get::<Uuid, _>("erasure_id")?.into(),
         at: row.try_get("at")?,

@@ -208,6 +208,18 @@ pub async fn beat(store: &Store, taken: Taken, now: DateTime<Utc>) -> StoreResul
     finish(tx_done(&mut tx, query).await?, tx).await
 }
 
+/// Say how far the part has come that is being written; `false`: see [`beat`].
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn advance(store: &Store, taken: Taken, position: u64, now: DateTime<Utc>) -> StoreResult<bool> {
+    let mut tx = store.tenant(taken.tenant).await?;
+    let query = own("UPDATE export_jobs SET heartbeat_at = ", &taken, |query| {
+        query.push_bind(now).push(", position = ").push_bind(i64::try_from(position).unwrap_or(i64::MAX));
+    });
+    finish(tx_done(&mut tx, query).await?, tx).await
+}
+
 /// A part is whole: it and the place behind it are kept in one transaction. `false`: see [`beat`].
 ///
 /// # Errors

@@ -1,10 +1,11 @@
 //! Seals, their proofs and what stands under them, as a tenant reads its log.
 
 use chrono::{DateTime, Utc};
-use tollgate_domain::{CallId, TenantId};
+use tollgate_domain::{CallId, ErasureId, TenantId};
 use tollgate_evidence::{
     Hash,
     batch::{self, Sealed},
+    erasure,
     hash::to_hex,
     line::Kind,
     merkle::{self, Node, Nodes},
@@ -185,11 +186,19 @@ pub async fn consistency(tx: &mut Tx, tenant: TenantId, old: u64, new: u64) -> S
     Ok(ConsistencyProof { from, to, path })
 }
 
-/// That the rows of a call stand in the log: one proof a row, the intent first. Empty when none is sealed yet.
+/// The proofs of a call, and when its rows that have none were written.
+#[derive(Debug, Clone)]
+pub struct CallProofs {
+    /// One a row, the intent first.
+    pub proofs: Vec<InclusionProof>,
+    pub unsealed: Vec<DateTime<Utc>>,
+}
+
+/// That the rows of a call stand in the log.
 ///
 /// # Errors
 /// [`StoreError::NotFound`] when there is no such call.
-pub async fn of_call(tx: &mut Tx, tenant: TenantId, call: CallId) -> StoreResult<Vec<InclusionProof>> {
+pub async fn of_call(tx: &mut Tx, tenant: TenantId, call: CallId) -> StoreResult<CallProofs> {
     let rows = sqlx::query!(
         "SELECT kind, at FROM tool_call_events WHERE tenant_id = $1 AND call_id = $2 ORDER BY kind",
         tenant.uuid(),
@@ -199,29 +208,62 @@ pub async fn of_call(tx: &mut Tx, tenant: TenantId, call: CallId) -> StoreResult
     if rows.is_empty() {
         return Err(StoreError::NotFound);
     }
-    let Some(head) = head(tx, tenant).await? else { return Ok(Vec::new()) };
-    let mut proofs = Vec::new();
+    let head = head(tx, tenant).await?;
+    let (mut proofs, mut unsealed) = (Vec::new(), Vec::new());
     for row in rows {
         let kind = match row.kind {
             0 => Kind::CallIntent,
             1 => Kind::CallCompletion,
             _ => Kind::CallResolution,
         };
-        let Some((seal, at, entries)) = find(tx, tenant, kind, call.uuid(), row.at).await? else { continue };
-        let lines = log::lines(tx, tenant, &entries[at..=at]).await?;
-        let line = lines.into_iter().next().flatten().ok_or_else(|| StoreError::Corrupt(format!("{call} is sealed and gone")))?;
-        let leaves: Vec<Hash> = entries.iter().map(|(_, leaf)| *leaf).collect();
-        let ranges = merkle::inclusion_ranges(seal.seal.sequence - 1, head.seal.sequence);
-        proofs.push(InclusionProof {
-            line: String::from_utf8_lossy(&line).into_owned(),
-            position: seal.seal.first + u64::try_from(at).unwrap_or(u64::MAX),
-            path: merkle::inclusion(&leaves, at),
-            seal_path: path(tx, tenant, &ranges).await?,
-            seal,
-            head: head.clone(),
-        });
+        let proof = match &head {
+            Some(head) => prove(tx, tenant, (kind, call.uuid(), row.at), head).await?,
+            None => None,
+        };
+        match proof {
+            Some(proof) => proofs.push(proof),
+            None => unsealed.push(row.at),
+        }
     }
-    Ok(proofs)
+    Ok(CallProofs { proofs, unsealed })
+}
+
+/// That the event of an erasure stands in the log; `None` when it is not sealed yet, or there is none.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn of_erasure(tx: &mut Tx, tenant: TenantId, erasure: ErasureId) -> StoreResult<Option<InclusionProof>> {
+    // The event's id was made after the erasure's.
+    let event = sqlx::query_as::<_, (Uuid, DateTime<Utc>)>(
+        "SELECT event_id, at FROM admin_events WHERE tenant_id = $1 AND event_id > $2 AND action = $3 AND target_id = $4
+         ORDER BY event_id LIMIT 1",
+    );
+    let event = event.bind(tenant.uuid()).bind(erasure.uuid()).bind(erasure::ACTION).bind(erasure.to_string());
+    let Some((event, at)) = event.fetch_optional(&mut **tx).await? else { return Ok(None) };
+    let Some(head) = head(tx, tenant).await? else { return Ok(None) };
+    prove(tx, tenant, (Kind::AdminEvent, event, at), &head).await
+}
+
+/// That one row stands in the log; `None` when it is not sealed yet.
+async fn prove(
+    tx: &mut Tx,
+    tenant: TenantId,
+    (kind, id, at): (Kind, Uuid, DateTime<Utc>),
+    head: &SignedSeal,
+) -> StoreResult<Option<InclusionProof>> {
+    let Some((seal, at, entries)) = find(tx, tenant, kind, id, at).await? else { return Ok(None) };
+    let gone = || StoreError::Corrupt(format!("{kind:?} {id} is sealed and gone"));
+    let line = log::lines(tx, tenant, &entries[at..=at]).await?.into_iter().next().flatten().ok_or_else(gone)?;
+    let leaves: Vec<Hash> = entries.iter().map(|(_, leaf)| *leaf).collect();
+    let ranges = merkle::inclusion_ranges(seal.seal.sequence - 1, head.seal.sequence);
+    Ok(Some(InclusionProof {
+        line: String::from_utf8_lossy(&line).into_owned(),
+        position: seal.seal.first + u64::try_from(at).unwrap_or(u64::MAX),
+        path: merkle::inclusion(&leaves, at),
+        seal_path: path(tx, tenant, &ranges).await?,
+        seal,
+        head: head.clone(),
+    }))
 }
 
 /// Seals looked through for one row, from its time on: rows are sealed within seconds, or after an outage.

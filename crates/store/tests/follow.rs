@@ -29,11 +29,7 @@ use tollgate_store::{
     sealer,
 };
 
-use support::{QUEUE, Who, closes, count, opens, tamper, tenant};
-
-async fn seal_all(store: &Store) {
-    while sealer::round(store, support::now()).await.unwrap().entries > 0 {}
-}
+use support::{QUEUE, Who, closes, count, opens, seal_all, tamper, tenant};
 
 /// What is told to the end: ids in order, with the outcome that the row has by then.
 async fn all(mut rows: Follow) -> Vec<(CallId, Outcome)> {

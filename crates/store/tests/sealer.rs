@@ -30,21 +30,7 @@ use tollgate_store::{
     sealer, seals,
 };
 
-use support::{QUEUE, Who, closes, count, opens, tamper, tenant};
-
-async fn seal_all(store: &Store) -> sealer::Round {
-    let mut all = sealer::Round::default();
-    loop {
-        let round = sealer::round(store, support::now()).await.unwrap();
-        let done = round.entries == 0 && !round.more;
-        all.entries += round.entries;
-        all.seals.extend(round.seals);
-        all.anomalies.extend(round.anomalies);
-        if done {
-            return all;
-        }
-    }
-}
+use support::{QUEUE, Who, closes, count, opens, seal_all, tamper, tenant};
 
 /// A tenant's whole log, by position; each line checked against its leaf.
 async fn read(store: &Store, tenant: TenantId) -> Vec<(Place, Vec<u8>)> {
@@ -260,7 +246,8 @@ async fn proofs_hold_for_every_call_and_from_every_seal_to_every_later_one(pool:
     let keys = store.keys().public_keys();
     let mut tx = store.tenant(who.tenant).await.unwrap();
     for call in &calls {
-        let proofs = seals::of_call(&mut tx, who.tenant, *call).await.unwrap();
+        let seals::CallProofs { proofs, unsealed } = seals::of_call(&mut tx, who.tenant, *call).await.unwrap();
+        assert!(unsealed.is_empty());
         assert!(!proofs.is_empty());
         for proof in proofs {
             proof.check(keys).unwrap();

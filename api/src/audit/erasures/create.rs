@@ -1,7 +1,10 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use tollgate_domain::{CallId, KeyId};
-use tollgate_store::erasures::{self, MAX_IDS, MAX_WINDOW};
+use tollgate_store::{
+    erasures::{self, MAX_IDS, MAX_WINDOW},
+    settings,
+};
 use utoipa::ToSchema;
 
 use super::Erasure;
@@ -51,6 +54,8 @@ pub struct Selection {
 pub struct ErasureCounts {
     pub calls: i64,
     pub runs: i64,
+    /// How many of them are under a legal hold: all, while the tenant's audit settings have one. Nothing is erased then.
+    pub under_legal_hold: i64,
 }
 
 impl Resource for ErasureCounts {}
@@ -70,7 +75,8 @@ pub async fn handle(ctx: Ctx, body: Json<NewErasure>) -> Answer {
         let mut tx = ctx.app.store.tenant_snapshot(ctx.tenant).await?;
         let selected = erasures::select(&mut tx, ctx.tenant, &selection).await?;
         let erasures::Counts { calls, runs } = erasures::count(&mut tx, ctx.tenant, &selected).await?;
-        return Ok(ctx.ok(&ErasureCounts { calls, runs }));
+        let held = settings::get(&mut tx, ctx.tenant).await?.legal_hold;
+        return Ok(ctx.ok(&ErasureCounts { calls, runs, under_legal_hold: if held { calls + runs } else { 0 } }));
     }
     let mut write = ctx.post(&body.sha256).await?;
     let selected = erasures::select(&mut write.tx, ctx.tenant, &selection).await?;

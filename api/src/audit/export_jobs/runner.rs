@@ -5,6 +5,8 @@
 //! writes that part again under the same name. A runner that was away for too long learns from its own heartbeat that the job is
 //! another's, and finishes no file any more.
 
+mod bundle;
+
 use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
@@ -26,6 +28,7 @@ use super::{
 };
 use crate::{
     audit::{
+        bundle::NAME as BUNDLE,
         cursor,
         formats::{self, Encoder, Format},
     },
@@ -185,8 +188,11 @@ impl Runner {
         let (job, mut parts) = export_jobs::get(&self.app.store, taken.tenant, taken.job).await?;
         let config = self.app.config.destination(&job.destination);
         let config = config.ok_or(Stop::Changed("the operator's file no longer names this destination"))?;
-        let format = Format::parse(Some(&job.format)).map_err(|_| Stop::Changed("this release does not write that format"))?;
         let place = Folder::open(config, &folder(taken.tenant, &job.path, taken.job))?;
+        if job.format == BUNDLE {
+            return self.bundle(taken, &job, parts, &place, lost).await;
+        }
+        let format = Format::parse(Some(&job.format)).map_err(|_| Stop::Changed("this release does not write that format"))?;
         let position = |n: i64| u64::try_from(n).unwrap_or(0);
         let (from, until) = (position(job.position), position(job.until));
         let rows = follow::resume(&self.app.store, taken.tenant, job.filter.wanted(), from, until, job.lenient);
@@ -222,7 +228,12 @@ impl Runner {
         if self.app.shutdown.is_requested() {
             return Ok(Left::Queued);
         }
-        let manifest = self.manifest(taken, &job, &parts)?;
+        self.conclude(taken, &job, &parts, &place).await
+    }
+
+    /// All parts are whole: the manifest says so, and comes last.
+    async fn conclude(&self, taken: Taken, job: &Job, parts: &[Part], place: &Folder) -> Result<Left, Stop> {
+        let manifest = self.manifest(taken, job, parts)?;
         place.put("_manifest.sig", self.signature(&manifest)).await?;
         place.put("_manifest.json", manifest).await?;
         Ok(Left::Done)
@@ -279,7 +290,7 @@ impl Runner {
                 json!({"name": part.name, "rows": part.rows, "bytes": part.bytes, "sha256": to_hex(&part.sha256)})
             })
             .collect();
-        let windowed = job.filter.from.is_some() || job.filter.to.is_some();
+        let windowed = job.filter.from.is_some() || job.filter.to.is_some() || job.format == BUNDLE;
         let until = u64::try_from(job.until).unwrap_or(0);
         let manifest: BTreeMap<&str, serde_json::Value> = BTreeMap::from([
             ("job_id", json!(taken.job)),

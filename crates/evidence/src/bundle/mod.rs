@@ -4,6 +4,8 @@
 //! ```text
 //! README.txt                      how to check it by hand
 //! keys.json                       the public keys
+//! erasures/000001/proof.json      that an erasure stands in the log, for each that took something out of these rows
+//! erasures/000001/erased-0001.ndjson ...   what it took, one payload a line: root over them = the one in its event
 //! chunks/000001/seals.ndjson      one signed seal a line
 //! chunks/000001/leaves.txt        the leaf of each entry, one a line: root over them = the seals' roots
 //! chunks/000001/entries.ndjson    the lines of the log; SHA-256(0x00 || line) = the leaf
@@ -25,7 +27,7 @@ use serde::{Deserialize, Serialize};
 use tollgate_domain::TenantId;
 
 pub use report::{Finding, Problem, Report};
-pub use verify::{Replay, RunRecord, Trust, verify};
+pub use verify::{Replay, RunRecord, Trust, verify, verify_beside};
 pub use write::Writer;
 
 use crate::{Hash, line::Part, sign::PublicKey};
@@ -39,6 +41,8 @@ pub const MAX_FILE: u64 = 256 << 20;
 
 pub const README: &str = "README.txt";
 pub const KEYS: &str = "keys.json";
+/// In front of the names of what is said of erasures.
+pub(crate) const ERASURES: &str = "erasures/";
 pub const PROOF: &str = "proof.json";
 pub const MANIFEST: &str = "manifest.json";
 pub const SIGNATURE: &str = "manifest.sig";
@@ -124,9 +128,14 @@ This archive holds a run of one tenant's audit log. `tollgate verify <archive>` 
    the same number in leaves.txt. The RFC 6962 root over the `count` leaves of a seal is the seal's `root`.
 5. chunks/*/payloads-*.ndjson: `content.text` has a `salt` (hex) and a `body`; SHA-256 over the salt's bytes and the body's is the
    `sha256` to which the row commits (or its `kept.redacted` hash, where a redacted copy was stored). `content.bytes` is the same
-   with the body in hex; `content.erased` names the erasure that took it away. A payload that was never kept has no line.
+   with the body in hex; `content.erased` names the erasure that took it away (see 7). A payload that was never kept has no line.
 6. `tree` is the RFC 6962 root over all of the tenant's seals up to this one. A seal's leaf is SHA-256 over a zero byte and the JSON of
    `seal` without its last two fields, `tree` and `key_id`. proof.json leads from the last seal here to the newest one of then,
    by a consistency proof (RFC 6962, 2.1.2) between trees of `sequence` leaves.
-7. chunks/*/catalogs.ndjson: what scripts could call; SHA-256 over `body` is the `catalog_sha256` of their start.
+7. erasures/*/proof.json proves that an admin event (`line`) stands in the log: its leaf is SHA-256 over a zero byte and the line,
+   `path` leads from it to the root of `seal`, `seal_path` from the seal's leaf to `tree` of `head` (RFC 6962, 2.1.1). `erased.root`
+   in its detail is the RFC 6962 root over the lines of erased-*.ndjson beside it, and `erased.signature` is Ed25519 over
+   `tollgate-erasure-v1`, a line break, and tenant, erasure, number of lines and root with blanks between them. A payload whose
+   `content` is `erased` must stand in the list of that erasure.
+8. chunks/*/catalogs.ndjson: what scripts could call; SHA-256 over `body` is the `catalog_sha256` of their start.
 ";

@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::Serialize;
 
+use crate::anchor::Covered;
+
 /// What is wrong, in one word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -22,6 +24,8 @@ pub enum Problem {
     Foreign,
     /// A signature does not hold, or its key is not one to be trusted.
     Signature,
+    /// It is not what was written down outside.
+    Contradicted,
     /// A script does not give again what was recorded of it.
     Replay,
 }
@@ -72,7 +76,10 @@ pub struct Report {
     pub payloads: u64,
     pub redacted: u64,
     pub omitted: u64,
+    /// Payloads that are missing, and that a sealed erasure names.
     pub erased: u64,
+    /// Erasures whose lists are what was sealed.
+    pub erasures: u64,
     pub scripts: u64,
     pub replayed: u64,
     /// Scripts that cannot be replayed because one of their texts was not kept as it was.
@@ -83,6 +90,9 @@ pub struct Report {
     pub findings: Vec<Finding>,
     /// There are more.
     pub more_findings: bool,
+    /// What an anchor was compared with, if there was one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub anchored: Option<Covered>,
 }
 
 impl Report {

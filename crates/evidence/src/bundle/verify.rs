@@ -1,25 +1,34 @@
 //! Checking a bundle, in one pass over the archive, without anything else.
 
+mod erasures;
+mod payloads;
+mod seals;
+
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     io::{self, Read},
 };
 
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
+use erasures::Erasures;
+use payloads::Expected;
+pub use payloads::{Replay, RunRecord};
+
 use super::{
-    CatalogLine, Content, FileEntry, KEYS, Keys, MANIFEST, MAX_FILE, Manifest, PROOF, PayloadLine, README, SIGNATURE, VERSION,
+    ERASURES, FileEntry, KEYS, MANIFEST, MAX_FILE, Manifest, PROOF, README, SIGNATURE, VERSION,
     chunk::Chunk,
     manifest_message,
     report::{Finding, Problem, Report},
 };
 use crate::{
     Hash,
+    anchor::Anchors,
     hash::from_hex,
-    line::{self, Commitment, Kept, Line, Part},
+    line,
     merkle::{self, Nodes},
-    seal::{ConsistencyProof, SignedSeal},
+    seal::SignedSeal,
     sign::PublicKey,
 };
 
@@ -33,41 +42,26 @@ pub enum Trust {
     Only(Vec<String>),
 }
 
-/// A script run as its log has it.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct RunRecord {
-    pub id: String,
-    pub engine: String,
-    /// JSON texts, as are the next three.
-    pub limits: String,
-    pub catalog: Option<String>,
-    /// By sequence.
-    pub journal: BTreeMap<i32, String>,
-    pub source: Option<String>,
-    pub state: String,
-    pub ticks: Option<i64>,
-    pub result: Option<String>,
-    pub logs: Option<String>,
-    pub error: Option<String>,
-    catalog_sha256: Option<Hash>,
-    /// A text of it was not kept as it was.
-    incomplete: bool,
-}
-
-/// Runs a recorded script again.
-pub trait Replay {
-    /// # Errors
-    /// What came out differently.
-    fn replay(&mut self, run: &RunRecord) -> Result<(), String>;
-}
-
 /// Check a bundle.
 ///
 /// # Errors
 /// When it cannot be read at all: no archive, or an input that fails. An archive that ends early is a finding.
 pub fn verify(archive: impl Read, trust: Trust, replay: Option<&mut dyn Replay>) -> io::Result<Report> {
+    verify_beside(archive, trust, replay, None)
+}
+
+/// Check a bundle, and its seals against those that an anchor holds.
+///
+/// # Errors
+/// See [`verify`].
+pub fn verify_beside<'a>(
+    archive: impl Read,
+    trust: Trust,
+    replay: Option<&'a mut dyn Replay>,
+    anchors: Option<&'a Anchors>,
+) -> io::Result<Report> {
     let mut tar = tar::Archive::new(zstd::Decoder::new(archive)?);
-    let mut verifier = Verifier { trust, replay, ..Verifier::default() };
+    let mut verifier = Verifier { trust, replay, anchors, ..Verifier::default() };
     let mut last = String::from("the archive");
     for entry in tar.entries()? {
         let read = entry.and_then(|mut entry| {
@@ -95,28 +89,22 @@ pub fn verify(archive: impl Read, trust: Trust, replay: Option<&mut dyn Replay>)
     Ok(verifier.finish())
 }
 
-/// A payload that is still to come.
-struct Expected {
-    position: u64,
-    part: Part,
-    commitment: Commitment,
-    row: String,
-    /// Of a script: its run, and of its journal the sequence.
-    run: Option<(Uuid, i32)>,
-}
-
 #[derive(Default)]
 struct Verifier<'a> {
     trust: Trust,
     replay: Option<&'a mut dyn Replay>,
+    anchors: Option<&'a Anchors>,
     keys: Vec<PublicKey>,
     files: Vec<FileEntry>,
     chunk: Chunk,
     /// The entries of the chunk have been compared with its seals.
     checked: bool,
     last: Option<SignedSeal>,
+    /// The newest seal of the log when the bundle was made.
+    head: Option<SignedSeal>,
     /// The tree over the seals, where the bundle begins with the first.
     nodes: Option<Nodes>,
+    erasures: Erasures,
     expected: Vec<Expected>,
     next: usize,
     /// Positions whose rows are not sound: their payloads prove nothing.
@@ -160,6 +148,10 @@ impl Verifier<'_> {
                 self.signature_seen = true;
                 return self.take_signature(content);
             }
+            Some((prefix, "proof.json")) if prefix.starts_with(ERASURES) => self.take_erasure(prefix, name, content),
+            Some((prefix, file)) if prefix.starts_with(ERASURES) && file.starts_with("erased-") => {
+                self.take_erased(prefix, name, content);
+            }
             Some((prefix, "seals.ndjson")) => self.take_seals(prefix, name, content),
             Some((prefix, "leaves.txt")) if prefix == self.chunk.prefix => self.take_leaves(name, content),
             Some((prefix, "entries.ndjson")) if prefix == self.chunk.prefix => self.take_entries(content),
@@ -170,103 +162,6 @@ impl Verifier<'_> {
             _ => self.whole(Problem::Added, name, "a bundle has no such file here"),
         }
         self.files.push(entry);
-    }
-
-    fn take_keys(&mut self, content: &[u8]) {
-        let Some(Keys { keys }) = exact(content) else {
-            return self.whole(Problem::Edited, KEYS, "these are not the keys of a bundle");
-        };
-        for key in &keys {
-            if key.raw().is_none() {
-                self.whole(Problem::Edited, KEYS, format!("key {} is not the one that its name says", key.key_id));
-            }
-        }
-        self.keys = match &self.trust {
-            Trust::InBundle => keys,
-            Trust::Only(named) => {
-                let named = |key: &PublicKey| named.iter().any(|name| *name == key.public_key || *name == key.key_id);
-                keys.into_iter().filter(named).collect()
-            }
-        };
-    }
-
-    fn is_signed(&mut self, signed: &SignedSeal) -> bool {
-        let Some(key) = self.keys.iter().find(|key| signed.is_signed_by(key)) else { return false };
-        self.met.insert(format!("{key:?}"));
-        true
-    }
-
-    fn take_seals(&mut self, prefix: &str, name: &str, content: &[u8]) {
-        if !self.files.iter().any(|file| file.name == KEYS) && self.last.is_none() {
-            self.whole(Problem::Removed, KEYS, "the keys are missing: no signature can be checked");
-        }
-        self.end_chunk();
-        self.chunk = Chunk { prefix: prefix.to_owned(), ..Chunk::default() };
-        for (number, text) in lines(content).enumerate() {
-            let place = Some(number + 1);
-            let Some(signed) = exact::<SignedSeal>(text) else {
-                self.at(Problem::Edited, name, place, "this is no seal");
-                continue;
-            };
-            if !self.is_signed(&signed) {
-                let why = match self.keys.iter().any(|key| key.key_id == signed.seal.key_id) {
-                    true => "the signature does not hold: the seal is not what was signed",
-                    false => "it is signed with a key that is not trusted",
-                };
-                self.at(Problem::Signature, name, place, format!("seal {}: {why}", signed.seal.sequence));
-            }
-            self.follow(name, place, &signed);
-            if self.report.first_seal == 0 {
-                self.report.first_seal = signed.seal.sequence;
-                self.report.tenant_id = Some(signed.seal.tenant_id.to_string());
-            }
-            self.report.last_seal = signed.seal.sequence;
-            self.last = Some(signed.clone());
-            self.chunk.seals.push(signed);
-        }
-    }
-
-    /// Whether a seal continues the one before.
-    fn follow(&mut self, name: &str, place: Option<usize>, signed: &SignedSeal) {
-        let seal = &signed.seal;
-        let Some(before) = self.last.as_ref().map(|signed| &signed.seal) else {
-            let beginning = seal.sequence == 1;
-            self.nodes = beginning.then(Nodes::default);
-            if beginning && (seal.first != 0 || seal.previous != Hash::ZERO) {
-                self.at(Problem::Edited, name, place, "the first seal does not begin the log");
-            }
-            return self.grow(name, place, signed);
-        };
-        let problem = if seal.tenant_id != before.tenant_id {
-            Some((Problem::Foreign, "this seal belongs to another tenant".to_owned()))
-        } else if seal.sequence > before.sequence + 1 {
-            let text = format!("seal {} follows seal {}: what lies between is missing", seal.sequence, before.sequence);
-            Some((Problem::Removed, text))
-        } else if seal.sequence <= before.sequence {
-            Some((Problem::Reordered, format!("seal {} stands behind seal {}", seal.sequence, before.sequence)))
-        } else if seal.previous != before.hash() || seal.first != before.end() {
-            Some((
-                Problem::Edited,
-                format!("seal {} does not continue seal {} as it stands here", seal.sequence, before.sequence),
-            ))
-        } else {
-            None
-        };
-        match problem {
-            Some((problem, text)) => self.at(problem, name, place, text),
-            None => self.grow(name, place, signed),
-        }
-    }
-
-    fn grow(&mut self, name: &str, place: Option<usize>, signed: &SignedSeal) {
-        let seal = &signed.seal;
-        let Some(nodes) = &mut self.nodes else { return };
-        let grown = nodes.append(seal.sequence - 1, seal.leaf()).is_some();
-        if !grown || nodes.root_of((0, seal.sequence)) != Some(seal.tree) {
-            let text = format!("the tree that seal {} names is not the one over the seals up to it", seal.sequence);
-            self.nodes = None;
-            self.at(Problem::Edited, name, place, text);
-        }
     }
 
     fn take_leaves(&mut self, name: &str, content: &[u8]) {
@@ -299,184 +194,6 @@ impl Verifier<'_> {
         self.chunk = Chunk { lines: Vec::new(), ..chunk };
     }
 
-    fn expect(&mut self, position: u64, row: &Line<'_>) {
-        let run = match row {
-            Line::ScriptStart(start) => {
-                let record = RunRecord {
-                    id: start.id.to_string(),
-                    engine: start.engine.to_string(),
-                    limits: start.limits.to_string(),
-                    catalog_sha256: Some(start.catalog_sha256),
-                    ..RunRecord::default()
-                };
-                self.report.scripts += 1;
-                if self.replay.is_some() {
-                    self.runs.insert(start.id.uuid(), record);
-                }
-                Some((start.id.uuid(), 0))
-            }
-            Line::ScriptJournal(journal) => Some((journal.id.uuid(), journal.sequence)),
-            Line::ScriptEnd(end) => {
-                if let Some(run) = self.runs.get_mut(&end.id.uuid()) {
-                    (run.state, run.ticks) = (end.state.to_string(), end.ticks);
-                    self.ended.push(end.id.uuid());
-                }
-                Some((end.id.uuid(), 0))
-            }
-            _ => None,
-        };
-        for (part, commitment) in row.commitments() {
-            if commitment.kept == Some(Kept::Omitted) {
-                self.report.omitted += 1;
-                self.incomplete(run);
-                continue;
-            }
-            self.expected.push(Expected { position, part, commitment, row: row.name(), run });
-        }
-    }
-
-    fn incomplete(&mut self, run: Option<(Uuid, i32)>) {
-        if let Some(record) = run.and_then(|(id, _)| self.runs.get_mut(&id)) {
-            record.incomplete = true;
-        }
-    }
-
-    fn take_catalogs(&mut self, name: &str, content: &[u8]) {
-        for (number, text) in lines(content).enumerate() {
-            match exact::<CatalogLine>(text) {
-                Some(catalog) if Hash::of(&[catalog.body.as_bytes()]) == catalog.sha256 => {
-                    if self.replay.is_some() {
-                        self.catalogs.insert(catalog.sha256, catalog.body);
-                    }
-                }
-                _ => self.at(Problem::Edited, name, Some(number + 1), "this catalogue is not the one of its hash"),
-            }
-        }
-    }
-
-    fn take_payloads(&mut self, name: &str, content: &[u8]) {
-        // Without the entries nothing is known of them; that these are missing is said at the chunk's end.
-        if !self.checked {
-            return;
-        }
-        let all: Vec<Option<PayloadLine>> = lines(content).map(exact).collect();
-        let here: HashSet<(u64, Part)> = all.iter().flatten().map(|line| (line.position, line.part)).collect();
-        for (number, payload) in all.into_iter().enumerate() {
-            let place = Some(number + 1);
-            let Some(payload) = payload else {
-                // Whatever it was, it took the place of the next one.
-                let row = self.expected.get(self.next).map(|e| e.row.clone());
-                self.next += 1;
-                let text = "this payload is not what was signed".to_owned();
-                let finding = Finding { problem: Problem::Edited, file: name.to_owned(), line: place, position: None, row, text };
-                self.report.add(finding);
-                continue;
-            };
-            if self.dubious.contains(&payload.position) {
-                continue;
-            }
-            let is = |e: &Expected| (e.position, e.part) == (payload.position, payload.part);
-            match self.expected.iter().skip(self.next).position(is) {
-                Some(0) => self.payload(name, place, payload),
-                Some(skipped)
-                    if self.expected[self.next..self.next + skipped].iter().all(|e| here.contains(&(e.position, e.part))) =>
-                {
-                    self.misplaced(Problem::Reordered, name, place, &payload);
-                    self.next += skipped;
-                    self.payload(name, place, payload);
-                }
-                Some(skipped) => {
-                    for _ in 0..skipped {
-                        self.lost(Problem::Removed, name, place);
-                    }
-                    self.payload(name, place, payload);
-                }
-                None if self.expected.iter().take(self.next).any(is) => self.misplaced(Problem::Reordered, name, place, &payload),
-                None => self.misplaced(Problem::Added, name, place, &payload),
-            }
-        }
-    }
-
-    fn misplaced(&mut self, problem: Problem, name: &str, line: Option<usize>, payload: &PayloadLine) {
-        let text = match problem {
-            Problem::Reordered => "this payload stands in another place than its entry",
-            _ => "no entry commits to this payload",
-        };
-        let (file, position, text) = (name.to_owned(), Some(payload.position), text.to_owned());
-        self.report.add(Finding { problem, file, line, position, row: None, text });
-    }
-
-    fn lost(&mut self, problem: Problem, name: &str, line: Option<usize>) {
-        let Some(expected) = self.expected.get(self.next) else { return };
-        let (position, row) = (Some(expected.position), Some(expected.row.clone()));
-        let text = format!("the {:?} of this row are missing", expected.part).to_lowercase();
-        let run = expected.run;
-        self.incomplete(run);
-        self.report.add(Finding { problem, file: name.to_owned(), line, position, row, text });
-        self.next += 1;
-    }
-
-    fn payload(&mut self, name: &str, line: Option<usize>, payload: PayloadLine) {
-        let expected = &self.expected[self.next];
-        let (commitment, part, run) = (expected.commitment, expected.part, expected.run);
-        let wrong = |problem, text: &str| Finding {
-            problem,
-            file: name.to_owned(),
-            line,
-            position: Some(expected.position),
-            row: Some(expected.row.clone()),
-            text: text.to_owned(),
-        };
-        let (salt, body) = match &payload.content {
-            Content::Text { salt, body } => (salt, Some(body.as_bytes().to_vec())),
-            Content::Bytes { salt, body } => (salt, from_hex(body)),
-            Content::Erased { .. } => {
-                self.report.erased += 1;
-                self.next += 1;
-                return self.incomplete(run);
-            }
-            Content::Missing => {
-                let finding = wrong(Problem::Removed, "this payload was lost: it is neither stored nor was it erased");
-                return self.unsound(finding, run);
-            }
-        };
-        let holds = from_hex(salt).zip(body).is_some_and(|(salt, body)| commitment.holds(&salt, &body));
-        if !holds {
-            let finding = wrong(Problem::Edited, "this payload is not the one to which its row commits");
-            return self.unsound(finding, run);
-        }
-        self.report.payloads += 1;
-        self.next += 1;
-        match (commitment.kept, payload.content) {
-            (None, Content::Text { body, .. }) => self.keep(part, run, body),
-            (None, _) => self.incomplete(run),
-            (Some(_), _) => {
-                self.report.redacted += 1;
-                self.incomplete(run);
-            }
-        }
-    }
-
-    fn unsound(&mut self, finding: Finding, run: Option<(Uuid, i32)>) {
-        self.report.add(finding);
-        self.incomplete(run);
-        self.next += 1;
-    }
-
-    /// Texts of scripts, for their replay.
-    fn keep(&mut self, part: Part, run: Option<(Uuid, i32)>, body: String) {
-        let Some((id, sequence)) = run else { return };
-        let Some(record) = self.runs.get_mut(&id) else { return };
-        match part {
-            Part::Source => record.source = Some(body),
-            Part::Journal => drop(record.journal.insert(sequence, body)),
-            Part::RunResult => record.result = Some(body),
-            Part::RunLogs => record.logs = Some(body),
-            Part::RunError => record.error = Some(body),
-            Part::Arguments | Part::Result => {}
-        }
-    }
-
     fn end_chunk(&mut self) {
         // Seals without their entries are no proof of anything.
         let checked = std::mem::take(&mut self.checked);
@@ -487,48 +204,8 @@ impl Verifier<'_> {
         if !self.chunk.prefix.is_empty() {
             self.chunk.seals.clear();
         }
-        let name = format!("{}/payloads", self.chunk.prefix);
-        while self.next < self.expected.len() {
-            self.lost(Problem::Truncated, &name, None);
-        }
-        (self.next, self.expected) = (0, Vec::new());
-        self.dubious.clear();
-        for id in std::mem::take(&mut self.ended) {
-            let Some(mut run) = self.runs.remove(&id) else { continue };
-            run.catalog = run.catalog_sha256.and_then(|hash| self.catalogs.get(&hash).cloned());
-            if run.incomplete || run.catalog.is_none() || run.source.is_none() {
-                self.report.not_replayable += 1;
-                continue;
-            }
-            let Some(replay) = &mut self.replay else { continue };
-            match replay.replay(&run) {
-                Ok(()) => self.report.replayed += 1,
-                Err(text) => self.report.add(Finding {
-                    problem: Problem::Replay,
-                    file: format!("{}/entries.ndjson", self.chunk.prefix),
-                    line: None,
-                    position: None,
-                    row: Some(run.id),
-                    text,
-                }),
-            }
-        }
-    }
-
-    fn take_proof(&mut self, content: &[u8]) {
-        self.end_chunk();
-        let Some(proof) = exact::<ConsistencyProof>(content) else {
-            return self.whole(Problem::Edited, PROOF, "this is no proof");
-        };
-        if !self.is_signed(&proof.to) || !self.is_signed(&proof.from) {
-            self.whole(Problem::Signature, PROOF, "a seal of the proof is not signed by a trusted key");
-        } else if Some(&proof.from) != self.last.as_ref() || !proof.holds() {
-            self.whole(
-                Problem::Edited,
-                PROOF,
-                "the last seal is not shown to be the beginning of the log as it was when this was made",
-            );
-        }
+        self.end_payloads();
+        self.end_runs();
     }
 
     fn take_manifest(&mut self, content: &[u8]) {
@@ -555,6 +232,7 @@ impl Verifier<'_> {
     }
 
     fn finish(mut self) -> Report {
+        self.end_erasure();
         self.end_chunk();
         match self.manifest.take() {
             None if self.report.findings.iter().any(|f| f.file == MANIFEST) => {}
@@ -564,6 +242,7 @@ impl Verifier<'_> {
             }
             Some((manifest, _)) => self.compare(&manifest),
         }
+        self.anchored();
         self.report.signed_by = std::mem::take(&mut self.met).into_iter().collect();
         self.report
     }

@@ -6,19 +6,20 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use tollgate_domain::TenantId;
 
 use super::{
-    CatalogLine, Content, FileEntry, KEYS, Keys, MANIFEST, Manifest, PROOF, PayloadLine, README, README_TEXT, SIGNATURE, VERSION,
-    manifest_message,
+    CatalogLine, Content, ERASURES, FileEntry, KEYS, Keys, MANIFEST, Manifest, PROOF, PayloadLine, README, README_TEXT,
+    SIGNATURE, VERSION, manifest_message,
 };
 use crate::{
     Hash,
+    erasure::Erased,
     hash::to_hex,
     line::Part,
-    seal::{ConsistencyProof, SignedSeal},
+    seal::{ConsistencyProof, InclusionProof, SignedSeal},
     sign::{PublicKey, Signer},
 };
 
-/// Payloads of one file, about.
-const PAYLOADS: usize = 8 << 20;
+/// Lines of one file, about.
+const FILE: usize = 8 << 20;
 const LEVEL: i32 = 3;
 
 /// A bundle under way.
@@ -26,9 +27,12 @@ pub struct Writer {
     tar: tar::Builder<zstd::Encoder<'static, Vec<u8>>>,
     created_at: DateTime<Utc>,
     files: Vec<FileEntry>,
+    erasure: u32,
     chunk: u32,
-    payloads: Vec<u8>,
-    payload_files: u32,
+    /// The lines of a list or of a payload file that is not written yet.
+    waiting: Vec<u8>,
+    /// Of the list or the chunk that is under way.
+    numbered: u32,
     first_seal: u64,
     last_seal: u64,
     entries: u64,
@@ -39,12 +43,30 @@ impl Writer {
     /// Only those of memory.
     pub fn new(keys: &[PublicKey], created_at: DateTime<Utc>) -> io::Result<Self> {
         let tar = tar::Builder::new(zstd::Encoder::new(Vec::new(), LEVEL)?);
-        let (files, payloads) = (Vec::new(), Vec::new());
+        let (files, waiting) = (Vec::new(), Vec::new());
         let mut writer =
-            Self { tar, created_at, files, chunk: 0, payloads, payload_files: 0, first_seal: 0, last_seal: 0, entries: 0 };
+            Self { tar, created_at, files, erasure: 0, chunk: 0, waiting, numbered: 0, first_seal: 0, last_seal: 0, entries: 0 };
         writer.file(README, README_TEXT.as_bytes())?;
         writer.file(KEYS, &json(&Keys { keys: keys.to_vec() })?)?;
         Ok(writer)
+    }
+
+    /// Begin an erasure with the proof that its event stands in the log. All erasures come before the first chunk.
+    ///
+    /// # Errors
+    /// Only those of memory.
+    pub fn erasure(&mut self, proof: &InclusionProof) -> io::Result<()> {
+        self.flush()?;
+        (self.erasure, self.numbered) = (self.erasure + 1, 0);
+        self.file(&self.name("proof.json"), &json(proof)?)
+    }
+
+    /// The next payload that the erasure took away, in the order of [`Erased`].
+    ///
+    /// # Errors
+    /// Only those of memory.
+    pub fn erased(&mut self, item: &Erased) -> io::Result<()> {
+        self.push(&item.line())
     }
 
     /// Begin a chunk with these seals, the leaves under them and the lines that the leaves hash. Every row that is in the log goes
@@ -53,8 +75,8 @@ impl Writer {
     /// # Errors
     /// Only those of memory.
     pub fn chunk(&mut self, seals: &[SignedSeal], leaves: &[Hash], lines: &[Option<Vec<u8>>]) -> io::Result<()> {
-        self.end_chunk()?;
-        self.chunk += 1;
+        self.flush()?;
+        (self.chunk, self.numbered) = (self.chunk + 1, 0);
         let mut text = Vec::new();
         for seal in seals {
             text.append(&mut json(seal)?);
@@ -97,24 +119,24 @@ impl Writer {
     /// # Errors
     /// Only those of memory.
     pub fn payload(&mut self, position: u64, part: Part, content: Content) -> io::Result<()> {
-        self.payloads.append(&mut json(&PayloadLine { position, part, content })?);
-        self.payloads.push(b'\n');
-        if self.payloads.len() >= PAYLOADS { self.end_payloads() } else { Ok(()) }
+        self.push(&json(&PayloadLine { position, part, content })?)
     }
 
-    fn end_payloads(&mut self) -> io::Result<()> {
-        if self.payloads.is_empty() {
+    fn push(&mut self, line: &[u8]) -> io::Result<()> {
+        self.waiting.extend_from_slice(line);
+        self.waiting.push(b'\n');
+        if self.waiting.len() >= FILE { self.flush() } else { Ok(()) }
+    }
+
+    /// End the file of lines that is under way.
+    fn flush(&mut self) -> io::Result<()> {
+        if self.waiting.is_empty() {
             return Ok(());
         }
-        self.payload_files += 1;
-        let text = std::mem::take(&mut self.payloads);
-        self.file(&self.name(&format!("payloads-{:04}.ndjson", self.payload_files)), &text)
-    }
-
-    fn end_chunk(&mut self) -> io::Result<()> {
-        self.end_payloads()?;
-        self.payload_files = 0;
-        Ok(())
+        self.numbered += 1;
+        let text = std::mem::take(&mut self.waiting);
+        let what = if self.chunk > 0 { "payloads" } else { "erased" };
+        self.file(&self.name(&format!("{what}-{:04}.ndjson", self.numbered)), &text)
     }
 
     /// What has been written since the last time.
@@ -127,7 +149,7 @@ impl Writer {
     /// # Errors
     /// Only those of memory.
     pub fn finish(mut self, tenant: TenantId, proof: Option<&ConsistencyProof>, signer: &Signer) -> io::Result<Vec<u8>> {
-        self.end_chunk()?;
+        self.flush()?;
         if let Some(proof) = proof {
             self.file(PROOF, &json(proof)?)?;
         }
@@ -149,7 +171,7 @@ impl Writer {
     }
 
     fn name(&self, file: &str) -> String {
-        format!("chunks/{:06}/{file}", self.chunk)
+        if self.chunk > 0 { format!("chunks/{:06}/{file}", self.chunk) } else { format!("{ERASURES}{:06}/{file}", self.erasure) }
     }
 
     fn file(&mut self, name: &str, content: &[u8]) -> io::Result<()> {

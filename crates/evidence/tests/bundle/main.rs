@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "helpers of tests are tests")]
 
+mod anchors;
 mod edits;
 mod world;
 
@@ -12,7 +13,7 @@ use tollgate_evidence::{
     sign::Signer,
 };
 
-use world::{Files, World, pack};
+use world::{Files, Ways, World, pack};
 
 fn check(archive: &[u8]) -> Report {
     verify(archive, Trust::InBundle, None).unwrap()
@@ -24,7 +25,8 @@ fn a_bundle_as_it_was_written_is_sound() {
     let report = check(&pack(&world.files));
     assert_eq!(report.findings, []);
     assert_eq!((report.first_seal, report.last_seal, report.entries), (1, world.seals, world.entries));
-    assert_eq!((report.redacted, report.omitted, report.erased, report.scripts), (1, 1, 1, 2));
+    assert_eq!((report.redacted, report.omitted, report.erased, report.scripts), (1, 1, 2, 2));
+    assert_eq!(report.erasures, 1);
     assert_eq!(report.signed_by, [format!("{:?}", world.signer.public())]);
     assert_eq!(report.tenant_id.unwrap(), world.tenant.to_string());
     // From the middle to the end: the proof leads on, and nothing is said of what came before.
@@ -95,6 +97,130 @@ fn what_is_no_archive_is_an_error_and_what_ends_early_a_finding() {
             Err(error) => assert!(end < 20, "{end}: {error}"),
         }
     }
+}
+
+fn texts(report: &Report) -> Vec<(Problem, &str, &str)> {
+    report.findings.iter().map(|f| (f.problem, f.file.as_str(), f.text.as_str())).collect()
+}
+
+fn file<'a>(files: &'a mut Files, name: &str) -> &'a mut Vec<u8> {
+    &mut files.iter_mut().find(|(n, _)| n == name).unwrap().1
+}
+
+const LIST: &str = "erasures/000001/erased-0001.ndjson";
+const UNNAMED: &str = "payload missing, and no sealed erasure names it";
+
+/// What can be done who owns the database, and not the key: the manifest is signed over whatever they have made of the rows.
+fn served(mut files: Files, signer: &Signer) -> Report {
+    use tollgate_evidence::bundle::{FileEntry, Manifest, manifest_message};
+    let mut manifest: Manifest = serde_json::from_slice(file(&mut files, "manifest.json")).unwrap();
+    files.retain(|(name, _)| !name.starts_with("manifest."));
+    let entry = |(name, content): &(String, Vec<u8>)| FileEntry {
+        name: name.clone(),
+        bytes: content.len() as u64,
+        sha256: tollgate_evidence::Hash::of(&[content]),
+    };
+    manifest.files = files.iter().map(entry).collect();
+    let manifest = serde_json::to_vec(&manifest).unwrap();
+    let signature = tollgate_evidence::hash::to_hex(&signer.sign(&manifest_message(&manifest)));
+    files.push(("manifest.json".to_owned(), manifest));
+    files.push(("manifest.sig".to_owned(), signature.into_bytes()));
+    check(&pack(&files))
+}
+
+#[test]
+fn t55_a_planted_erasure_excuses_nothing() {
+    let world = World::new(1);
+    assert_eq!(served(world.files.clone(), &world.signer).findings, [], "what is honest is sound");
+
+    // A payload is deleted, and an erasure that never was is named for it, or the one that there was.
+    for erasure in ["era_00000000000000000000000001".to_owned(), world.erasure.to_string(), String::new()] {
+        let mut files = world.files.clone();
+        let payloads = file(&mut files, "chunks/000001/payloads-0001.ndjson");
+        let text = String::from_utf8(payloads.clone()).unwrap();
+        let mut lines: Vec<&str> = text.lines().collect();
+        let planted = format!(r#"{{"position":1,"part":"arguments","content":{{"erased":{{"erasure_id":"{erasure}"}}}}}}"#);
+        assert!(lines[0].starts_with(r#"{"position":1,"part":"arguments""#), "{}", lines[0]);
+        lines[0] = &planted;
+        *payloads = format!("{}\n", lines.join("\n")).into_bytes();
+        let report = served(files, &world.signer);
+        assert_eq!(texts(&report), [(Problem::Removed, "chunks/000001/payloads-0001.ndjson", UNNAMED)]);
+        assert!(report.findings[0].row.as_ref().unwrap().ends_with("(intent)") && report.findings[0].line == Some(1));
+    }
+
+    // The erasure took the result of one call and the arguments of another: not the arguments of the one.
+    let erased = world.erased[1];
+    assert_eq!(erased.part, tollgate_evidence::line::Part::Result);
+    let arguments = tollgate_evidence::erasure::Erased { part: tollgate_evidence::line::Part::Arguments, ..erased };
+    let mut files = world.files.clone();
+    for (name, content) in files.iter_mut().filter(|(name, _)| name.contains("payloads-")) {
+        let text = String::from_utf8(content.clone()).unwrap();
+        let lines: Vec<String> = text.lines().map(|line| line.to_owned()).collect();
+        let Some(at) = lines.iter().position(|line| line.contains("\"erased\"") && line.contains("\"result\"")) else { continue };
+        let mut lines = lines;
+        let content_of = |line: &str| line[line.find("\"content\"").unwrap()..].to_owned();
+        let before = &lines[at - 1];
+        assert!(before.contains("\"arguments\""), "{name}: {before}");
+        lines[at - 1] = format!("{}{}", &before[..before.find("\"content\"").unwrap()], content_of(&lines[at]));
+        *content = format!("{}\n", lines.join("\n")).into_bytes();
+    }
+    let report = served(files.clone(), &world.signer);
+    assert_eq!(report.findings.iter().map(|f| f.text.as_str()).collect::<Vec<_>>(), [UNNAMED], "{:?}", report.findings);
+    // And one more line in the list of the erasure is one that nobody signed.
+    let list = [world.erased[0], arguments, erased].map(|item| [item.line(), b"\n".to_vec()].concat()).concat();
+    *file(&mut files, LIST) = list;
+    let report = served(files, &world.signer);
+    assert_eq!((report.findings.len(), report.findings[0].problem), (1, Problem::Added), "{:?}", report.findings);
+    assert!(report.findings[0].text.contains("is not the one that was sealed (3 lines, sealed were 2)"));
+}
+
+/// Its list goes into files that fit into memory, and is one list all the same.
+#[test]
+fn an_erasure_of_very_much_is_proved_like_any_other() {
+    let world = World::build(1, &Ways { also_erased: 250_000, ..Ways::default() });
+    let lists = world.files.iter().filter(|(name, _)| name.starts_with("erasures/000001/erased-")).count();
+    assert_eq!(lists, 3);
+    let report = check(&pack(&world.files));
+    assert_eq!((report.findings, report.erased, report.erasures), (vec![], 2, 1));
+    let mut files = world.files.clone();
+    files.retain(|(name, _)| name != "erasures/000001/erased-0002.ndjson");
+    let report = served(files, &world.signer);
+    assert_eq!((report.findings.len(), report.findings[0].problem), (1, Problem::Truncated), "{:?}", report.findings);
+}
+
+#[test]
+fn t55_an_erasure_is_what_a_sealed_and_signed_event_says() {
+    let world = World::new(1);
+    let proof = "erasures/000001/proof.json";
+    // Without its event, or with an event that is not in the log, the list is nobody's.
+    let mut files = world.files.clone();
+    files.retain(|(name, _)| name != proof);
+    let report = served(files, &world.signer);
+    assert_eq!(texts(&report)[0], (Problem::Removed, proof, "no event of the log stands behind this list"));
+    assert_eq!((report.erased, report.findings.iter().filter(|f| f.text == UNNAMED).count()), (0, 2));
+    let mut files = world.files.clone();
+    let event = String::from_utf8(file(&mut files, proof).clone()).unwrap();
+    *file(&mut files, proof) = event.replacen("asked for", "asked fur", 1).into_bytes();
+    let report = served(files, &world.signer);
+    assert_eq!(texts(&report)[0], (Problem::Edited, proof, "the line is not under the seal's root"));
+    // A line less, and the other order.
+    for (list, problem) in [
+        ([world.erased[0].line(), b"\n".to_vec()].concat(), Problem::Truncated),
+        ([world.erased[1].line(), b"\n".to_vec(), world.erased[0].line(), b"\n".to_vec()].concat(), Problem::Reordered),
+    ] {
+        let mut files = world.files.clone();
+        *file(&mut files, LIST) = list;
+        let report = served(files, &world.signer);
+        assert_eq!((report.findings[0].problem, report.findings[0].file.as_str()), (problem, LIST));
+    }
+    // Another tenant's erasure, whole and honest, says nothing of this one's payloads.
+    let (mut files, other) = (world.files.clone(), World::new(2));
+    for name in [proof, LIST] {
+        *file(&mut files, name) = other.files.iter().find(|(n, _)| n == name).unwrap().1.clone();
+    }
+    let report = served(files, &world.signer);
+    assert_eq!(texts(&report)[0], (Problem::Foreign, proof, "this erasure belongs to another tenant"));
+    assert_eq!(report.findings.iter().filter(|f| f.text == UNNAMED).count(), 2);
 }
 
 struct Recorder(Vec<RunRecord>, Result<(), String>);

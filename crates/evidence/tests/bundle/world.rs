@@ -1,13 +1,14 @@
 //! A tenant with a log of a few dozen rows of every kind, and bundles of it.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use tollgate_domain::{AdminEventId, CallId, KeyId, LlmRequestId, ScriptRunId, TenantId, WorkerId};
+use tollgate_domain::{AdminEventId, CallId, ErasureId, KeyId, LlmRequestId, ScriptRunId, TenantId, WorkerId};
 use tollgate_evidence::{
     Hash,
     bundle::{CatalogLine, Content, Writer},
+    erasure::{self, Erased},
     line::{AdminEvent, CallEnd, CallIntent, Commitment, Kept, Line, LlmRequest, Part, ScriptEnd, ScriptJournal, ScriptStart},
-    merkle::{self, Nodes},
-    seal::{ConsistencyProof, Seal, SignedSeal},
+    merkle::{self, Growing, Nodes},
+    seal::{ConsistencyProof, InclusionProof, Seal, SignedSeal},
     sign::Signer,
 };
 use uuid::Uuid;
@@ -20,6 +21,10 @@ pub struct World {
     pub seals: u64,
     pub entries: u64,
     pub files: Files,
+    pub all_seals: Vec<SignedSeal>,
+    /// What the erasure took away, in order.
+    pub erased: Vec<Erased>,
+    pub erasure: ErasureId,
 }
 
 /// A row with its payloads.
@@ -29,6 +34,37 @@ struct Maker {
     tenant: TenantId,
     next: u128,
     at: DateTime<Utc>,
+    erasing: bool,
+    erased: Vec<Erased>,
+}
+
+/// How a world differs from the usual one.
+pub struct Ways {
+    pub seed: [u8; 32],
+    /// Of a bundle: its first seal.
+    pub from: u64,
+    /// The log ends with this seal; nothing was erased in a shorter one.
+    pub end: usize,
+    /// Another history: its ids begin here.
+    pub first_id: u128,
+    pub made: DateTime<Utc>,
+    /// Payloads that the erasure took from rows that are not in this log's bundles.
+    pub also_erased: u64,
+}
+
+impl Default for Ways {
+    fn default() -> Self {
+        Self { seed: [1; 32], from: 1, end: 6, first_id: 0, made: beginning(), also_erased: 0 }
+    }
+}
+
+pub fn beginning() -> DateTime<Utc> {
+    DateTime::from_timestamp(1_700_000_000, 0).unwrap()
+}
+
+/// The erasure of each tenant.
+fn erasure(tenant: TenantId) -> ErasureId {
+    ErasureId::from_uuid(Uuid::from_u128((tenant.uuid().as_u128() << 64) | 0xe))
 }
 
 impl Maker {
@@ -146,6 +182,27 @@ impl Maker {
         ]
     }
 
+    /// The event of an erasure that took what `erased` names.
+    fn erasure(&mut self, signer: &Signer) -> Row {
+        self.erased.sort();
+        let mut list = Growing::default();
+        self.erased.iter().for_each(|item| list.push(item.leaf()));
+        let (mut row, id) = (self.event(), erasure(self.tenant));
+        let commitment = erasure::Commitment::sign(self.tenant, id, &list, signer);
+        if let Line::AdminEvent(event) = &mut row.0 {
+            event.action = erasure::ACTION.into();
+            event.target_id = id.to_string().into();
+            let detail = serde_json::json!({"reason": "asked for", erasure::FIELD: commitment});
+            event.detail = tollgate_evidence::line::canonical(&detail).into();
+        }
+        row
+    }
+
+    fn erase(&mut self, id: CallId, part: Part) -> (Part, Content) {
+        self.erased.push(Erased { row: id.uuid(), part, sequence: 0 });
+        (part, Content::Erased { erasure_id: erasure(self.tenant).to_string() })
+    }
+
     fn event(&mut self) -> Row {
         let line = AdminEvent {
             tenant_id: self.tenant,
@@ -163,13 +220,17 @@ impl Maker {
     }
 
     /// The rows, seal by seal.
-    fn rows(&mut self) -> Vec<Vec<Row>> {
+    fn rows(&mut self, signer: &Signer) -> Vec<Vec<Row>> {
         let mut seals = Vec::new();
         for seal in 0..6 {
             let mut rows = vec![self.request()];
             for number in 0..4 {
                 let id: CallId = self.id();
-                rows.push(self.intent(id, None));
+                let mut intent = self.intent(id, None);
+                if (seal, number) == (1, 3) && self.erasing {
+                    intent.1 = vec![self.erase(id, Part::Arguments)];
+                }
+                rows.push(intent);
                 let body = format!("{{\"content\":[{{\"type\":\"text\",\"text\":\"{}\"}}]}}", self.next);
                 let (whole, payload) = self.payload(Part::Result, &body);
                 let result = match (seal, number) {
@@ -178,7 +239,7 @@ impl Maker {
                         let kept = Some(Kept::Redacted(Hash::of(&[&salt, b"\"[redacted]\""])));
                         (Commitment { kept, ..whole }, (Part::Result, Content::of(&salt, b"\"[redacted]\"")))
                     }
-                    (2, 2) => (whole, (Part::Result, Content::Erased { erasure_id: "era_1".to_owned() })),
+                    (2, 2) if self.erasing => (whole, self.erase(id, Part::Result)),
                     (3, 3) => {
                         let salt = self.next.to_be_bytes();
                         (Commitment::to(&salt, b"\xff\x00"), (Part::Result, Content::of(&salt, b"\xff\x00")))
@@ -190,7 +251,7 @@ impl Maker {
             if seal == 0 || seal == 4 {
                 rows.extend(self.script(seal == 0));
             }
-            rows.push(self.event());
+            rows.push(if seal == 5 { self.erasure(signer) } else { self.event() });
             seals.push(rows);
         }
         seals
@@ -201,23 +262,27 @@ const CATALOG: &str = "{\"servers\":[]}";
 
 impl World {
     pub fn new(tenant: u128) -> Self {
-        Self::build(tenant, 1, &[1; 32])
+        Self::build(tenant, &Ways::default())
     }
 
     pub fn signed_by(tenant: u128, seed: &[u8; 32]) -> Self {
-        Self::build(tenant, 1, seed)
+        Self::build(tenant, &Ways { seed: *seed, ..Ways::default() })
     }
 
     /// A bundle from one seal on.
     pub fn range(tenant: u128, from: u64) -> Self {
-        Self::build(tenant, from, &[1; 32])
+        Self::build(tenant, &Ways { from, ..Ways::default() })
     }
 
-    fn build(tenant: u128, from: u64, seed: &[u8; 32]) -> Self {
+    pub fn build(tenant: u128, ways: &Ways) -> Self {
         let tenant = TenantId::from_uuid(Uuid::from_u128(tenant));
-        let at = DateTime::from_timestamp(1_700_000_000, 0).unwrap();
-        let rows = Maker { tenant, next: 0, at }.rows();
-        let signer = Signer::from_seed(seed).unwrap();
+        let (at, from) = (beginning(), ways.from);
+        let signer = Signer::from_seed(&ways.seed).unwrap();
+        let mut maker = Maker { tenant, next: ways.first_id, at, erasing: ways.end == 6, erased: Vec::new() };
+        let elsewhere = |n| Erased { row: Uuid::from_u128(u128::from(n)), part: Part::Arguments, sequence: 0 };
+        maker.erased.extend((0..ways.also_erased).map(elsewhere));
+        let mut rows = maker.rows(&signer);
+        rows.truncate(ways.end);
         let mut nodes = Nodes::default();
         let mut seals: Vec<SignedSeal> = Vec::new();
         for rows in &rows {
@@ -240,7 +305,11 @@ impl World {
             seals.push(SignedSeal { seal, signature });
         }
         let chosen: Vec<usize> = (0..seals.len()).filter(|n| seals[*n].seal.sequence >= from).collect();
-        let mut writer = Writer::new(&[signer.public().clone()], at).unwrap();
+        let mut writer = Writer::new(&[signer.public().clone()], ways.made).unwrap();
+        if !chosen.is_empty() && maker.erasing {
+            writer.erasure(&prove(&rows, &seals, &nodes)).unwrap();
+            maker.erased.iter().for_each(|item| writer.erased(item).unwrap());
+        }
         let mut entries = 0;
         for (number, chunk) in chosen.chunks(2).enumerate() {
             let of_chunk: Vec<SignedSeal> = chunk.iter().map(|n| seals[*n].clone()).collect();
@@ -263,7 +332,31 @@ impl World {
         let proof = last.map(|seal| ConsistencyProof { from: seal.clone(), to: seal, path: Vec::new() });
         let mut archive = writer.take();
         archive.extend(writer.finish(tenant, proof.as_ref(), &signer).unwrap());
-        Self { tenant, signer, seals: u64::try_from(seals.len()).unwrap(), entries, files: super::unpack(&archive) }
+        Self {
+            tenant,
+            signer,
+            seals: ways.end as u64,
+            entries,
+            files: super::unpack(&archive),
+            all_seals: seals,
+            erased: maker.erased,
+            erasure: erasure(tenant),
+        }
+    }
+}
+
+/// That the last row of the last seal, the erasure, stands in the log.
+fn prove(rows: &[Vec<Row>], seals: &[SignedSeal], nodes: &Nodes) -> InclusionProof {
+    let (rows, seal) = (rows.last().unwrap(), seals.last().unwrap().clone());
+    let leaves: Vec<Hash> = rows.iter().map(|(line, _)| line.leaf()).collect();
+    let (sequence, at) = (seal.seal.sequence, rows.len() - 1);
+    InclusionProof {
+        line: String::from_utf8(rows[at].0.bytes()).unwrap(),
+        position: seal.seal.first + at as u64,
+        path: merkle::inclusion(&leaves, at),
+        seal_path: nodes.path(&merkle::inclusion_ranges(sequence - 1, sequence)).unwrap(),
+        head: seal.clone(),
+        seal,
     }
 }
 

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub mod runs;
+
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -14,8 +16,10 @@ use tollgate_domain::{
     price::Quote, tool::DefinitionHash,
 };
 use tollgate_store::{
+    Store,
     audit::{Completion, Entry, Intent, NewRequest, QueueLimits},
     payload::Payload,
+    sealer,
 };
 
 /// Room for everything.
@@ -125,6 +129,21 @@ pub fn opens(intent: Intent) -> Entry {
 
 pub fn closes(completion: Completion) -> Entry {
     Entry { completions: vec![completion], ..Entry::default() }
+}
+
+/// Seal whatever waits; what the rounds did.
+pub async fn seal_all(store: &Store) -> sealer::Round {
+    let mut all = sealer::Round::default();
+    loop {
+        let round = sealer::round(store, now()).await.unwrap();
+        let done = round.entries == 0 && !round.more;
+        all.entries += round.entries;
+        all.seals.extend(round.seals);
+        all.anomalies.extend(round.anomalies);
+        if done {
+            return all;
+        }
+    }
 }
 
 /// What `tool_calls` says of one call: outcome, error, amount, whether it is closed.
