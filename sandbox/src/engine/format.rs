@@ -1,8 +1,12 @@
 //! Python's format specifications (`.2f`, `,`, `>10`, `05d`, `.1%`) for f-strings, and rounding as Python rounds.
 
 use serde_json::Number;
+use starlark::eval::Evaluator;
 use starlark::values::float::UnpackFloat;
 use starlark::values::{UnpackValue, Value};
+
+use super::{dates, show};
+use super::raised::Raised;
 
 const MAX_WIDTH: usize = 1_000;
 
@@ -18,12 +22,25 @@ struct Spec {
 
 /// # Errors
 /// When the specification is not one of these, or does not suit the value.
-pub fn format(value: Value, spec: &str) -> Result<String, String> {
+pub fn format<'v>(eval: &mut Evaluator<'v, '_, '_>, value: Value<'v>, spec: &str) -> starlark::Result<String> {
+    if let Some(text) = dates::formatted(value, spec)? {
+        return Ok(text);
+    }
+    // A bool is a number only to a format for numbers.
+    let value = match (value.unpack_bool(), spec.ends_with(['d', 'f'])) {
+        (Some(b), true) => eval.heap().alloc(i32::from(b)),
+        _ => value,
+    };
+    let text = if matches!(value.get_type(), "int" | "float") { value.to_str() } else { show::text(eval, value, false)? };
+    write(value, text, spec).map_err(Raised::value)
+}
+
+fn write(value: Value, text: String, spec: &str) -> Result<String, String> {
     let spec =
         parse(spec).ok_or_else(|| format!("The format '{spec}' is not supported. Use .2f, d, %, e, width, alignment or ','."))?;
     let numeric = matches!(value.get_type(), "int" | "float");
     let body = match (spec.kind, value.get_type()) {
-        (None | Some('d'), "int") if spec.precision.is_none() => group(&value.to_str(), spec.separator),
+        (None | Some('d'), "int") if spec.precision.is_none() => group(&text, spec.separator),
         (Some('x'), "int") => radix(value, |n| format!("{n:x}"))?,
         (Some('X'), "int") => radix(value, |n| format!("{n:X}"))?,
         (Some('b'), "int") => radix(value, |n| format!("{n:b}"))?,
@@ -31,7 +48,6 @@ pub fn format(value: Value, spec: &str) -> Result<String, String> {
         (None, "float") if spec.precision.is_none() => group(&value.to_str(), spec.separator),
         (kind, "int" | "float") => float(value, kind, &spec)?,
         (None | Some('s'), _) => {
-            let text = value.to_str();
             spec.precision.map_or_else(|| text.clone(), |n| text.chars().take(n).collect())
         }
         (Some(kind), other) => return Err(format!("The format '{kind}' takes a number, not a value of type {other}.")),
@@ -52,6 +68,8 @@ fn parse(spec: &str) -> Option<Spec> {
     }
     if chars.get(at) == Some(&'+') {
         (out.plus, at) = (true, at + 1);
+    } else if matches!(chars.get(at), Some('-' | ' ')) {
+        at += 1;
     }
     if chars.get(at) == Some(&'0') && out.align.is_none() {
         (out.fill, out.align, at) = ('0', Some('='), at + 1);
