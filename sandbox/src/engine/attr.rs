@@ -8,6 +8,7 @@ use starlark::values::{Value, ValueLike};
 
 use super::classes::{Instance, Mark, Marked};
 use super::hints;
+use super::methods;
 use super::raised::Raised;
 use super::run::Run;
 use super::tools::Tool;
@@ -37,7 +38,7 @@ fn missing<'v>(eval: &Evaluator<'v, '_, '_>, value: Value<'v>, name: &str) -> st
         let text = value.to_str();
         return Ok(eval.heap().alloc(text.trim_start_matches("<class '").trim_end_matches("'>")));
     }
-    Err(no_attribute(value, name))
+    methods::unbound(eval.heap(), value, name).ok_or_else(|| no_attribute(value, name))
 }
 
 fn no_key(dict: &DictRef, name: &str) -> starlark::Error {

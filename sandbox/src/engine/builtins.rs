@@ -152,6 +152,23 @@ fn python(builder: &mut GlobalsBuilder) {
         Ok(heap.alloc(out))
     }
 
+    /// As many functions' arguments as there are lists, as long as the shortest.
+    fn __map<'v>(
+        #[starlark(require = pos)] function: Value<'v>,
+        #[starlark(args)] lists: UnpackTuple<Value<'v>>,
+        eval: &mut Evaluator<'v, '_, '_>,
+    ) -> starlark::Result<Value<'v>> {
+        let heap = eval.heap();
+        let lists = lists.items.into_iter().map(|l| Ok(l.iterate(heap)?.collect())).collect::<starlark::Result<Vec<Vec<Value>>>>()?;
+        let shortest = lists.iter().map(Vec::len).min().unwrap_or(0);
+        let mut out = Vec::with_capacity(shortest);
+        for at in 0..shortest {
+            let arguments: Vec<Value> = lists.iter().map(|list| list[at]).collect();
+            out.push(eval.eval_function(function, &arguments, &[])?);
+        }
+        Ok(heap.alloc(out))
+    }
+
     fn __len<'v>(#[starlark(require = pos)] value: Value<'v>, eval: &mut Evaluator<'v, '_, '_>) -> starlark::Result<Value<'v>> {
         let heap = eval.heap();
         if value.is_none() {
@@ -196,7 +213,7 @@ fn python(builder: &mut GlobalsBuilder) {
             return Ok(instance.class);
         }
         let name = type_name(value);
-        let known = super::with_globals(|globals| globals.iter().find(|(n, _)| *n == name).map(|(_, v)| v.to_value()));
+        let known = super::given(name);
         Ok(known.unwrap_or_else(|| eval.heap().alloc(name)))
     }
 
@@ -207,7 +224,7 @@ fn python(builder: &mut GlobalsBuilder) {
 
 fn make_set<'v>(eval: &mut Evaluator<'v, '_, '_>, items: Value<'v>) -> starlark::Result<Value<'v>> {
     let items = basics::items(eval.heap(), items)?;
-    let make = super::with_globals(|globals| globals.iter().find(|(n, _)| *n == "set").map(|(_, v)| v.to_value()));
+    let make = super::given("set");
     match make {
         Some(make) => eval.eval_function(make, &[items], &[]),
         None => Err(Raised::runtime("There are no sets.")),
@@ -332,7 +349,7 @@ fn convert_number<'v>(
     arguments: &[Value<'v>],
     given: Value<'v>,
 ) -> starlark::Result<Value<'v>> {
-    let native = super::with_globals(|globals| globals.iter().find(|(n, _)| *n == name).map(|(_, v)| v.to_value()));
+    let native = super::given(name);
     let made = native.map_or_else(|| Err(Raised::runtime("There are no numbers.")), |n| eval.eval_function(n, arguments, &[]));
     made.map_err(|_| match given.get_type() {
         "string" => {

@@ -1,12 +1,19 @@
 //! Methods of strings, lists and dicts that Starlark lacks, or has with another meaning.
 
+// The derives of `ProvidesStaticType` expand to an unsafe marker impl; there is no other unsafe here.
+#![allow(unsafe_code)]
+
+use std::fmt;
+
+use allocative::Allocative;
+use starlark::any::ProvidesStaticType;
 use starlark::environment::GlobalsBuilder;
-use starlark::eval::Evaluator;
+use starlark::eval::{Arguments, Evaluator};
 use starlark::starlark_module;
 use starlark::values::dict::{AllocDict, DictRef};
 use starlark::values::list::ListRef;
 use starlark::values::tuple::UnpackTuple;
-use starlark::values::Value;
+use starlark::values::{Heap, NoSerialize, StarlarkPagablePanic, StarlarkValue, Value, starlark_value};
 
 use super::basics;
 use super::defaults;
@@ -27,23 +34,81 @@ pub fn register(builder: &mut GlobalsBuilder) {
         eval: &mut Evaluator<'v, '_, '_>,
     ) -> starlark::Result<Value<'v>> {
         let named: Named = kwargs.iter().map(|(k, v)| (k.to_str(), v)).collect();
-        let own = match value.get_type() {
-            "string" => string(eval, value, name, &args.items, &named)?,
-            "list" => list(eval, value, name, &args.items, &named)?,
-            "dict" => dict(eval, value, name, &args.items, &named)?,
-            "set" if name == "copy" => Some(value.bit_or(value, eval.heap())?),
-            _ => None,
-        };
-        if let Some(own) = own {
-            return Ok(own);
-        }
-        let Some(method) = value.get_attr(name, eval.heap())? else {
-            let text = format!("Object of type `{}` has no attribute `{name}`", value.get_type());
-            return Err(Raised::of_class("AttributeError", super::hints::runtime(&text)));
-        };
-        let named: Vec<(&str, Value)> = named.iter().map(|(k, v)| (k.as_str(), *v)).collect();
-        eval.eval_function(method, &args.items, &named)
+        call(eval, value, name, &args.items, &named)
     }
+}
+
+/// `str.lower`, `dict.get`: a method that is given its object as the first argument.
+#[derive(Debug, ProvidesStaticType, NoSerialize, Allocative, StarlarkPagablePanic)]
+struct Unbound {
+    name: String,
+}
+starlark::starlark_simple_value!(Unbound);
+
+impl fmt::Display for Unbound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "<method {}>", self.name)
+    }
+}
+
+#[starlark_value(type = "function")]
+impl<'v> StarlarkValue<'v> for Unbound {
+    fn invoke(&self, _me: Value<'v>, args: &Arguments<'v, '_>, eval: &mut Evaluator<'v, '_, '_>) -> starlark::Result<Value<'v>> {
+        let all: Vec<Value> = args.positions(eval.heap())?.collect();
+        let named = args.names_map()?.iter().map(|(k, v)| (k.as_str().to_owned(), *v)).collect();
+        match all.split_first() {
+            Some((value, rest)) => call(eval, *value, &self.name, rest, &named),
+            None => Err(Raised::type_of(format!("{}() needs the value it works on.", self.name))),
+        }
+    }
+}
+
+/// The method of a builtin type, if `of` is one.
+pub fn unbound<'v>(heap: Heap<'v>, of: Value<'v>, name: &str) -> Option<Value<'v>> {
+    let is_type = of.get_type() == "function" && matches!(of.to_str().as_str(), "str" | "list" | "dict" | "set");
+    is_type.then(|| heap.alloc(Unbound { name: name.to_owned() }))
+}
+
+fn call<'v>(
+    eval: &mut Evaluator<'v, '_, '_>,
+    value: Value<'v>,
+    name: &str,
+    args: &[Value<'v>],
+    named: &Named<'v>,
+) -> starlark::Result<Value<'v>> {
+    let own = match value.get_type() {
+        "string" => string(eval, value, name, args, named)?,
+        "list" => list(eval, value, name, args, named)?,
+        "dict" => dict(eval, value, name, args, named)?,
+        "set" if name == "copy" => Some(value.bit_or(value, eval.heap())?),
+        "function" if name == "fromkeys" => Some(from_keys(eval.heap(), args)?),
+        "function" if value.get_attr(name, eval.heap())?.is_none() => match unbound(eval.heap(), value, name) {
+            Some(unbound) => Some(eval.eval_function(unbound, args, &[])?),
+            None => None,
+        },
+        _ => None,
+    };
+    if let Some(own) = own {
+        return Ok(own);
+    }
+    let Some(method) = value.get_attr(name, eval.heap())? else {
+        let text = format!("Object of type `{}` has no attribute `{name}`", value.get_type());
+        return Err(Raised::of_class("AttributeError", super::hints::runtime(&text)));
+    };
+    let named: Vec<(&str, Value)> = named.iter().map(|(k, v)| (k.as_str(), *v)).collect();
+    eval.eval_function(method, args, &named)
+}
+
+/// `dict.fromkeys`
+fn from_keys<'v>(heap: Heap<'v>, args: &[Value<'v>]) -> starlark::Result<Value<'v>> {
+    let (Some(keys), value) = (args.first(), args.get(1).copied().unwrap_or_else(Value::new_none)) else {
+        return Err(Raised::type_of("dict.fromkeys() takes keys and a value."));
+    };
+    let out = heap.alloc(AllocDict(Vec::<(&str, Value)>::new()));
+    for key in basics::items(heap, *keys)?.iterate(heap)? {
+        out.set_at(key, value)?;
+    }
+    Ok(out)
 }
 
 fn string<'v>(
@@ -120,7 +185,7 @@ fn filler(rest: &[Value]) -> char {
     rest.first().and_then(|v| v.unpack_str()).and_then(|s| s.chars().next()).unwrap_or(' ')
 }
 
-fn join<'v>(heap: starlark::values::Heap<'v>, separator: &str, parts: Value<'v>) -> starlark::Result<String> {
+fn join<'v>(heap: Heap<'v>, separator: &str, parts: Value<'v>) -> starlark::Result<String> {
     let mut out = String::new();
     for (index, part) in basics::items(heap, parts)?.iterate(heap)?.enumerate() {
         let Some(text) = part.unpack_str() else {

@@ -24,10 +24,12 @@ mod run;
 mod show;
 mod tools;
 
+use std::collections::HashMap;
+
 use starlark::environment::{Globals, Module};
 use starlark::eval::Evaluator;
 use starlark::syntax::{AstModule, Dialect, DialectTypes};
-use starlark::values::Value;
+use starlark::values::{FrozenValue, Value};
 use tollgate_codemode::wire::{ErrorKind, Outcome, ScriptError, Step, StepReply};
 
 use self::convert::ConvertError;
@@ -53,10 +55,13 @@ const DIALECT: Dialect = Dialect {
 thread_local! {
     /// The same for every script; building it costs more than most scripts.
     static GLOBALS: Globals = builtins::globals();
+    static NAMES: HashMap<String, FrozenValue> =
+        GLOBALS.with(|globals| globals.iter().map(|(name, value)| (name.to_owned(), value)).collect());
 }
 
-fn with_globals<T>(read: impl FnOnce(&Globals) -> T) -> T {
-    GLOBALS.with(read)
+/// One of the names that every script has.
+fn given<'v>(name: &str) -> Option<Value<'v>> {
+    NAMES.with(|names| names.get(name).map(|value| value.to_value()))
 }
 
 #[must_use]

@@ -73,7 +73,6 @@ pub struct Handler {
 
 #[derive(Debug)]
 pub struct Parameter {
-    pub at: usize,
     /// "", "*", "**", or "/" for the mark alone.
     pub star: &'static str,
     /// Empty for a lone `*` or `/`.

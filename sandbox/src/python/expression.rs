@@ -465,7 +465,6 @@ impl Parser<'_> {
     pub fn parameters(&mut self, closing: &str, annotated: bool) -> Parsed<Vec<Parameter>> {
         let mut out = Vec::new();
         while !self.is(closing) {
-            let at = self.place();
             let star = ["**", "*", "/"].into_iter().find(|star| self.take(star)).unwrap_or("");
             let bare = star == "/" || (star == "*" && (self.is(",") || self.is(closing)));
             let name = if bare { String::new() } else { self.identifier("a parameter")? };
@@ -473,7 +472,7 @@ impl Parser<'_> {
                 self.expression()?;
             }
             let default = if self.take("=") { Some(self.expression()?) } else { None };
-            out.push(Parameter { at, star, name, default });
+            out.push(Parameter { star, name, default });
             if !self.take(",") {
                 break;
             }

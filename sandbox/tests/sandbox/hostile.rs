@@ -17,8 +17,9 @@ fn ends(source: &str, limit: &str) {
 #[test]
 fn memory() {
     ends("x = [0] * 1000000000", "memory (512 MB)");
-    ends("s = \"a\" * 10000000\nx = \"\".join([s for i in range(1000)])", "memory (512 MB)");
-    ends("s = \"a\" * 10000000\nx = (\"{}\" * 200).format(*[s] * 200)", "memory (512 MB)");
+    ends("s = \"a\" * 10000000\nx = \"\".join([s for i in range(1000)])", "text (1048576 bytes");
+    ends("s = \"a\" * 10000000\nx = (\"{}\" * 200).format(*[s] * 200)", "text (1048576 bytes");
+    ends("x = \"{:>1000000000}\".format(1)\ny = \"x\".ljust(2000000000)", "text (1048576 bytes");
     ends("x = (0,) * 1000000000", "memory (512 MB)");
     ends("x = \"a\"\nfor i in range(40): x = x + x", "memory (512 MB)");
     ends("x = list(range(2000000000))", "memory (512 MB)");
@@ -28,7 +29,8 @@ fn memory() {
 fn time() {
     ends("x = max(range(2147483647))", "time (2 s");
     ends("x = 7\nfor i in range(60): x = x * x", "time (2 s");
-    ends("x = [1]\nfor i in range(60): x = [x, x]\nprint(x)", "time (2 s");
+    ends("x = [1]\nfor i in range(60): x = [x, x]\nprint(x)", "text (1048576 bytes");
+    ends("x, y = [1], [1]\nfor i in range(60): x, y = [x, x], [y, y]\nx == y", "time (2 s");
 }
 
 #[test]
@@ -48,7 +50,7 @@ fn parser() {
 
 #[test]
 fn depth_of_values() {
-    ends("x = []\nfor i in range(1000000): x = [x]\nprint(x)", "native stack");
+    ends("x, y = [], []\nfor i in range(300000): x, y = [x], [y]\nx == y", "native stack");
     // With garbage collection the second loop would trace a million levels.
     let reply = in_process("x = []\nfor i in range(1000000): x = [x]\nfor j in range(200000): y = [j]\nresult = 1").unwrap();
     assert!(matches!(&reply.outcome, Outcome::Done { result } if *result == json!(1)), "{:?}", reply.outcome);

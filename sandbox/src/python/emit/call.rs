@@ -30,6 +30,7 @@ const RENAMED: &[(&str, &str)] = &[
     ("hasattr", "__hasattr"),
     ("setattr", "__put"),
     ("filter", "__filter"),
+    ("map", "__map"),
     ("int", "__int"),
     ("float", "__float"),
     ("dict", "__dict"),
@@ -98,7 +99,8 @@ impl Emitter<'_> {
                 _ => {}
             }
         }
-        if METHODS.contains(&method) {
+        let on_type = base.name().is_some_and(|n| matches!(n, "str" | "list" | "dict" | "set") && self.is_given(n));
+        if on_type || METHODS.contains(&method) {
             self.push("__method(");
             self.expression(base, 0)?;
             self.push(&format!(", {method:?}"));
