@@ -521,6 +521,19 @@ fn itertools(builder: &mut GlobalsBuilder) {
 
 #[starlark_module]
 fn functools(builder: &mut GlobalsBuilder) {
+    /// As a decorator it is dropped: what remembers results changes nothing that a script could see.
+    fn cache<'v>(#[starlark(require = pos)] function: Value<'v>) -> starlark::Result<Value<'v>> {
+        Ok(function)
+    }
+
+    fn lru_cache<'v>(#[starlark(require = pos)] function: Value<'v>) -> starlark::Result<Value<'v>> {
+        Ok(function)
+    }
+
+    fn wraps<'v>(#[starlark(require = pos)] function: Value<'v>) -> starlark::Result<Value<'v>> {
+        Ok(function)
+    }
+
     fn reduce<'v>(
         #[starlark(require = pos)] function: Value<'v>,
         #[starlark(require = pos)] items: Value<'v>,

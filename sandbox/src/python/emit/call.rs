@@ -1,26 +1,30 @@
 //! Calls: Python's builtins and methods where Starlark's differ, and calls that are to run at the same time.
 
+use std::ops::RangeInclusive;
+
 use super::super::SyntaxError;
 use super::super::ast::{Argument, Collects, Comprehension, Expr, Expression};
 use super::expression::CALL;
 use super::{Emitted, Emitter};
 
-/// Builtins whose arguments (from the given one on) are iterated, so that strings and iterators are welcome.
-const ITERATE: &[(&str, usize)] = &[
-    ("list", 0),
-    ("tuple", 0),
-    ("set", 0),
-    ("frozenset", 0),
-    ("sorted", 0),
-    ("reversed", 0),
-    ("enumerate", 0),
-    ("zip", 0),
-    ("sum", 0),
-    ("any", 0),
-    ("all", 0),
-    ("map", 1),
-    ("filter", 1),
+/// Builtins that iterate over arguments, the first and the last of which are given: strings and iterators are welcome there.
+const ITERATE: &[(&str, usize, usize)] = &[
+    ("list", 0, 0),
+    ("tuple", 0, 0),
+    ("set", 0, 0),
+    ("frozenset", 0, 0),
+    ("sorted", 0, 0),
+    ("reversed", 0, 0),
+    ("enumerate", 0, 0),
+    ("zip", 0, usize::MAX),
+    ("sum", 0, 0),
+    ("any", 0, 0),
+    ("all", 0, 0),
+    ("map", 1, usize::MAX),
+    ("filter", 1, 1),
 ];
+#[allow(clippy::reversed_empty_ranges)] // that is what it is for
+const NONE: RangeInclusive<usize> = 1..=0;
 /// Builtins that Starlark has with another meaning or not at all, under the names of ours.
 const RENAMED: &[(&str, &str)] = &[
     ("str", "__str"),
@@ -51,7 +55,7 @@ impl Emitter<'_> {
             Expr::Attribute(base, method) => self.method(at, base, method, arguments),
             _ => {
                 self.expression(function, CALL)?;
-                self.arguments(arguments, usize::MAX)
+                self.arguments(arguments, NONE)
             }
         }
     }
@@ -80,9 +84,9 @@ impl Emitter<'_> {
         }
         let renamed = RENAMED.iter().find(|(n, _)| *n == name).map_or(name, |(_, ours)| *ours);
         self.push(renamed);
-        let iterated = ITERATE.iter().find(|(n, _)| *n == name).map_or(usize::MAX, |(_, from)| *from);
-        let several = matches!(name, "min" | "max") && arguments.len() == 1;
-        self.arguments(arguments, if several { 0 } else { iterated })
+        let iterated = ITERATE.iter().find(|(n, ..)| *n == name).map_or(NONE, |(_, first, last)| *first..=*last);
+        let one = matches!(name, "min" | "max") && arguments.iter().filter(|a| a.name.is_none()).count() == 1;
+        self.arguments(arguments, if one { 0..=0 } else { iterated })
     }
 
     fn method(&mut self, at: usize, base: &Expression, method: &str, arguments: &[Argument]) -> Emitted {
@@ -107,26 +111,26 @@ impl Emitter<'_> {
             if !arguments.is_empty() {
                 self.push(", ");
             }
-            return self.argument_list(arguments, usize::MAX);
+            return self.argument_list(arguments, NONE);
         }
         self.expression(base, CALL)?;
         self.push(&format!(".{method}"));
-        self.arguments(arguments, usize::MAX)
+        self.arguments(arguments, NONE)
     }
 
-    fn arguments(&mut self, arguments: &[Argument], iterated: usize) -> Emitted {
+    fn arguments(&mut self, arguments: &[Argument], iterated: RangeInclusive<usize>) -> Emitted {
         self.push("(");
         self.argument_list(arguments, iterated)
     }
 
     /// Starlark takes positional arguments, then named ones, then one `*` and one `**`. The closing bracket is written too.
-    fn argument_list(&mut self, arguments: &[Argument], iterated: usize) -> Emitted {
+    fn argument_list(&mut self, arguments: &[Argument], iterated: RangeInclusive<usize>) -> Emitted {
         let starred = arguments.iter().position(|a| a.star == "*").unwrap_or(arguments.len());
         let mut written = 0;
         for (index, argument) in arguments.iter().enumerate().filter(|(i, a)| a.star.is_empty() && a.name.is_none() && *i < starred) {
             self.comma(&mut written);
             let plain = matches!(argument.value.kind, Expr::List(_) | Expr::Comprehension(_) | Expr::Dict(_));
-            if index >= iterated && !plain {
+            if iterated.contains(&index) && !plain {
                 self.wrapped("__iter", &argument.value)?;
             } else {
                 self.expression(&argument.value, 0)?;
