@@ -55,7 +55,9 @@ fn no_attribute(value: Value, name: &str) -> starlark::Error {
             format!("A {} has no '{name}'. Take an element (`xs[0].{name}`) or loop over it.", value.get_type())
         }
         "string" => format!("A string has no '{name}'. If it holds JSON, decode it: `json.decode(text).{name}`."),
-        "namespace" => format!("This module has no '{name}'. It has: {}", hints::list(value.dir_attr().iter().map(String::as_str))),
+        "namespace" => {
+            format!("This module has no '{name}'. It has: {}", hints::list(value.dir_attr().iter().map(String::as_str)))
+        }
         "object" => {
             let fields = value.downcast_ref::<Instance>().and_then(|i| DictRef::from_value(i.fields));
             let names: Vec<String> = fields.iter().flat_map(|d| d.keys().map(|k| k.to_str())).collect();

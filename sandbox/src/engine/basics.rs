@@ -36,7 +36,9 @@ pub fn items<'v>(heap: Heap<'v>, value: Value<'v>) -> starlark::Result<Value<'v>
     }
     match value.get_type() {
         "list" | "tuple" | "dict" | "set" | "range" => Ok(value),
-        "NoneType" => Err(Raised::type_of("The value is None, which cannot be looped over. Check it first: `for x in xs or []:`.")),
+        "NoneType" => {
+            Err(Raised::type_of("The value is None, which cannot be looped over. Check it first: `for x in xs or []:`."))
+        }
         "tool" => Err(Raised::type_of("This is the tool itself, which cannot be looped over. Call it: `server.tool(..)`.")),
         other => match value.iterate(heap) {
             Ok(_) => Ok(value),
@@ -73,10 +75,7 @@ pub fn register(builder: &mut GlobalsBuilder) {
         Ok(heap.alloc(AllocTuple(value.iterate(heap)?)))
     }
 
-    fn __concat<'v>(
-        #[starlark(args)] parts: UnpackTuple<Value<'v>>,
-        heap: Heap<'v>,
-    ) -> starlark::Result<Value<'v>> {
+    fn __concat<'v>(#[starlark(args)] parts: UnpackTuple<Value<'v>>, heap: Heap<'v>) -> starlark::Result<Value<'v>> {
         let mut out = Vec::new();
         for part in parts.items {
             out.extend(items(heap, part)?.iterate(heap)?);
@@ -150,7 +149,10 @@ pub fn register(builder: &mut GlobalsBuilder) {
         Ok(NoneType)
     }
 
-    fn __is<'v>(#[starlark(require = pos)] left: Value<'v>, #[starlark(require = pos)] right: Value<'v>) -> starlark::Result<bool> {
+    fn __is<'v>(
+        #[starlark(require = pos)] left: Value<'v>,
+        #[starlark(require = pos)] right: Value<'v>,
+    ) -> starlark::Result<bool> {
         if left.ptr_eq(right) {
             return Ok(true);
         }
@@ -217,7 +219,10 @@ pub fn register(builder: &mut GlobalsBuilder) {
         Ok(out)
     }
 
-    fn __str<'v>(#[starlark(require = pos)] value: Option<Value<'v>>, eval: &mut Evaluator<'v, '_, '_>) -> starlark::Result<String> {
+    fn __str<'v>(
+        #[starlark(require = pos)] value: Option<Value<'v>>,
+        eval: &mut Evaluator<'v, '_, '_>,
+    ) -> starlark::Result<String> {
         value.map_or(Ok(String::new()), |value| show::text(eval, value, false))
     }
 
@@ -282,7 +287,9 @@ pub fn register(builder: &mut GlobalsBuilder) {
             "%" => old.percent(value, heap)?,
             "|" => old.bit_or(value, heap)?,
             "&" => old.bit_and(value, heap)?,
-            other => return Err(Raised::type_of(format!("`{other}=` is not there for elements. Write `d[k] = d[k] {other} x`."))),
+            other => {
+                return Err(Raised::type_of(format!("`{other}=` is not there for elements. Write `d[k] = d[k] {other} x`.")));
+            }
         };
         holder.set_at(key, new)?;
         Ok(NoneType)

@@ -15,7 +15,9 @@ use starlark::values::dict::{AllocDict, DictRef};
 use starlark::values::list::AllocList;
 use starlark::values::none::{NoneOr, NoneType};
 use starlark::values::tuple::{AllocTuple, UnpackTuple};
-use starlark::values::{Heap, NoSerialize, StarlarkPagablePanic, StarlarkValue, Trace, UnpackValue, Value, ValueLike, starlark_value};
+use starlark::values::{
+    Heap, NoSerialize, StarlarkPagablePanic, StarlarkValue, Trace, UnpackValue, Value, ValueLike, starlark_value,
+};
 
 use super::classes::{self, Instance};
 use super::modules::float;
@@ -159,7 +161,8 @@ fn python(builder: &mut GlobalsBuilder) {
         eval: &mut Evaluator<'v, '_, '_>,
     ) -> starlark::Result<Value<'v>> {
         let heap = eval.heap();
-        let lists = lists.items.into_iter().map(|l| Ok(l.iterate(heap)?.collect())).collect::<starlark::Result<Vec<Vec<Value>>>>()?;
+        let lists =
+            lists.items.into_iter().map(|l| Ok(l.iterate(heap)?.collect())).collect::<starlark::Result<Vec<Vec<Value>>>>()?;
         let shortest = lists.iter().map(Vec::len).min().unwrap_or(0);
         let mut out = Vec::with_capacity(shortest);
         for at in 0..shortest {
@@ -354,7 +357,11 @@ fn convert_number<'v>(
     made.map_err(|_| match given.get_type() {
         "string" => {
             let shown: String = given.unpack_str().unwrap_or_default().chars().take(60).collect();
-            let hint = if name == "int" && shown.contains('.') { " Write `int(float(text))`." } else { " Check it first: `text.isdigit()`." };
+            let hint = if name == "int" && shown.contains('.') {
+                " Write `int(float(text))`."
+            } else {
+                " Check it first: `text.isdigit()`."
+            };
             Raised::value(format!("Cannot parse '{shown}' as {name}.{hint}"))
         }
         "NoneType" => Raised::type_of(format!("{name}() of None. Give a default: `{name}(x or 0)`.")),

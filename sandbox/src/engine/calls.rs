@@ -65,9 +65,8 @@ impl<'v> StarlarkValue<'v> for Coroutine<'v> {}
 fn settle<'v>(eval: &mut Evaluator<'v, '_, '_>, value: Value<'v>) -> starlark::Result<Value<'v>> {
     let Some(coroutine) = value.downcast_ref::<Coroutine>() else { return Ok(value) };
     let positional: Vec<Value> = coroutine.positional.iterate(eval.heap())?.collect();
-    let named: Vec<(String, Value)> = DictRef::from_value(coroutine.named)
-        .map(|d| d.iter().map(|(k, v)| (k.to_str(), v)).collect())
-        .unwrap_or_default();
+    let named: Vec<(String, Value)> =
+        DictRef::from_value(coroutine.named).map(|d| d.iter().map(|(k, v)| (k.to_str(), v)).collect()).unwrap_or_default();
     let named: Vec<(&str, Value)> = named.iter().map(|(k, v)| (k.as_str(), *v)).collect();
     eval.eval_function(coroutine.function, &positional, &named)
 }

@@ -11,11 +11,11 @@ use starlark::environment::GlobalsBuilder;
 use starlark::eval::{Arguments, Evaluator};
 use starlark::starlark_module;
 use starlark::values::dict::{AllocDict, DictMut, DictRef};
-use starlark::values::list::ListRef;
 use starlark::values::none::NoneOr;
 use starlark::values::{Heap, NoSerialize, StarlarkPagablePanic, StarlarkValue, Trace, Value, ValueLike, starlark_value};
 use tollgate_codemode::wire::ErrorKind;
 
+use super::construct;
 use super::exceptions::{self, ErrorClass};
 use super::raised::Raised;
 
@@ -23,11 +23,11 @@ use super::raised::Raised;
 pub struct Class<'v> {
     pub name: String,
     /// The one base, or None.
-    base: Value<'v>,
+    pub base: Value<'v>,
     /// Names of the class's body.
     names: Value<'v>,
     /// The fields of a dataclass, in order, or None.
-    fields: Value<'v>,
+    pub fields: Value<'v>,
 }
 
 #[derive(Debug, Trace, ProvidesStaticType, NoSerialize, Allocative, StarlarkPagablePanic)]
@@ -111,7 +111,7 @@ impl fmt::Display for Marked<'_> {
 #[starlark_value(type = "class")]
 impl<'v> StarlarkValue<'v> for Class<'v> {
     fn invoke(&self, me: Value<'v>, args: &Arguments<'v, '_>, eval: &mut Evaluator<'v, '_, '_>) -> starlark::Result<Value<'v>> {
-        instantiate(eval, me, args)
+        construct::instantiate(eval, me, args)
     }
 
     fn get_attr(&self, attribute: &str, heap: Heap<'v>) -> Option<Value<'v>> {
@@ -143,7 +143,7 @@ impl<'v> Class<'v> {
 }
 
 /// A name in a class or in what it derives from.
-fn find<'v>(class: Value<'v>, name: &str) -> Option<Value<'v>> {
+pub fn find<'v>(class: Value<'v>, name: &str) -> Option<Value<'v>> {
     let mut at = class;
     while let Some(class) = at.downcast_ref::<Class>() {
         if let Some(found) = class.own(name) {
@@ -174,7 +174,10 @@ impl<'v> StarlarkValue<'v> for Instance<'v> {
     fn at(&self, index: Value<'v>, heap: Heap<'v>) -> starlark::Result<Value<'v>> {
         let attribute = index.unpack_str().unwrap_or_default();
         self.get_attr(attribute, heap).ok_or_else(|| {
-            Raised::of_class("AttributeError", format!("A {} has no '{attribute}' yet. Assign it in `__init__`.", name(self.class)))
+            Raised::of_class(
+                "AttributeError",
+                format!("A {} has no '{attribute}' yet. Assign it in `__init__`.", name(self.class)),
+            )
         })
     }
 
@@ -284,7 +287,9 @@ pub fn is_a<'v>(heap: Heap<'v>, value: Value<'v>, kinds: Value<'v>) -> starlark:
         return kinds.into_iter().try_fold(false, |found, kind| Ok(found || is_a(heap, value, kind)?));
     }
     if !is_class(kinds) {
-        return Err(Raised::type_of("`except` takes exceptions. Write `except Exception as e:` or `except (KeyError, ValueError):`."));
+        return Err(Raised::type_of(
+            "`except` takes exceptions. Write `except Exception as e:` or `except (KeyError, ValueError):`.",
+        ));
     }
     let Some(instance) = value.downcast_ref::<Instance>() else { return Ok(false) };
     if let Some(wanted) = kinds.downcast_ref::<ErrorClass>() {
@@ -306,74 +311,6 @@ pub fn exception<'v>(heap: Heap<'v>, class: Value<'v>, argument: &str, origin: O
     heap.alloc_complex_no_freeze(Instance { class, fields, origin })
 }
 
-pub fn instantiate<'v>(
-    eval: &mut Evaluator<'v, '_, '_>,
-    class: Value<'v>,
-    args: &Arguments<'v, '_>,
-) -> starlark::Result<Value<'v>> {
-    let heap = eval.heap();
-    let positional: Vec<Value> = args.positions(heap)?.collect();
-    let named = args.names_map()?;
-    let fields = heap.alloc(AllocDict(Vec::<(&str, Value)>::new()));
-    let instance = heap.alloc_complex_no_freeze(Instance { class, fields, origin: None });
-    let put = |key: &str, value: Value<'v>| -> starlark::Result<()> {
-        DictMut::from_value(fields)?.aref.insert_hashed(heap.alloc(key).get_hashed()?, value);
-        Ok(())
-    };
-    let is_error = error_name(class).is_some();
-    if is_error {
-        put("args", heap.alloc(starlark::values::tuple::AllocTuple(positional.clone())))?;
-    }
-    if let Some(init) = find(class, "__init__") {
-        let mut all = vec![instance];
-        all.extend(positional);
-        let named: Vec<(&str, Value)> = named.iter().map(|(k, v)| (k.as_str(), *v)).collect();
-        eval.eval_function(init, &all, &named)?;
-        return Ok(instance);
-    }
-    let names = dataclass_fields(class);
-    if names.is_empty() && !is_error && (!positional.is_empty() || !named.is_empty()) {
-        return Err(Raised::type_of(format!("{}() takes no arguments. Give the class an `__init__`.", name(class))));
-    }
-    if positional.len() > names.len() && !is_error {
-        return Err(Raised::type_of(format!("{}() takes {} arguments, {} were given.", name(class), names.len(), positional.len())));
-    }
-    for (index, field) in names.iter().enumerate() {
-        let value = match (positional.get(index), named.iter().find(|(k, _)| k.as_str() == field.as_str())) {
-            (Some(value), _) => *value,
-            (None, Some((_, value))) => *value,
-            (None, None) => default(eval, class, field)?,
-        };
-        put(field, value)?;
-    }
-    Ok(instance)
-}
-
-/// A dataclass's fields, its base's first.
-fn dataclass_fields<'v>(class: Value<'v>) -> Vec<String> {
-    let Some(class) = class.downcast_ref::<Class>() else { return Vec::new() };
-    let mut out = dataclass_fields(class.base);
-    if let Some(own) = ListRef::from_value(class.fields) {
-        for name in own.iter().filter_map(Value::unpack_str) {
-            if !out.iter().any(|n| n == name) {
-                out.push(name.to_owned());
-            }
-        }
-    }
-    out
-}
-
-fn default<'v>(eval: &mut Evaluator<'v, '_, '_>, class: Value<'v>, field: &str) -> starlark::Result<Value<'v>> {
-    let Some(value) = find(class, field) else {
-        return Err(Raised::type_of(format!("{}() needs '{field}'.", name(class))));
-    };
-    match value.downcast_ref::<Marked>() {
-        Some(marked) if marked.mark == Mark::Factory => eval.eval_function(marked.value, &[], &[]),
-        Some(marked) if marked.mark == Mark::Default => Ok(marked.value),
-        _ => Ok(value),
-    }
-}
-
 #[starlark_module]
 pub fn register(builder: &mut GlobalsBuilder) {
     fn __class<'v>(
@@ -387,7 +324,11 @@ pub fn register(builder: &mut GlobalsBuilder) {
         let base = match bases.as_slice() {
             [] => Value::new_none(),
             [one] if is_class(*one) => *one,
-            [_] => return Err(Raised::type_of("A class derives from a class of the script or from Exception. Use a dict for data.")),
+            [_] => {
+                return Err(Raised::type_of(
+                    "A class derives from a class of the script or from Exception. Use a dict for data.",
+                ));
+            }
             _ => return Err(Raised::type_of("A class has one base. Keep the other as a field.")),
         };
         let class = heap.alloc_complex_no_freeze(Class { name: name.to_owned(), base, names, fields });

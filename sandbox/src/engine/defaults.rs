@@ -14,7 +14,9 @@ use starlark::environment::GlobalsBuilder;
 use starlark::eval::Evaluator;
 use starlark::starlark_module;
 use starlark::values::dict::{AllocDict, DictRef};
-use starlark::values::{Heap, NoSerialize, StarlarkPagablePanic, StarlarkValue, Tracer, Trace, Value, ValueIdentity, ValueLike, starlark_value};
+use starlark::values::{
+    Heap, NoSerialize, StarlarkPagablePanic, StarlarkValue, Trace, Tracer, Value, ValueIdentity, ValueLike, starlark_value,
+};
 
 use super::basics;
 use super::raised::Raised;

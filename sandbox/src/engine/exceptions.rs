@@ -75,7 +75,7 @@ impl fmt::Display for ErrorClass {
 #[starlark_value(type = "exception_class")]
 impl<'v> StarlarkValue<'v> for ErrorClass {
     fn invoke(&self, me: Value<'v>, args: &Arguments<'v, '_>, eval: &mut Evaluator<'v, '_, '_>) -> starlark::Result<Value<'v>> {
-        classes::instantiate(eval, me, args)
+        super::construct::instantiate(eval, me, args)
     }
 
     fn get_attr(&self, name: &str, heap: Heap<'v>) -> Option<Value<'v>> {
@@ -183,7 +183,9 @@ pub fn caught<'v>(eval: &mut Evaluator<'v, '_, '_>, error: starlark::Error) -> s
     }
     let at = error.span().map(|s| s.span.begin().get() as usize);
     let (class_name, text) = match (Raised::of(&error), error.kind()) {
-        (Some(Raised::Suspend | Raised::Exit), _) | (None, K::StackOverflow(_) | K::Scope(_) | K::Internal(_)) => return Err(error),
+        (Some(Raised::Suspend | Raised::Exit), _) | (None, K::StackOverflow(_) | K::Scope(_) | K::Internal(_)) => {
+            return Err(error);
+        }
         (Some(Raised::Error { kind, .. }), _) if !matches!(kind, ErrorKind::Runtime | ErrorKind::ToolError) => return Err(error),
         (Some(Raised::Error { message, class, .. }), _) => (*class, message.clone()),
         (Some(Raised::Thrown { kind, message, at: first }), _) => {
@@ -219,7 +221,11 @@ fn starlark_class(kind: &starlark::ErrorKind, text: &str) -> &'static str {
         "ZeroDivisionError"
     } else if has("has no attribute") {
         "AttributeError"
-    } else if matches!(kind, starlark::ErrorKind::Function(_)) || has("not supported") || has("Type of parameter") || has("hashable") {
+    } else if matches!(kind, starlark::ErrorKind::Function(_))
+        || has("not supported")
+        || has("Type of parameter")
+        || has("hashable")
+    {
         "TypeError"
     } else if has("not found") || has("parse") || has("unpack") || has("mpty") {
         "ValueError"

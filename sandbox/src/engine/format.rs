@@ -5,8 +5,8 @@ use starlark::eval::Evaluator;
 use starlark::values::float::UnpackFloat;
 use starlark::values::{UnpackValue, Value};
 
-use super::{dates, show};
 use super::raised::Raised;
+use super::{dates, show};
 
 const MAX_WIDTH: usize = 1_000;
 
@@ -47,9 +47,7 @@ fn write(value: Value, text: String, spec: &str) -> Result<String, String> {
         (Some('o'), "int") => radix(value, |n| format!("{n:o}"))?,
         (None, "float") if spec.precision.is_none() => group(&value.to_str(), spec.separator),
         (kind, "int" | "float") => float(value, kind, &spec)?,
-        (None | Some('s'), _) => {
-            spec.precision.map_or_else(|| text.clone(), |n| text.chars().take(n).collect())
-        }
+        (None | Some('s'), _) => spec.precision.map_or_else(|| text.clone(), |n| text.chars().take(n).collect()),
         (Some(kind), other) => return Err(format!("The format '{kind}' takes a number, not a value of type {other}.")),
     };
     let body = if numeric && spec.plus && !body.starts_with('-') { format!("+{body}") } else { body };

@@ -162,7 +162,8 @@ fn encodable<'v>(heap: Heap<'v>, value: Value<'v>) -> starlark::Result<Json> {
 fn parse<'v>(text: Value<'v>, heap: Heap<'v>) -> starlark::Result<Value<'v>> {
     let Some(source) = text.unpack_str() else {
         let kind = text.get_type();
-        let decoded = DictRef::from_value(text).is_some() || ListRef::from_value(text).is_some() || TupleRef::from_value(text).is_some();
+        let decoded =
+            DictRef::from_value(text).is_some() || ListRef::from_value(text).is_some() || TupleRef::from_value(text).is_some();
         let hint = if decoded { "It is decoded already: use it as it is." } else { "Give it a string." };
         return Err(Raised::type_of(format!("json.loads() takes text, not a value of type {kind}. {hint}")));
     };

@@ -123,7 +123,8 @@ fn string<'v>(
     let done = match (name, args) {
         ("format", _) => percent::braces(eval, text, args, named)?,
         ("format_map", [map]) => {
-            let fields: Named = DictRef::from_value(*map).map(|d| d.iter().map(|(k, v)| (k.to_str(), v)).collect()).unwrap_or_default();
+            let fields: Named =
+                DictRef::from_value(*map).map(|d| d.iter().map(|(k, v)| (k.to_str(), v)).collect()).unwrap_or_default();
             percent::braces(eval, text, &[], &fields)?
         }
         ("zfill", [width]) => {
@@ -157,7 +158,8 @@ fn string<'v>(
         }
         ("split", [separator]) if named.len() == 1 && named[0].0 == "maxsplit" => {
             let most = usize::try_from(named[0].1.unpack_i32().unwrap_or(-1)).unwrap_or(usize::MAX - 1);
-            let separator = separator.unpack_str().filter(|s| !s.is_empty()).ok_or_else(|| Raised::value("The separator is empty."))?;
+            let separator =
+                separator.unpack_str().filter(|s| !s.is_empty()).ok_or_else(|| Raised::value("The separator is empty."))?;
             return Ok(Some(heap.alloc(text.splitn(most.saturating_add(1), separator).collect::<Vec<_>>())));
         }
         ("isnumeric" | "isdecimal", []) => {
@@ -190,7 +192,9 @@ fn join<'v>(heap: Heap<'v>, separator: &str, parts: Value<'v>) -> starlark::Resu
     for (index, part) in basics::items(heap, parts)?.iterate(heap)?.enumerate() {
         let Some(text) = part.unpack_str() else {
             let kind = part.get_type();
-            return Err(Raised::type_of(format!("join() takes strings; item {index} is of type {kind}. Write `.join([str(x) for x in xs])`.")));
+            return Err(Raised::type_of(format!(
+                "join() takes strings; item {index} is of type {kind}. Write `.join([str(x) for x in xs])`."
+            )));
         };
         if index > 0 {
             out.push_str(separator);
@@ -215,7 +219,8 @@ fn list<'v>(
     match (name, args) {
         ("sort", []) => {
             let option = |key: &str| named.iter().find(|(k, _)| k == key).map(|(_, v)| *v);
-            let sorted = sort(eval, items(), option("key").filter(|k| !k.is_none()), option("reverse").is_some_and(Value::to_bool))?;
+            let sorted =
+                sort(eval, items(), option("key").filter(|k| !k.is_none()), option("reverse").is_some_and(Value::to_bool))?;
             replace(eval, value, sorted)
         }
         ("reverse", []) => {
@@ -225,7 +230,8 @@ fn list<'v>(
         }
         ("copy", []) => Ok(Some(heap.alloc(items()))),
         ("count", [wanted]) => {
-            let count = items().into_iter().try_fold(0i32, |n, item| Ok::<_, starlark::Error>(n + i32::from(item.equals(*wanted)?)))?;
+            let count =
+                items().into_iter().try_fold(0i32, |n, item| Ok::<_, starlark::Error>(n + i32::from(item.equals(*wanted)?)))?;
             Ok(Some(heap.alloc(count)))
         }
         ("appendleft", [item]) => {

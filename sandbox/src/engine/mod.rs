@@ -5,6 +5,7 @@ mod basics;
 mod builtins;
 mod calls;
 mod classes;
+mod construct;
 mod convert;
 mod dates;
 mod defaults;

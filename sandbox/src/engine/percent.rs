@@ -40,7 +40,9 @@ pub fn percent<'v>(
             }
             None => *next.next().ok_or_else(|| Raised::type_of("The format has more `%` than there are values."))?,
         };
-        let end = rest.find(|c: char| c.is_ascii_alphabetic()).ok_or_else(|| Raised::value("Behind `%` stands s, d, f or the like."))?;
+        let end = rest
+            .find(|c: char| c.is_ascii_alphabetic())
+            .ok_or_else(|| Raised::value("Behind `%` stands s, d, f or the like."))?;
         let spec = &rest[..end];
         let kind = rest.as_bytes()[end];
         rest = &rest[end + 1..];
@@ -63,7 +65,11 @@ fn one<'v>(eval: &mut Evaluator<'v, '_, '_>, value: Value<'v>, spec: &str, kind:
         's' | 'r' => {
             let text = show::text(eval, value, kind == 'r')?;
             let text = eval.heap().alloc(text);
-            format::format(eval, text, &format!("{}{plain}", if left || plain.is_empty() || plain.starts_with('.') { "" } else { ">" }))
+            format::format(
+                eval,
+                text,
+                &format!("{}{plain}", if left || plain.is_empty() || plain.starts_with('.') { "" } else { ">" }),
+            )
         }
         'd' | 'i' | 'u' => {
             let whole = match (value.get_type(), UnpackFloat::unpack_value(value)) {

@@ -12,7 +12,9 @@ use sha2::{Digest, Sha256};
 use starlark::any::ProvidesStaticType;
 use starlark::eval::Evaluator;
 use starlark::values::Value;
-use tollgate_codemode::wire::{GATEWAY, GATEWAY_PREFIX, Answer, Catalog, CatalogServer, CatalogTool, ErrorKind, JournalEntry, Limits, PendingCall};
+use tollgate_codemode::wire::{
+    Answer, Catalog, CatalogServer, CatalogTool, ErrorKind, GATEWAY, GATEWAY_PREFIX, JournalEntry, Limits, PendingCall,
+};
 
 use super::convert;
 use super::limits::Limit;
@@ -101,11 +103,7 @@ impl Run {
         tool: &CatalogTool,
         arguments: Map<String, Json>,
     ) -> starlark::Result<Answered<'v>> {
-        let to = Asked {
-            tool_id: &tool.tool_id,
-            server: &self.server(server).name,
-            tool: &tool.name,
-        };
+        let to = Asked { tool_id: &tool.tool_id, server: &self.server(server).name, tool: &tool.name };
         self.ask(eval, &to, arguments)
     }
 
@@ -115,12 +113,7 @@ impl Run {
         self.ask(eval, &to, Map::new())
     }
 
-    fn ask<'v>(
-        &self,
-        eval: &Evaluator<'v, '_, '_>,
-        to: &Asked,
-        arguments: Map<String, Json>,
-    ) -> starlark::Result<Answered<'v>> {
+    fn ask<'v>(&self, eval: &Evaluator<'v, '_, '_>, to: &Asked, arguments: Map<String, Json>) -> starlark::Result<Answered<'v>> {
         let sequence = self.take_sequence()?;
         let fingerprint = fingerprint(to.tool_id, &arguments);
         let Some(entry) = self.journal.get(&sequence) else {
@@ -213,12 +206,7 @@ impl Run {
 
     /// # Errors
     /// Those of `compile`, which is asked once for each pattern.
-    pub fn pattern(
-        &self,
-        text: &str,
-        flags: i32,
-        compile: impl FnOnce() -> starlark::Result<Regex>,
-    ) -> starlark::Result<Regex> {
+    pub fn pattern(&self, text: &str, flags: i32, compile: impl FnOnce() -> starlark::Result<Regex>) -> starlark::Result<Regex> {
         let key = (text.to_owned(), flags);
         if let Some(known) = self.patterns.borrow().get(&key) {
             return Ok(known.clone());

@@ -32,7 +32,11 @@ fn write<'v>(
         return Err(Raised::limit(Limit::Text));
     }
     if let Some(text) = value.unpack_str() {
-        if repr { quote(text, out) } else { out.push_str(text) }
+        if repr {
+            quote(text, out)
+        } else {
+            out.push_str(text)
+        }
         return Ok(());
     }
     if depth > VALUE_DEPTH {
@@ -80,7 +84,9 @@ fn write<'v>(
         }
         return Ok(());
     }
-    if value.get_type() == "function" && matches!(value.to_str().as_str(), "str" | "int" | "float" | "bool" | "list" | "dict" | "tuple") {
+    if value.get_type() == "function"
+        && matches!(value.to_str().as_str(), "str" | "int" | "float" | "bool" | "list" | "dict" | "tuple")
+    {
         out.push_str(&format!("<class '{}'>", value.to_str()));
         return Ok(());
     }

@@ -25,8 +25,11 @@ pub fn strings(parser: &mut Parser) -> Result<Expression, SyntaxError> {
         parser.at += 1;
         if literal.formatted {
             formatted = true;
-            Reader { source: parser.source, literal: &literal, at: literal.body.start, nested: parser.nested }
-                .pieces(literal.body.end, false, &mut pieces)?;
+            Reader { source: parser.source, literal: &literal, at: literal.body.start, nested: parser.nested }.pieces(
+                literal.body.end,
+                false,
+                &mut pieces,
+            )?;
         } else {
             push_text(&mut pieces, &text::decode(&parser.source[literal.body.clone()], literal.raw));
         }

@@ -6,8 +6,22 @@ use super::lexer::Token;
 use super::refuse;
 
 /// Modules that the engine has as values of the same name, `__module_json` and so on.
-const MODULES: &[&str] =
-    &["json", "re", "math", "datetime", "time", "random", "asyncio", "collections", "itertools", "functools", "statistics"];
+const MODULES: &[&str] = &[
+    "json",
+    "re",
+    "math",
+    "datetime",
+    "time",
+    "random",
+    "asyncio",
+    "collections",
+    "itertools",
+    "functools",
+    "statistics",
+    "operator",
+    "copy",
+    "heapq",
+];
 /// Their names are for annotations, or for what the language does anyway.
 const EMPTY: &[&str] = &["typing", "__future__", "dataclasses", "abc", "typing_extensions", "types"];
 

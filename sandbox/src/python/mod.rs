@@ -7,6 +7,7 @@
 //! refused with the line, the column and what to write instead.
 
 mod ast;
+mod clauses;
 mod emit;
 mod expression;
 mod fstring;
@@ -18,8 +19,8 @@ mod scope;
 mod statement;
 mod text;
 
-pub use self::places::{Places, line_column};
 pub use self::lexer::{Lexeme, Token};
+pub use self::places::{Places, line_column};
 
 /// Where in the author's text something is wrong, and what to write instead.
 #[derive(Debug, Clone, PartialEq, Eq)]

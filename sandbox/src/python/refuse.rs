@@ -25,7 +25,8 @@ const FOREIGN: &[(&str, &str)] = &[
 
 pub fn foreign(rest: &str) -> Option<&'static str> {
     // `a ++b` is Python, if odd; `x++` at the end of a line is not.
-    let applies = |op: &str| op != "++" || rest[2..].trim_start_matches([' ', '\t']).starts_with(['\n', ';', ')']) || rest.len() == 2;
+    let applies =
+        |op: &str| op != "++" || rest[2..].trim_start_matches([' ', '\t']).starts_with(['\n', ';', ')']) || rest.len() == 2;
     FOREIGN.iter().find(|(op, _)| rest.starts_with(op) && applies(op)).map(|(_, hint)| *hint)
 }
 
@@ -72,8 +73,10 @@ pub fn module(module: &str) -> String {
         "uuid" | "secrets" => "Use `random()`, which is replayed, or let a tool make the id.",
         "csv" => "Use `line.split(\",\")` and `\",\".join(..)`.",
         "decimal" | "fractions" => "Use integers (cents) or `round(x, 2)`.",
+        "enum" => "Use strings: `OPEN = \"open\"`.",
+        "textwrap" | "string" => "Use the methods of strings: `strip`, `ljust`, `split`.",
+        "traceback" => "Write `str(e)`.",
         "hashlib" | "base64" | "hmac" => "Use a tool that encodes.",
-        "" => "The servers are global names: leave the line out.",
         _ => "The servers are global names: leave the line out.",
     };
     format!("There is no module '{module}'. {hint} Modules: json, re, math, datetime, time, random, collections, itertools.")

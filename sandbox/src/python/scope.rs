@@ -161,7 +161,9 @@ impl Analysis {
         for name in names {
             let owner = if global { Some(0) } else { self.outer_owner(name) };
             let Some(owner) = owner else {
-                let message = format!("No function around this one has a variable '{name}'. Assign it there first, or write `global {name}`.");
+                let message = format!(
+                    "No function around this one has a variable '{name}'. Assign it there first, or write `global {name}`."
+                );
                 return Err(SyntaxError::new(statement.at, message));
             };
             if owner != self.current {

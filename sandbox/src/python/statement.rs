@@ -91,7 +91,10 @@ impl Parser<'_> {
         }
         self.at += 1;
         if !matches!(self.token(), Token::Indent) {
-            return Err(SyntaxError::new(self.place(), "An indented block is missing here. Indent the lines that belong to it, or write `pass`."));
+            return Err(SyntaxError::new(
+                self.place(),
+                "An indented block is missing here. Indent the lines that belong to it, or write `pass`.",
+            ));
         }
         self.at += 1;
         while !matches!(self.token(), Token::Dedent | Token::End) {

@@ -33,6 +33,32 @@ fn time() {
     ends("x, y = [1], [1]\nfor i in range(60): x, y = [x, x], [y, y]\nx == y", "time (2 s");
 }
 
+/// Whatever the engine adds to Starlark is bounded as well: by ticks, by a limit of its own, or by the process's.
+#[test]
+fn what_the_engine_adds_is_bounded() {
+    ends("any(x < 0 for x in range(2000000000))", "heap");
+    ends("list(map(lambda x: x, range(2000000000)))", "memory (512 MB)");
+    ends("filter(lambda x: False, range(2000000000))", "ticks");
+    ends("x = sum(range(2000000000))", "time (2 s");
+    ends("import itertools\nwhile True:\n  try:\n    fail()\n  except Exception:\n    pass", "ticks");
+    ends("import re\nre.sub('', 'x' * 1000000, 'a' * 1000000)", "text (1048576 bytes");
+    ends("import re\nre.findall('(a|a)*b', 'a' * 2000000)", "text (1048576 bytes");
+    ends("import json\nx = [1]\nfor i in range(40): x = [x, x]\njson.dumps(x, indent=16)", "json.encode");
+    ends("class A:\n  def __init__(self): self.a = self\nx = A()\nresult = x", "depth");
+    ends("def f(n):\n  try:\n    return f(n + 1)\n  except Exception:\n    return 0\nf(0)", "call stack");
+    for source in [
+        "import re\nre.findall('(a*)*b', 'a' * 900000)",
+        "import re\nre.compile('(((a{100}){100}){100}){100}')",
+        "import itertools\nlist(itertools.product(*[range(100)] * 10))",
+        "x = '%1000000000d' % 1",
+        "import datetime\ndatetime.datetime(9999, 12, 31) + datetime.timedelta(days=10 ** 9)",
+        "class A:\n  def __init__(self): self.a = self\nx = A()\nprint(x)",
+    ] {
+        let reply = in_process(source).unwrap_or_else(|| panic!("no last words: {source}"));
+        assert!(!matches!(reply.outcome, Outcome::Need { .. }), "{source}");
+    }
+}
+
 #[test]
 fn directed_graphs_as_json() {
     ends("x = [1]\nfor i in range(60): x = [x, x]\nresult = x", "result");
@@ -50,7 +76,7 @@ fn parser() {
 
 #[test]
 fn depth_of_values() {
-    ends("x = ()\nfor i in range(1000000): x = (x,)\nd = {x: 1}", "native stack");
+    ends("x = 1\nfor i in range(1000000): x = struct(a=x)\nprint(x)", "native stack");
     let reply = in_process("x, y = [], []\nfor i in range(300000): x, y = [x], [y]\nx == y").unwrap();
     assert_eq!(failure(&reply).message, "Too many recursion levels");
     // With garbage collection the second loop would trace a million levels.

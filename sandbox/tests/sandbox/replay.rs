@@ -159,7 +159,8 @@ fn parallel_within_parallel_goes_one_after_the_other() {
 
 #[test]
 fn time_and_chance_are_asked_of_the_gateway_and_journalled() {
-    let source = "import time, random\na = now()\nb = time.time()\nx = [random.random() for i in range(3)]\nresult = [a.year, b, x]";
+    let source =
+        "import time, random\na = now()\nb = time.time()\nx = [random.random() for i in range(3)]\nresult = [a.year, b, x]";
     let answer = |call: &PendingCall| match call.tool_id.as_str() {
         NOW => Answer::Value(json!(1_700_000_000_500_000_i64)),
         RANDOM => Answer::Value(json!(7)),

@@ -26,7 +26,10 @@ fn number(value: Value) -> starlark::Result<f64> {
 }
 
 fn small(value: Value) -> starlark::Result<u32> {
-    value.unpack_i32().and_then(|n| u32::try_from(n).ok()).ok_or_else(|| Raised::value("The parts of a date are positive integers."))
+    value
+        .unpack_i32()
+        .and_then(|n| u32::try_from(n).ok())
+        .ok_or_else(|| Raised::value("The parts of a date are positive integers."))
 }
 
 fn offset(zone: Option<Value>) -> starlark::Result<Option<i32>> {
@@ -179,11 +182,7 @@ fn class_methods(builder: &mut MethodsBuilder) {
         Ok(heap.alloc(parse::strptime(text, format)?))
     }
 
-    fn now<'v>(
-        this: Value<'v>,
-        tz: Option<NoneOr<Value<'v>>>,
-        eval: &mut Evaluator<'v, '_, '_>,
-    ) -> starlark::Result<Value<'v>> {
+    fn now<'v>(this: Value<'v>, tz: Option<NoneOr<Value<'v>>>, eval: &mut Evaluator<'v, '_, '_>) -> starlark::Result<Value<'v>> {
         let _ = this;
         let offset = offset(tz.and_then(NoneOr::into_option))?;
         Ok(eval.heap().alloc(from_micros(now(eval)?, offset)?))

@@ -36,7 +36,9 @@ pub fn register(builder: &mut GlobalsBuilder) {
 pub fn now<'v>(eval: &Evaluator<'v, '_, '_>) -> starlark::Result<i64> {
     match Run::of(eval).ask_gateway(eval, wire::NOW)? {
         Answered::Value(value) => integer(eval, value),
-        Answered::ToolError(text) => Err(Raised::error(ErrorKind::ToolError, format!("The time is not given to scripts: {text}"))),
+        Answered::ToolError(text) => {
+            Err(Raised::error(ErrorKind::ToolError, format!("The time is not given to scripts: {text}")))
+        }
     }
 }
 

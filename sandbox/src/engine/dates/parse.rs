@@ -13,16 +13,18 @@ const FORMAT_BYTES: usize = 1_000;
 /// When the text is no time of ISO 8601.
 pub fn iso(text: &str) -> starlark::Result<DateTime> {
     read_iso(text.trim()).ok_or_else(|| {
-        Raised::value(format!("'{}' is no time as 2025-01-31T12:00:00+00:00. Use `datetime.strptime(text, format)`.", short(text)))
+        Raised::value(format!(
+            "'{}' is no time as 2025-01-31T12:00:00+00:00. Use `datetime.strptime(text, format)`.",
+            short(text)
+        ))
     })
 }
 
 /// # Errors
 /// When the text is no date of ISO 8601.
 pub fn iso_date(text: &str) -> starlark::Result<NaiveDate> {
-    read_date(text.trim()).ok_or_else(|| {
-        Raised::value(format!("'{}' is no date as 2025-01-31. Cut a time off first: `text[:10]`.", short(text)))
-    })
+    read_date(text.trim())
+        .ok_or_else(|| Raised::value(format!("'{}' is no date as 2025-01-31. Cut a time off first: `text[:10]`.", short(text))))
 }
 
 fn short(text: &str) -> String {
@@ -101,7 +103,10 @@ pub fn strptime(text: &str, format: &str) -> starlark::Result<DateTime> {
     if parsed.year().is_none() && parsed.year_mod_100().is_none() && parsed.timestamp().is_none() {
         parsed.set_year(1900).map_err(|_| refuse())?;
     }
-    let dated = parsed.ordinal().is_some() || parsed.isoweek().is_some() || parsed.week_from_sun().is_some() || parsed.timestamp().is_some();
+    let dated = parsed.ordinal().is_some()
+        || parsed.isoweek().is_some()
+        || parsed.week_from_sun().is_some()
+        || parsed.timestamp().is_some();
     if !dated && parsed.month().is_none() {
         parsed.set_month(1).map_err(|_| refuse())?;
     }

@@ -174,7 +174,10 @@ impl<'v> StarlarkValue<'v> for DateTime {
 
     fn compare(&self, other: Value<'v>) -> starlark::Result<Ordering> {
         let Some(other) = other.downcast_ref::<Self>() else {
-            return Err(Raised::type_of(format!("A datetime cannot be compared with a value of type {}. Parse both: `datetime.fromisoformat(text)`.", other.get_type())));
+            return Err(Raised::type_of(format!(
+                "A datetime cannot be compared with a value of type {}. Parse both: `datetime.fromisoformat(text)`.",
+                other.get_type()
+            )));
         };
         if self.offset.is_some() != other.offset.is_some() {
             return Err(mixed());
@@ -197,7 +200,10 @@ impl<'v> StarlarkValue<'v> for DateTime {
             return Ok(heap.alloc(self.plus(delta.0.saturating_neg())?));
         }
         let Some(other) = other.downcast_ref::<Self>() else {
-            return Err(Raised::type_of(format!("A value of type {} cannot be taken from a datetime. Use timedelta(days=1).", other.get_type())));
+            return Err(Raised::type_of(format!(
+                "A value of type {} cannot be taken from a datetime. Use timedelta(days=1).",
+                other.get_type()
+            )));
         };
         if self.offset.is_some() != other.offset.is_some() {
             return Err(mixed());
@@ -219,7 +225,10 @@ impl<'v> StarlarkValue<'v> for Date {
     fn compare(&self, other: Value<'v>) -> starlark::Result<Ordering> {
         match other.downcast_ref::<Self>() {
             Some(other) => Ok(self.0.cmp(&other.0)),
-            None => Err(Raised::type_of(format!("A date cannot be compared with a value of type {}. Use `t.date()`.", other.get_type()))),
+            None => Err(Raised::type_of(format!(
+                "A date cannot be compared with a value of type {}. Use `t.date()`.",
+                other.get_type()
+            ))),
         }
     }
 
@@ -239,7 +248,10 @@ impl<'v> StarlarkValue<'v> for Date {
         }
         match other.downcast_ref::<Self>() {
             Some(other) => Ok(heap.alloc(Delta((self.0 - other.0).num_days() * 86_400_000_000))),
-            None => Err(Raised::type_of(format!("A value of type {} cannot be taken from a date. Use timedelta(days=1).", other.get_type()))),
+            None => Err(Raised::type_of(format!(
+                "A value of type {} cannot be taken from a date. Use timedelta(days=1).",
+                other.get_type()
+            ))),
         }
     }
 }
@@ -278,7 +290,10 @@ impl<'v> StarlarkValue<'v> for Delta {
     fn compare(&self, other: Value<'v>) -> starlark::Result<Ordering> {
         match other.downcast_ref::<Self>() {
             Some(other) => Ok(self.0.cmp(&other.0)),
-            None => Err(Raised::type_of(format!("A timedelta cannot be compared with a value of type {}. Use `d.days` or `timedelta(days=1)`.", other.get_type()))),
+            None => Err(Raised::type_of(format!(
+                "A timedelta cannot be compared with a value of type {}. Use `d.days` or `timedelta(days=1)`.",
+                other.get_type()
+            ))),
         }
     }
 
@@ -332,7 +347,9 @@ impl<'v> StarlarkValue<'v> for Delta {
 
     fn floor_div(&self, other: Value<'v>, heap: Heap<'v>) -> starlark::Result<Value<'v>> {
         match other.downcast_ref::<Self>().map(|o| o.0).or_else(|| other.unpack_i32().map(i64::from)) {
-            None | Some(0) => Err(Raised::of_class("ZeroDivisionError", "A timedelta is divided by a number or a timedelta, not by 0.")),
+            None | Some(0) => {
+                Err(Raised::of_class("ZeroDivisionError", "A timedelta is divided by a number or a timedelta, not by 0."))
+            }
             Some(by) => {
                 let floor = self.0.div_euclid(by) - i64::from(by < 0 && self.0.rem_euclid(by) != 0);
                 Ok(if other.downcast_ref::<Self>().is_some() { heap.alloc(floor) } else { heap.alloc(Self(floor)) })

@@ -111,14 +111,20 @@ impl Emitter<'_> {
 
     pub(super) fn raise(&mut self, at: usize, value: Option<&Expression>) -> Emitted {
         match (value, self.handling.last().cloned()) {
-            (Some(value), _) => self.on_line(at, |e| e.wrapped("__raise", value)),
+            (Some(value), _) => self.on_line(at, |e| {
+                e.push("__raise(");
+                e.expression(value, 0)?;
+                e.push(")");
+                Ok(())
+            }),
             (None, Some(exception)) => {
                 self.line(at, &format!("__raise({exception})"));
                 Ok(())
             }
-            (None, None) => {
-                Err(SyntaxError::new(at, "`raise` alone stands only in an `except` block. Write `raise ValueError(\"message\")`."))
-            }
+            (None, None) => Err(SyntaxError::new(
+                at,
+                "`raise` alone stands only in an `except` block. Write `raise ValueError(\"message\")`.",
+            )),
         }
     }
 }

@@ -43,9 +43,33 @@ const RENAMED: &[(&str, &str)] = &[
 ];
 /// Methods of strings, lists and dicts that Starlark lacks or has with another meaning.
 const METHODS: &[&str] = &[
-    "format", "format_map", "zfill", "ljust", "rjust", "center", "casefold", "swapcase", "encode", "isnumeric", "isdecimal",
-    "isidentifier", "expandtabs", "sort", "reverse", "copy", "most_common", "elements", "total", "count", "fromkeys", "join", "update",
-    "appendleft", "popleft", "extend", "split",
+    "format",
+    "format_map",
+    "zfill",
+    "ljust",
+    "rjust",
+    "center",
+    "casefold",
+    "swapcase",
+    "encode",
+    "isnumeric",
+    "isdecimal",
+    "isidentifier",
+    "expandtabs",
+    "sort",
+    "reverse",
+    "copy",
+    "most_common",
+    "elements",
+    "total",
+    "count",
+    "fromkeys",
+    "join",
+    "update",
+    "appendleft",
+    "popleft",
+    "extend",
+    "split",
 ];
 
 impl Emitter<'_> {
@@ -127,7 +151,9 @@ impl Emitter<'_> {
     fn argument_list(&mut self, arguments: &[Argument], iterated: RangeInclusive<usize>) -> Emitted {
         let starred = arguments.iter().position(|a| a.star == "*").unwrap_or(arguments.len());
         let mut written = 0;
-        for (index, argument) in arguments.iter().enumerate().filter(|(i, a)| a.star.is_empty() && a.name.is_none() && *i < starred) {
+        for (index, argument) in
+            arguments.iter().enumerate().filter(|(i, a)| a.star.is_empty() && a.name.is_none() && *i < starred)
+        {
             self.comma(&mut written);
             let plain = matches!(argument.value.kind, Expr::List(_) | Expr::Comprehension(_) | Expr::Dict(_));
             if iterated.contains(&index) && !plain {

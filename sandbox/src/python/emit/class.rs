@@ -5,7 +5,7 @@ use super::super::scope::address;
 use super::{Emitted, Emitter, Frame};
 
 /// Bases that say nothing here.
-const SILENT: &[&str] = &["object", "ABC", "Protocol"];
+const SILENT: &[&str] = &["object", "ABC", "Protocol", "TypedDict"];
 
 impl Emitter<'_> {
     pub(super) fn class(&mut self, at: usize, class: &Class) -> Emitted {

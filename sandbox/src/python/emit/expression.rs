@@ -1,11 +1,11 @@
 //! Expressions, with parentheses only where Starlark's precedence asks for them.
 
 use super::super::SyntaxError;
-use super::super::ast::{Collects, Comprehension, Expr, Expression, Piece};
+use super::super::ast::{Expr, Expression, Piece};
 use super::super::text::quote;
 use super::{Emitted, Emitter};
 
-const OR: u8 = 1;
+pub(super) const OR: u8 = 1;
 const AND: u8 = 2;
 const NOT: u8 = 3;
 const COMPARE: u8 = 4;
@@ -74,6 +74,7 @@ impl Emitter<'_> {
     }
 
     pub(super) fn wrapped(&mut self, function: &str, e: &Expression) -> Emitted {
+        self.mark(e.at);
         self.push(function);
         self.push("(");
         self.expression(e, 0)?;
@@ -96,7 +97,10 @@ impl Emitter<'_> {
             Expr::Set(items) => return self.sequence(items, "__set"),
             Expr::Dict(pairs) => return self.dict(pairs),
             Expr::Starred(_) => {
-                return Err(SyntaxError::new(e.at, "A `*` cannot stand here. Put it into a list, `[*a, b]`, or into a call, `f(*a)`."));
+                return Err(SyntaxError::new(
+                    e.at,
+                    "A `*` cannot stand here. Put it into a list, `[*a, b]`, or into a call, `f(*a)`.",
+                ));
             }
             Expr::Unary(op, inner) => {
                 self.push(op);
@@ -346,67 +350,6 @@ impl Emitter<'_> {
             self.push(", ");
         }
         self.push(")");
-        Ok(())
-    }
-
-    /// What a `for` loops over: strings give characters, iterators their rest.
-    pub(super) fn iterable(&mut self, e: &Expression) -> Emitted {
-        // An error caught in the middle of a loop leaves Starlark's list locked; a copy does not matter.
-        self.wrapped(if self.scopes.catches { "__copy" } else { "__iter" }, e)
-    }
-
-    fn comprehension(&mut self, c: &Comprehension) -> Emitted {
-        let (open, close) = match c.collects {
-            Collects::List => ("[", "]"),
-            Collects::Items => ("__items([", "])"),
-            Collects::Set => ("__set([", "])"),
-            Collects::Dict => ("{", "}"),
-        };
-        self.push(open);
-        self.collected(c, None)?;
-        self.push(close);
-        Ok(())
-    }
-
-    /// `element for target in iterable if ..`; `first` stands in the place of the first iterable.
-    pub(super) fn collected(&mut self, c: &Comprehension, first: Option<&str>) -> Emitted {
-        let outer = self.scope;
-        self.scope = self.scopes.of(c);
-        self.expression(&c.element, OR)?;
-        if let Some(value) = &c.value {
-            self.push(": ");
-            self.expression(value, OR)?;
-        }
-        self.scope = outer;
-        self.clauses_from(c, first)
-    }
-
-    pub(super) fn clauses(&mut self, c: &Comprehension) -> Emitted {
-        self.clauses_from(c, None)
-    }
-
-    fn clauses_from(&mut self, c: &Comprehension, first: Option<&str>) -> Emitted {
-        let (outer, inner) = (self.scope, self.scopes.of(c));
-        for (index, clause) in c.clauses.iter().enumerate() {
-            self.scope = inner;
-            self.push(" for ");
-            self.target(&clause.target)?;
-            self.push(" in ");
-            match first.filter(|_| index == 0) {
-                Some(text) => self.push(text),
-                None => {
-                    // The first iterable belongs to the scope around.
-                    self.scope = if index == 0 { outer } else { inner };
-                    self.iterable(&clause.iterable)?;
-                    self.scope = inner;
-                }
-            }
-            for condition in &clause.conditions {
-                self.push(" if ");
-                self.expression(condition, OR)?;
-            }
-        }
-        self.scope = outer;
         Ok(())
     }
 }

@@ -6,7 +6,9 @@
 mod attempt;
 mod call;
 mod class;
+mod comprehension;
 mod expression;
+mod function;
 mod statement;
 
 use super::ast::{Block, Expr, Statement, Stmt};

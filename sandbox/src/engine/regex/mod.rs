@@ -4,18 +4,19 @@
 // The derives of `ProvidesStaticType` expand to an unsafe marker impl; there is no other unsafe here.
 #![allow(unsafe_code)]
 
+mod functions;
+
 use std::fmt;
 
 use allocative::Allocative;
 use regex::{Captures, Regex, RegexBuilder};
 use starlark::any::ProvidesStaticType;
-use starlark::environment::{GlobalsBuilder, Methods, MethodsBuilder};
+use starlark::environment::Methods;
 use starlark::eval::Evaluator;
-use starlark::starlark_module;
-use starlark::values::dict::AllocDict;
-use starlark::values::tuple::{AllocTuple, UnpackTuple};
+use starlark::values::tuple::AllocTuple;
 use starlark::values::{Heap, NoSerialize, StarlarkPagablePanic, StarlarkValue, Value, ValueLike, starlark_value};
 
+pub use self::functions::register;
 use super::limits::{ENCODE_BYTES, Limit, TEXT_BYTES};
 use super::raised::Raised;
 use super::run::Run;
@@ -63,20 +64,17 @@ impl fmt::Display for Match {
     }
 }
 
-starlark::methods_static!(PATTERN = pattern_methods);
-starlark::methods_static!(MATCH = match_methods);
-
 #[starlark_value(type = "pattern")]
 impl<'v> StarlarkValue<'v> for Pattern {
     fn get_methods() -> Option<&'static Methods> {
-        Some(PATTERN.methods())
+        Some(functions::PATTERN.methods())
     }
 }
 
 #[starlark_value(type = "match")]
 impl<'v> StarlarkValue<'v> for Match {
     fn get_methods() -> Option<&'static Methods> {
-        Some(MATCH.methods())
+        Some(functions::MATCH.methods())
     }
 
     fn at(&self, index: Value<'v>, heap: Heap<'v>) -> starlark::Result<Value<'v>> {
@@ -135,28 +133,26 @@ fn compile(text: &str, flags: i32) -> starlark::Result<Regex> {
     }
     let text = text.replace("\\Z", "\\z");
     let text = if inline.is_empty() { text } else { format!("(?{inline}){text}") };
-    RegexBuilder::new(&text)
-        .size_limit(PATTERN_BYTES)
-        .dfa_size_limit(PATTERN_BYTES)
-        .build()
-        .map_err(|error| {
-            let why = error.to_string();
-            let why = why.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
-            let hint = if why.contains("look-around") {
-                " Match more and cut it off: a group `(..)` gives the part you want."
-            } else if why.contains("backreferences") {
-                " Compare the groups afterwards: `m.group(1) == m.group(2)`."
-            } else {
-                ""
-            };
-            Raised::value(format!("The pattern is not supported: {why}.{hint}"))
-        })
+    RegexBuilder::new(&text).size_limit(PATTERN_BYTES).dfa_size_limit(PATTERN_BYTES).build().map_err(|error| {
+        let why = error.to_string();
+        let why = why.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
+        let hint = if why.contains("look-around") {
+            " Match more and cut it off: a group `(..)` gives the part you want."
+        } else if why.contains("backreferences") {
+            " Compare the groups afterwards: `m.group(1) == m.group(2)`."
+        } else {
+            ""
+        };
+        Raised::value(format!("The pattern is not supported: {why}.{hint}"))
+    })
 }
 
 fn subject<'v>(text: Value<'v>) -> starlark::Result<&'v str> {
     let Some(text) = text.unpack_str() else {
         let kind = text.get_type();
-        return Err(Raised::type_of(format!("`re` searches strings, not a value of type {kind}. Write `str(x)`, or `x or \"\"`.")));
+        return Err(Raised::type_of(format!(
+            "`re` searches strings, not a value of type {kind}. Write `str(x)`, or `x or \"\"`."
+        )));
     };
     if text.len() > TEXT_BYTES {
         return Err(Raised::limit(Limit::Text));
@@ -281,186 +277,4 @@ fn expand(template: &str, captures: &Captures, out: &mut String) -> starlark::Re
     }
     out.push_str(rest);
     Ok(())
-}
-
-pub fn register(builder: &mut GlobalsBuilder) {
-    for (name, flag) in [
-        ("I", IGNORECASE),
-        ("IGNORECASE", IGNORECASE),
-        ("M", MULTILINE),
-        ("MULTILINE", MULTILINE),
-        ("S", DOTALL),
-        ("DOTALL", DOTALL),
-        ("X", VERBOSE),
-        ("VERBOSE", VERBOSE),
-        ("ASCII", 0),
-        ("A", 0),
-        ("UNICODE", 0),
-    ] {
-        builder.set(name, flag);
-    }
-    functions(builder);
-}
-
-#[starlark_module]
-fn functions(builder: &mut GlobalsBuilder) {
-    fn compile<'v>(pattern: Value<'v>, flags: Option<i32>, eval: &mut Evaluator<'v, '_, '_>) -> starlark::Result<Value<'v>> {
-        let regex = compiled(eval, pattern, flags.unwrap_or(0))?;
-        Ok(eval.heap().alloc(Pattern { regex }))
-    }
-
-    fn search<'v>(pattern: Value<'v>, string: Value<'v>, flags: Option<i32>, eval: &mut Evaluator<'v, '_, '_>) -> starlark::Result<Value<'v>> {
-        find(eval, &compiled(eval, pattern, flags.unwrap_or(0))?, string, Where::Anywhere)
-    }
-
-    fn r#match<'v>(pattern: Value<'v>, string: Value<'v>, flags: Option<i32>, eval: &mut Evaluator<'v, '_, '_>) -> starlark::Result<Value<'v>> {
-        find(eval, &compiled(eval, pattern, flags.unwrap_or(0))?, string, Where::Start)
-    }
-
-    fn fullmatch<'v>(pattern: Value<'v>, string: Value<'v>, flags: Option<i32>, eval: &mut Evaluator<'v, '_, '_>) -> starlark::Result<Value<'v>> {
-        find(eval, &compiled(eval, pattern, flags.unwrap_or(0))?, string, Where::Whole)
-    }
-
-    fn findall<'v>(pattern: Value<'v>, string: Value<'v>, flags: Option<i32>, eval: &mut Evaluator<'v, '_, '_>) -> starlark::Result<Value<'v>> {
-        find_all(eval.heap(), &compiled(eval, pattern, flags.unwrap_or(0))?, string)
-    }
-
-    fn finditer<'v>(pattern: Value<'v>, string: Value<'v>, flags: Option<i32>, eval: &mut Evaluator<'v, '_, '_>) -> starlark::Result<Value<'v>> {
-        find_iter(eval.heap(), &compiled(eval, pattern, flags.unwrap_or(0))?, string)
-    }
-
-    fn split<'v>(
-        pattern: Value<'v>,
-        string: Value<'v>,
-        maxsplit: Option<i32>,
-        flags: Option<i32>,
-        eval: &mut Evaluator<'v, '_, '_>,
-    ) -> starlark::Result<Value<'v>> {
-        split(eval.heap(), &compiled(eval, pattern, flags.unwrap_or(0))?, string, maxsplit.unwrap_or(0))
-    }
-
-    fn sub<'v>(
-        pattern: Value<'v>,
-        repl: Value<'v>,
-        string: Value<'v>,
-        count: Option<i32>,
-        flags: Option<i32>,
-        eval: &mut Evaluator<'v, '_, '_>,
-    ) -> starlark::Result<String> {
-        let regex = compiled(eval, pattern, flags.unwrap_or(0))?;
-        Ok(substitute(eval, &regex, repl, string, count.unwrap_or(0))?.0)
-    }
-
-    fn subn<'v>(
-        pattern: Value<'v>,
-        repl: Value<'v>,
-        string: Value<'v>,
-        eval: &mut Evaluator<'v, '_, '_>,
-    ) -> starlark::Result<Value<'v>> {
-        let regex = compiled(eval, pattern, 0)?;
-        let (text, times) = substitute(eval, &regex, repl, string, 0)?;
-        Ok(eval.heap().alloc((text, times)))
-    }
-
-    fn escape(#[starlark(require = pos)] text: &str) -> starlark::Result<String> {
-        Ok(regex::escape(text))
-    }
-}
-
-fn regex_of<'v>(this: Value<'v>) -> starlark::Result<&'v Regex> {
-    this.downcast_ref::<Pattern>().map(|p| &p.regex).ok_or_else(|| Raised::type_of("This is no pattern."))
-}
-
-#[starlark_module]
-fn pattern_methods(builder: &mut MethodsBuilder) {
-    #[starlark(attribute)]
-    fn pattern<'v>(this: Value<'v>) -> starlark::Result<String> {
-        Ok(regex_of(this)?.as_str().to_owned())
-    }
-
-    fn search<'v>(this: Value<'v>, string: Value<'v>, eval: &mut Evaluator<'v, '_, '_>) -> starlark::Result<Value<'v>> {
-        find(eval, regex_of(this)?, string, Where::Anywhere)
-    }
-
-    fn r#match<'v>(this: Value<'v>, string: Value<'v>, eval: &mut Evaluator<'v, '_, '_>) -> starlark::Result<Value<'v>> {
-        find(eval, regex_of(this)?, string, Where::Start)
-    }
-
-    fn fullmatch<'v>(this: Value<'v>, string: Value<'v>, eval: &mut Evaluator<'v, '_, '_>) -> starlark::Result<Value<'v>> {
-        find(eval, regex_of(this)?, string, Where::Whole)
-    }
-
-    fn findall<'v>(this: Value<'v>, string: Value<'v>, heap: Heap<'v>) -> starlark::Result<Value<'v>> {
-        find_all(heap, regex_of(this)?, string)
-    }
-
-    fn finditer<'v>(this: Value<'v>, string: Value<'v>, heap: Heap<'v>) -> starlark::Result<Value<'v>> {
-        find_iter(heap, regex_of(this)?, string)
-    }
-
-    fn split<'v>(this: Value<'v>, string: Value<'v>, maxsplit: Option<i32>, heap: Heap<'v>) -> starlark::Result<Value<'v>> {
-        split(heap, regex_of(this)?, string, maxsplit.unwrap_or(0))
-    }
-
-    fn sub<'v>(
-        this: Value<'v>,
-        repl: Value<'v>,
-        string: Value<'v>,
-        count: Option<i32>,
-        eval: &mut Evaluator<'v, '_, '_>,
-    ) -> starlark::Result<String> {
-        Ok(substitute(eval, regex_of(this)?, repl, string, count.unwrap_or(0))?.0)
-    }
-}
-
-fn match_of<'v>(this: Value<'v>) -> starlark::Result<&'v Match> {
-    this.downcast_ref::<Match>().ok_or_else(|| Raised::type_of("This is no match."))
-}
-
-fn place(at: usize) -> i32 {
-    i32::try_from(at).unwrap_or(i32::MAX)
-}
-
-#[starlark_module]
-fn match_methods(builder: &mut MethodsBuilder) {
-    fn group<'v>(this: Value<'v>, #[starlark(args)] groups: UnpackTuple<Value<'v>>, heap: Heap<'v>) -> starlark::Result<Value<'v>> {
-        let found = match_of(this)?;
-        match groups.items.as_slice() {
-            [] => found.value(heap, heap.alloc(0)),
-            [one] => found.value(heap, *one),
-            several => {
-                let values = several.iter().map(|g| found.value(heap, *g)).collect::<starlark::Result<Vec<_>>>()?;
-                Ok(heap.alloc(AllocTuple(values)))
-            }
-        }
-    }
-
-    fn groups<'v>(this: Value<'v>, #[starlark(require = pos)] default: Option<Value<'v>>, heap: Heap<'v>) -> starlark::Result<Value<'v>> {
-        let none = default.unwrap_or_else(Value::new_none);
-        let groups = &match_of(this)?.groups;
-        let values = groups.iter().skip(1).map(|g| g.as_ref().map_or(none, |g| heap.alloc(g.text.as_str())));
-        Ok(heap.alloc(AllocTuple(values.collect::<Vec<_>>())))
-    }
-
-    fn groupdict<'v>(this: Value<'v>, heap: Heap<'v>) -> starlark::Result<Value<'v>> {
-        let found = match_of(this)?;
-        let pairs = found.names.iter().zip(&found.groups).filter_map(|(name, group)| {
-            let value = group.as_ref().map_or_else(Value::new_none, |g| heap.alloc(g.text.as_str()));
-            Some((name.as_deref()?, value))
-        });
-        Ok(heap.alloc(AllocDict(pairs.collect::<Vec<_>>())))
-    }
-
-    fn start<'v>(this: Value<'v>, #[starlark(require = pos)] group: Option<Value<'v>>, heap: Heap<'v>) -> starlark::Result<i32> {
-        Ok(match_of(this)?.group(group.unwrap_or_else(|| heap.alloc(0)))?.map_or(-1, |g| place(g.start)))
-    }
-
-    fn end<'v>(this: Value<'v>, #[starlark(require = pos)] group: Option<Value<'v>>, heap: Heap<'v>) -> starlark::Result<i32> {
-        Ok(match_of(this)?.group(group.unwrap_or_else(|| heap.alloc(0)))?.map_or(-1, |g| place(g.end)))
-    }
-
-    fn span<'v>(this: Value<'v>, #[starlark(require = pos)] group: Option<Value<'v>>, heap: Heap<'v>) -> starlark::Result<Value<'v>> {
-        let group = match_of(this)?.group(group.unwrap_or_else(|| heap.alloc(0)))?;
-        Ok(heap.alloc(group.map_or((-1, -1), |g| (place(g.start), place(g.end)))))
-    }
 }
