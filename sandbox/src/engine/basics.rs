@@ -18,6 +18,7 @@ use super::format;
 use super::iterators;
 use super::limits::{Limit, TEXT_BYTES};
 use super::raised::Raised;
+use super::run::call_back;
 use super::show;
 
 /// The items of whatever Python can loop over.
@@ -320,7 +321,7 @@ fn first<'v>(
 ) -> starlark::Result<Option<Value<'v>>> {
     let heap = eval.heap();
     for item in over.iterate(heap)? {
-        let given = eval.eval_function(body, &[item], &[])?;
+        let given = call_back(eval, body, &[item])?;
         if let Some(found) = ListRef::from_value(given).and_then(|list| list.iter().find(|v| wanted(*v))) {
             return Ok(Some(found));
         }

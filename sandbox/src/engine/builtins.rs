@@ -22,7 +22,7 @@ use starlark::values::{
 use super::classes::{self, Instance};
 use super::modules::float;
 use super::raised::Raised;
-use super::run::Run;
+use super::run::{Run, call_back};
 use super::{attr, basics, calls, dates, defaults, exceptions, format, iterators, methods, modules, show};
 
 pub fn globals() -> Globals {
@@ -146,7 +146,7 @@ fn python(builder: &mut GlobalsBuilder) {
         let heap = eval.heap();
         let mut out = Vec::new();
         for item in items.iterate(heap)? {
-            let keep = if function.is_none() { item } else { eval.eval_function(function, &[item], &[])? };
+            let keep = if function.is_none() { item } else { call_back(eval, function, &[item])? };
             if keep.to_bool() {
                 out.push(item);
             }
@@ -167,7 +167,7 @@ fn python(builder: &mut GlobalsBuilder) {
         let mut out = Vec::with_capacity(shortest);
         for at in 0..shortest {
             let arguments: Vec<Value> = lists.iter().map(|list| list[at]).collect();
-            out.push(eval.eval_function(function, &arguments, &[])?);
+            out.push(call_back(eval, function, &arguments)?);
         }
         Ok(heap.alloc(out))
     }
@@ -257,11 +257,16 @@ fn numbers(builder: &mut GlobalsBuilder) {
     fn sum<'v>(
         #[starlark(require = pos)] items: Value<'v>,
         start: Option<Value<'v>>,
-        heap: Heap<'v>,
+        eval: &mut Evaluator<'v, '_, '_>,
     ) -> starlark::Result<Value<'v>> {
+        let heap = eval.heap();
+        let run = Run::of(eval);
         // A bool counts as 0 or 1.
         let count = |item: Value<'v>| item.unpack_bool().map_or(item, |b| heap.alloc(i32::from(b)));
-        items.iterate(heap)?.try_fold(start.unwrap_or_else(|| heap.alloc(0)), |total, item| total.add(count(item), heap))
+        items.iterate(heap)?.try_fold(start.unwrap_or_else(|| heap.alloc(0)), |total, item| {
+            run.charge(eval)?;
+            total.add(count(item), heap)
+        })
     }
 
     fn round<'v>(
@@ -385,7 +390,8 @@ fn extreme<'v>(
     };
     let mut best: Option<(Value, Value)> = None; // the item and what it is measured by
     for item in items {
-        let measure = key.map_or(Ok(item), |key| eval.eval_function(key, &[item], &[]))?;
+        Run::of(eval).charge(eval)?;
+        let measure = key.map_or(Ok(item), |key| call_back(eval, key, &[item]))?;
         let better = best.map_or(Ok(true), |(_, record)| measure.compare(record).map(|order| order == wanted))?;
         if better {
             best = Some((item, measure));

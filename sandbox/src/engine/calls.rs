@@ -18,7 +18,7 @@ use starlark::values::{Heap, NoSerialize, StarlarkPagablePanic, StarlarkValue, T
 use super::basics;
 use super::exceptions;
 use super::raised::Raised;
-use super::run::{Answered, Run};
+use super::run::{Answered, Run, call_back};
 use super::tools::Tool;
 
 /// `async def f`: a call of it waits to be awaited.
@@ -80,7 +80,7 @@ enum Job<'v> {
 fn run_job<'v>(eval: &mut Evaluator<'v, '_, '_>, job: Job<'v>) -> starlark::Result<Value<'v>> {
     match job {
         Job::Call(function, item) => {
-            let value = eval.eval_function(function, item.as_slice(), &[])?;
+            let value = call_back(eval, function, item.as_slice())?;
             settle(eval, value)
         }
         Job::Settle(value) => settle(eval, value),

@@ -101,7 +101,7 @@ impl Limit {
 /// Starlark reports these two as errors without a kind of their own; its counters tell.
 pub fn exceeded(eval: &Evaluator, run: &Run) -> Option<Limit> {
     let heap = eval.heap().peak_allocated_bytes() + eval.frozen_heap().allocated_bytes();
-    if eval.get_total_tick_count() > run.limits.ticks {
+    if run.ticks(eval) > run.limits.ticks {
         return Some(Limit::Ticks(run.limits.ticks));
     }
     (heap as u64 > run.limits.heap_bytes).then_some(Limit::Heap(run.limits.heap_bytes))

@@ -20,6 +20,7 @@ use super::defaults;
 use super::limits::{Limit, TEXT_BYTES};
 use super::percent;
 use super::raised::Raised;
+use super::run::call_back;
 
 type Named<'v> = Vec<(String, Value<'v>)>;
 
@@ -279,7 +280,7 @@ pub fn sort<'v>(
 ) -> starlark::Result<Vec<Value<'v>>> {
     let mut keyed = Vec::with_capacity(items.len());
     for item in items {
-        keyed.push((key.map_or(Ok(item), |key| eval.eval_function(key, &[item], &[]))?, item));
+        keyed.push((key.map_or(Ok(item), |key| call_back(eval, key, &[item]))?, item));
     }
     let mut failed = None;
     keyed.sort_by(|(a, _), (b, _)| {

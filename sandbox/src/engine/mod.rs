@@ -105,7 +105,7 @@ fn evaluate(ast: AstModule, run: &Run) -> (Outcome, u64) {
                 );
             }
             let ended = eval.eval_module(ast, globals);
-            let ticks = eval.get_total_tick_count();
+            let ticks = run.ticks(&eval);
             let outcome = match (exceeded(&eval, run), ended) {
                 (Some(limit), ended) => {
                     let line = ended.err().and_then(|e| hints::script_error(&e, run).line);

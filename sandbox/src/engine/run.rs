@@ -30,6 +30,7 @@ pub struct Run {
     pub limits: Limits,
     journal: HashMap<u32, JournalEntry>,
     last_sequence: Cell<u32>,
+    charged: Cell<u64>,
     /// While a function of `parallel` runs: the sequences it may use.
     slot: Cell<Slot>,
     /// State of `random()`, once the gateway has given a seed; each function of `parallel` has its own.
@@ -72,6 +73,7 @@ impl Run {
             catalog,
             journal: journal.into_iter().map(|entry| (entry.sequence, entry)).collect(),
             last_sequence: Cell::new(0),
+            charged: Cell::new(0),
             slot: Cell::new(Slot::Next),
             random: Cell::new(None),
             patterns: RefCell::default(),
@@ -237,6 +239,20 @@ impl Run {
         line_column(&self.source, self.original(begin)).0
     }
 
+    /// One turn of a native's own loop, which Starlark does not count.
+    ///
+    /// # Errors
+    /// The limit of ticks.
+    pub fn charge(&self, eval: &Evaluator) -> starlark::Result<()> {
+        self.charged.set(self.charged.get() + 1);
+        if self.ticks(eval) > self.limits.ticks { Err(Raised::limit(Limit::Ticks(self.limits.ticks))) } else { Ok(()) }
+    }
+
+    /// Calls and turns of loops, Starlark's and ours.
+    pub fn ticks(&self, eval: &Evaluator) -> u64 {
+        eval.get_total_tick_count() + self.charged.get()
+    }
+
     pub fn print(&self, text: &str) {
         self.logs.borrow_mut().push(text);
     }
@@ -252,6 +268,19 @@ impl Run {
     pub fn take_logs(&self) -> Vec<String> {
         std::mem::take(&mut self.logs.borrow_mut().lines)
     }
+}
+
+/// Call a function of the script's from a native's loop.
+///
+/// # Errors
+/// The function's, or the limit of ticks.
+pub fn call_back<'v>(
+    eval: &mut Evaluator<'v, '_, '_>,
+    function: Value<'v>,
+    arguments: &[Value<'v>],
+) -> starlark::Result<Value<'v>> {
+    Run::of(eval).charge(eval)?;
+    eval.eval_function(function, arguments, &[])
 }
 
 struct Logs {

@@ -27,7 +27,7 @@ fn memory() {
 
 #[test]
 fn time() {
-    ends("x = max(range(2147483647))", "time (2 s");
+    ends("x = max(range(2147483647))", "ticks");
     ends("x = 7\nfor i in range(60): x = x * x", "time (2 s");
     ends("x = [1]\nfor i in range(60): x = [x, x]\nprint(x)", "text (1048576 bytes");
     ends("x, y = [1], [1]\nfor i in range(60): x, y = [x, x], [y, y]\nx == y", "time (2 s");
@@ -39,7 +39,8 @@ fn what_the_engine_adds_is_bounded() {
     ends("any(x < 0 for x in range(2000000000))", "heap");
     ends("list(map(lambda x: x, range(2000000000)))", "memory (512 MB)");
     ends("filter(lambda x: False, range(2000000000))", "ticks");
-    ends("x = sum(range(2000000000))", "time (2 s");
+    ends("x = sum(range(2000000000))", "ticks");
+    ends("xs = list(range(1000))\nwhile True: sorted(xs, key=lambda x: -x)", "ticks");
     ends("import itertools\nwhile True:\n  try:\n    fail()\n  except Exception:\n    pass", "ticks");
     ends("import re\nre.sub('', 'x' * 1000000, 'a' * 1000000)", "text (1048576 bytes");
     ends("import re\nre.findall('(a|a)*b', 'a' * 2000000)", "text (1048576 bytes");

@@ -10,6 +10,7 @@ use starlark::values::tuple::{AllocTuple, UnpackTuple};
 use starlark::values::{Heap, Value};
 
 use super::super::raised::Raised;
+use super::super::run::call_back;
 use super::super::{builtins, defaults};
 use super::all;
 
@@ -82,7 +83,7 @@ pub fn itertools(builder: &mut GlobalsBuilder) {
         let heap = eval.heap();
         let mut groups: Vec<(Value, Vec<Value>)> = Vec::new();
         for item in all(heap, items)? {
-            let by = key.filter(|k| !k.is_none()).map_or(Ok(item), |k| eval.eval_function(k, &[item], &[]))?;
+            let by = key.filter(|k| !k.is_none()).map_or(Ok(item), |k| call_back(eval, k, &[item]))?;
             match groups.last_mut() {
                 Some((last, group)) if last.equals(by)? => group.push(item),
                 _ => groups.push((by, vec![item])),
@@ -171,7 +172,7 @@ pub fn functools(builder: &mut GlobalsBuilder) {
             .or_else(|| items.next())
             .ok_or_else(|| Raised::type_of("reduce() of an empty list. Give it an initial value."))?;
         for item in items {
-            so_far = eval.eval_function(function, &[so_far, item], &[])?;
+            so_far = call_back(eval, function, &[so_far, item])?;
         }
         Ok(so_far)
     }

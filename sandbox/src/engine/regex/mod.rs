@@ -19,7 +19,7 @@ use starlark::values::{Heap, NoSerialize, StarlarkPagablePanic, StarlarkValue, V
 pub use self::functions::register;
 use super::limits::{ENCODE_BYTES, Limit, TEXT_BYTES};
 use super::raised::Raised;
-use super::run::Run;
+use super::run::{Run, call_back};
 
 const IGNORECASE: i32 = 2;
 const MULTILINE: i32 = 8;
@@ -230,7 +230,7 @@ fn substitute<'v>(
             Some(template) => expand(template, &captures, &mut out)?,
             None => {
                 let found = eval.heap().alloc(Match::new(regex, text, &captures));
-                let new = eval.eval_function(replacement, &[found], &[])?;
+                let new = call_back(eval, replacement, &[found])?;
                 let new = new.unpack_str().ok_or_else(|| Raised::type_of("The function that replaces must return a string."))?;
                 out.push_str(new);
             }
