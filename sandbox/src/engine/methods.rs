@@ -143,7 +143,7 @@ fn string<'v>(
             let right: String = fill.chars().skip(fill.chars().count() / 2).collect();
             left + text + &right
         }
-        ("casefold", []) => text.to_lowercase(),
+        ("casefold", []) => text.to_lowercase().replace('ß', "ss"),
         ("swapcase", []) => text
             .chars()
             .flat_map(|c| if c.is_uppercase() { c.to_lowercase().collect::<Vec<_>>() } else { c.to_uppercase().collect() })
