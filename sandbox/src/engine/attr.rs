@@ -36,7 +36,8 @@ pub fn read<'v>(eval: &mut Evaluator<'v, '_, '_>, value: Value<'v>, name: &str) 
 fn missing<'v>(eval: &Evaluator<'v, '_, '_>, value: Value<'v>, name: &str) -> starlark::Result<Value<'v>> {
     if name == "__name__" {
         let text = value.to_str();
-        return Ok(eval.heap().alloc(text.trim_start_matches("<class '").trim_end_matches("'>")));
+        let name = text.trim_start_matches("<class '").trim_end_matches("'>");
+        return Ok(eval.heap().alloc(name.rsplit('.').next().unwrap_or(name)));
     }
     methods::unbound(eval.heap(), value, name).ok_or_else(|| no_attribute(value, name))
 }

@@ -340,14 +340,28 @@ fn numbers(builder: &mut GlobalsBuilder) {
     }
 }
 
+/// Of an integer that `**` makes.
+const POWER_BITS: u64 = 65_536;
+
 fn power<'v>(heap: Heap<'v>, base: Value<'v>, exponent: Value<'v>) -> starlark::Result<Value<'v>> {
-    match (i64::unpack_value(base).ok().flatten(), exponent.unpack_i32()) {
-        (Some(base), Some(exponent @ 0..)) => base
-            .checked_pow(exponent.unsigned_abs())
-            .map(|power| heap.alloc(power))
-            .ok_or_else(|| Raised::of_class("OverflowError", "pow() overflows 64 bits. Use floats: `pow(2.0, 100)`.")),
-        _ => Ok(heap.alloc(float(base, "pow()")?.powf(float(exponent, "pow()")?))),
+    let (Some(base_int), Some(exponent_int @ 0..)) = (i64::unpack_value(base).ok().flatten(), exponent.unpack_i32()) else {
+        return Ok(heap.alloc(float(base, "pow()")?.powf(float(exponent, "pow()")?)));
+    };
+    let bits = u64::from(64 - base_int.unsigned_abs().leading_zeros());
+    if bits > 1 && bits.saturating_mul(u64::from(exponent_int.unsigned_abs())) > POWER_BITS {
+        return Err(Raised::of_class("OverflowError", "The power has too many digits. Use floats: `2.0 ** 100000`."));
     }
+    let (mut left, mut square, mut out) = (exponent_int.unsigned_abs(), base, heap.alloc(1));
+    while left > 0 {
+        if left & 1 == 1 {
+            out = out.mul(square, heap)?;
+        }
+        left >>= 1;
+        if left > 0 {
+            square = square.mul(square, heap)?;
+        }
+    }
+    Ok(out)
 }
 
 /// Starlark's own `int` and `float`, with Python's exceptions.

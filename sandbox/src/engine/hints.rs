@@ -209,6 +209,8 @@ const RUNTIME: &[(&str, &str)] = &[
     ("`NoneType`", "A value is None: check it first."),
     ("types `int` and `bool`", "Write `int(condition)`, or `1 if condition else 0`."),
     ("types `bool` and", "Write `int(condition)`, or `1 if condition else 0`."),
+    ("`compare` not supported for types `set`", "Use `a.issubset(b)` or `a == b`."),
+    ("`compare` not supported for types", "Give a key that all items have: `key=lambda r: r[\"n\"] or 0`."),
     ("Index `", "Check the length first: `if len(xs) > i:`."),
     ("not supported for types `string` and `int`", "Wrap the number: `str(n)`, or use f\"{n}\"."),
     ("not supported for types `string` and `float`", "Wrap the number: `str(n)`, or use f\"{n}\"."),

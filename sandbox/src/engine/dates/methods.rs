@@ -314,7 +314,7 @@ fn clock(builder: &mut MethodsBuilder) {
 
     fn isoformat<'v>(
         this: Value<'v>,
-        #[starlark(require = pos)] sep: Option<&str>,
+        sep: Option<&str>,
         #[starlark(require = named)] timespec: Option<&str>,
     ) -> starlark::Result<String> {
         let mut time = time(this)?;

@@ -54,6 +54,16 @@ fn plain_comparison(e: &Expression) -> Option<(&Expression, &'static str, &Expre
     }
 }
 
+/// `d.keys()` or `d.items()`
+fn is_view(e: &Expression) -> bool {
+    match &e.kind {
+        Expr::Call(function, arguments) if arguments.is_empty() => {
+            matches!(&function.kind, Expr::Attribute(_, name) if name == "keys" || name == "items")
+        }
+        _ => false,
+    }
+}
+
 fn is_none(e: &Expression) -> bool {
     matches!(&e.kind, Expr::Constant(c) if c == "None")
 }
@@ -173,6 +183,10 @@ impl Emitter<'_> {
         Ok(())
     }
 
+    fn wrapped_if(&mut self, wrap: bool, e: &Expression, least: u8) -> Emitted {
+        if wrap { self.wrapped("__set", e) } else { self.expression(e, least) }
+    }
+
     fn walrus(&mut self, name: &str, value: &Expression) -> Emitted {
         // Always in a dict: an expression can put a value there.
         let mut scope = self.scope;
@@ -193,6 +207,12 @@ impl Emitter<'_> {
             "@" => return Err(SyntaxError::new(at, "There are no matrices. Use a list comprehension.")),
             _ => {
                 let level = binary_level(op);
+                // A dict's keys are a list here, and a set wherever they meet a set.
+                if matches!(op, "&" | "|" | "-" | "^") && (is_view(left) || is_view(right)) {
+                    self.wrapped_if(is_view(left), left, level)?;
+                    self.push(&format!(" {op} "));
+                    return self.wrapped_if(is_view(right), right, level + 1);
+                }
                 self.expression(left, level)?;
                 self.push(&format!(" {op} "));
                 return self.expression(right, level + 1);

@@ -85,7 +85,7 @@ impl Emitter<'_> {
             })?;
             return targets.iter().try_for_each(|t| self.store(at, t, Given::Text(&temporary)));
         };
-        if needs_unpacking(target) {
+        if needs_unpacking(target, value) {
             return self.store(at, target, Given::Tree(value));
         }
         self.on_line(at, |e| {
@@ -364,9 +364,12 @@ impl Emitter<'_> {
     }
 }
 
-fn needs_unpacking(target: &Expression) -> bool {
+/// A list of targets takes what can be looped over; only a starred one needs more.
+fn needs_unpacking(target: &Expression, value: &Expression) -> bool {
     match &target.kind {
-        Expr::Tuple(items) | Expr::List(items) => items.iter().any(|i| matches!(i.kind, Expr::Starred(_))),
+        Expr::Tuple(items) | Expr::List(items) => {
+            items.iter().any(|i| matches!(i.kind, Expr::Starred(_))) || !matches!(value.kind, Expr::Tuple(_) | Expr::List(_))
+        }
         _ => false,
     }
 }
