@@ -31,7 +31,7 @@ pub fn format<'v>(eval: &mut Evaluator<'v, '_, '_>, value: Value<'v>, spec: &str
         (Some(b), true) => eval.heap().alloc(i32::from(b)),
         _ => value,
     };
-    let text = if matches!(value.get_type(), "int" | "float") { value.to_str() } else { show::text(eval, value, false)? };
+    let text = show::text(eval, value, false)?;
     write(value, text, spec).map_err(Raised::value)
 }
 
@@ -118,7 +118,10 @@ fn general(x: f64, precision: usize, separator: Option<char>) -> String {
     let exponent = format!("{x:.*e}", precision - 1).split_once('e').and_then(|(_, e)| e.parse::<i32>().ok()).unwrap_or(0);
     let digits = i32::try_from(precision).unwrap_or(i32::MAX);
     if exponent < -4 || exponent >= digits {
-        return scientific(x, precision - 1, false);
+        let text = scientific(x, precision - 1, false);
+        let (mantissa, exponent) = text.split_once('e').unwrap_or((&text, "+00"));
+        let mantissa = if mantissa.contains('.') { mantissa.trim_end_matches('0').trim_end_matches('.') } else { mantissa };
+        return format!("{mantissa}e{exponent}");
     }
     let text = format!("{x:.*}", usize::try_from(digits - 1 - exponent).unwrap_or(0));
     let text = if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
@@ -180,4 +183,24 @@ pub fn integral(x: f64) -> Result<Number, String> {
     }
     let text = format!("{x:.0}");
     text.trim_start_matches(|c| c == '-' && x == 0.0).parse().map_err(|_| "round() failed.".to_owned())
+}
+
+/// The shortest text that reads back as the same float, as Python writes it.
+#[must_use]
+pub fn shortest(x: f64) -> String {
+    if x.is_nan() {
+        return "nan".into();
+    }
+    if x.is_infinite() {
+        return if x > 0.0 { "inf".into() } else { "-inf".into() };
+    }
+    let text = format!("{x:e}");
+    let exponent: i32 = text.split_once('e').and_then(|(_, e)| e.parse().ok()).unwrap_or(0);
+    if (-4..16).contains(&exponent) {
+        let plain = format!("{x}");
+        return if plain.contains('.') { plain } else { plain + ".0" };
+    }
+    let (mantissa, _) = text.split_once('e').unwrap_or((&text, ""));
+    let sign = if exponent < 0 { '-' } else { '+' };
+    format!("{mantissa}e{sign}{:02}", exponent.abs())
 }

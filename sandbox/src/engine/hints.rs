@@ -193,6 +193,8 @@ pub fn python_name<'a>(tool: &'a CatalogTool, key: &'a str) -> &'a str {
 
 /// Part of Starlark's message, and the sentence to add.
 const RUNTIME: &[(&str, &str)] = &[
+    ("`compare` not supported for types `set`", "Use `a.issubset(b)` or `a == b`."),
+    ("`compare` not supported for types", "Give a key that all items have: `key=lambda r: r[\"n\"] or 0`."),
     ("`string` has no attribute `get`", "If it holds JSON, decode it: `json.loads(text).get(..)`."),
     ("`list` has no attribute `get`", "Take an element first: `xs[0].get(..)`."),
     ("`list` has no attribute `items`", "Loop over the list itself: `for x in xs:`."),
@@ -209,8 +211,6 @@ const RUNTIME: &[(&str, &str)] = &[
     ("`NoneType`", "A value is None: check it first."),
     ("types `int` and `bool`", "Write `int(condition)`, or `1 if condition else 0`."),
     ("types `bool` and", "Write `int(condition)`, or `1 if condition else 0`."),
-    ("`compare` not supported for types `set`", "Use `a.issubset(b)` or `a == b`."),
-    ("`compare` not supported for types", "Give a key that all items have: `key=lambda r: r[\"n\"] or 0`."),
     ("Index `", "Check the length first: `if len(xs) > i:`."),
     ("not supported for types `string` and `int`", "Wrap the number: `str(n)`, or use f\"{n}\"."),
     ("not supported for types `string` and `float`", "Wrap the number: `str(n)`, or use f\"{n}\"."),

@@ -10,6 +10,7 @@ use starlark::values::{UnpackValue, Value, ValueLike};
 
 use super::classes::{self, Instance};
 use super::dates;
+use super::format;
 use super::limits::{Limit, TEXT_BYTES, VALUE_DEPTH};
 use super::raised::Raised;
 
@@ -77,11 +78,7 @@ fn write<'v>(
         return Ok(());
     }
     if let ("float", Ok(Some(UnpackFloat(float)))) = (value.get_type(), UnpackFloat::unpack_value(value)) {
-        match float {
-            f if f.is_nan() => out.push_str("nan"),
-            f if f.is_infinite() => out.push_str(if f > 0.0 { "inf" } else { "-inf" }),
-            _ => out.push_str(&value.to_str()),
-        }
+        out.push_str(&format::shortest(float));
         return Ok(());
     }
     if value.get_type() == "function"

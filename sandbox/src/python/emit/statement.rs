@@ -106,14 +106,37 @@ impl Emitter<'_> {
     }
 
     pub(super) fn store(&mut self, at: usize, target: &Expression, value: Given) -> Emitted {
-        let unpack = match &target.kind {
+        let (unpack, items) = match &target.kind {
             Expr::Tuple(items) | Expr::List(items) => {
-                items.iter().position(|i| matches!(i.kind, Expr::Starred(_))).map(|star| (star, items.len() - star - 1))
+                let star = items.iter().position(|i| matches!(i.kind, Expr::Starred(_)));
+                (star.map(|star| (star, items.len() - star - 1)), items.as_slice())
             }
-            _ => None,
+            _ => (None, &[][..]),
+        };
+        // A starred name further in is unpacked on a line of its own.
+        let inner: Vec<Option<String>> = items.iter().map(|i| has_star_inside(i).then(|| self.temporary('t'))).collect();
+        let at_last = |e: &mut Self| -> Emitted {
+            for (item, temporary) in items.iter().zip(&inner) {
+                if let Some(temporary) = temporary {
+                    e.store(at, item, Given::Text(temporary))?;
+                }
+            }
+            Ok(())
         };
         self.on_line(at, |e| {
-            e.target(target)?;
+            if inner.iter().any(Option::is_some) {
+                e.push("(");
+                for (item, temporary) in items.iter().zip(&inner) {
+                    match temporary {
+                        Some(temporary) => e.push(temporary),
+                        None => e.target(item)?,
+                    }
+                    e.push(", ");
+                }
+                e.push(")");
+            } else {
+                e.target(target)?;
+            }
             let end = match unpack {
                 Some((before, after)) => {
                     e.push(" = __unpack(");
@@ -131,7 +154,8 @@ impl Emitter<'_> {
             e.given(value)?;
             e.push(&end);
             Ok(())
-        })
+        })?;
+        at_last(self)
     }
 
     pub(super) fn target(&mut self, target: &Expression) -> Emitted {
@@ -368,8 +392,17 @@ impl Emitter<'_> {
 fn needs_unpacking(target: &Expression, value: &Expression) -> bool {
     match &target.kind {
         Expr::Tuple(items) | Expr::List(items) => {
-            items.iter().any(|i| matches!(i.kind, Expr::Starred(_))) || !matches!(value.kind, Expr::Tuple(_) | Expr::List(_))
+            items.iter().any(|i| matches!(i.kind, Expr::Starred(_)) || has_star_inside(i))
+                || !matches!(value.kind, Expr::Tuple(_) | Expr::List(_))
         }
+        _ => false,
+    }
+}
+
+/// Is it a list of targets with a starred one among them?
+fn has_star_inside(target: &Expression) -> bool {
+    match &target.kind {
+        Expr::Tuple(items) | Expr::List(items) => items.iter().any(|i| matches!(i.kind, Expr::Starred(_)) || has_star_inside(i)),
         _ => false,
     }
 }
