@@ -48,7 +48,6 @@ pub fn statement(word: &str, next: Option<&Token>) -> Option<&'static str> {
         "yield" => YIELD,
         "match" if plain => "There is no `match`. Use `if` and `elif`.",
         "print" if plain => "`print` is a function: `print(x)`.",
-        "load" if plain => "There is no `load`. The servers are global names.",
         "const" | "let" | "var" if plain => "Variables need no word in front. Write `name = value`.",
         "function" if plain => "Functions begin with `def`. Write `def name(x):`.",
         "else" | "elif" => "This branch has no `if` above it on the same indentation. Indent it like its `if`.",

@@ -128,7 +128,7 @@ impl Emitter<'_> {
             }
         }
         let on_type = base.name().is_some_and(|n| matches!(n, "str" | "list" | "dict" | "set") && self.is_given(n));
-        if on_type || METHODS.contains(&method) {
+        if on_type || method == "load" || METHODS.contains(&method) {
             self.push("__method(");
             self.expression(base, 0)?;
             self.push(&format!(", {method:?}"));
@@ -166,7 +166,7 @@ impl Emitter<'_> {
             let Some(name) = &argument.name else { continue };
             self.comma(&mut written);
             self.mark(argument.value.at);
-            self.push(&format!("{name}="));
+            self.push(&format!("{}=", super::plain(name)));
             self.expression(&argument.value, 0)?;
         }
         let rest: Vec<&Argument> = arguments[starred..].iter().filter(|a| a.star != "**" && a.name.is_none()).collect();
@@ -307,7 +307,7 @@ fn generator(argument: &Argument) -> Option<&Comprehension> {
 
 fn target_names(target: &Expression, out: &mut Vec<String>) {
     match &target.kind {
-        Expr::Name(name) => out.push(name.clone()),
+        Expr::Name(name) => out.push(super::plain(name).to_owned()),
         Expr::Tuple(items) | Expr::List(items) => items.iter().for_each(|i| target_names(i, out)),
         _ => {}
     }

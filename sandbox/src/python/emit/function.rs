@@ -5,8 +5,8 @@ use super::{Emitted, Emitter, Frame};
 
 impl Emitter<'_> {
     pub(super) fn def(&mut self, at: usize, def: &Def) -> Emitted {
-        let plain = self.variable(&def.name) == def.name && def.decorators.is_empty() && !def.waits;
-        let name = if plain { def.name.clone() } else { self.temporary('f') };
+        let plain = self.variable(&def.name) == super::plain(&def.name) && def.decorators.is_empty() && !def.waits;
+        let name = if plain { super::plain(&def.name).to_owned() } else { self.temporary('f') };
         self.function(at, &name, def)?;
         if plain {
             return Ok(());
@@ -43,7 +43,7 @@ impl Emitter<'_> {
                     .parameters
                     .iter()
                     .filter(|p| !p.name.is_empty() && e.scopes.is_boxed(e.scope, &p.name))
-                    .map(|p| format!("{0:?}: {0}", p.name))
+                    .map(|p| format!("{:?}: {}", p.name, super::plain(&p.name)))
                     .collect();
                 e.line(at, &format!("__v{} = {{{}}}", e.scope, boxed.join(", ")));
             }
@@ -60,7 +60,7 @@ impl Emitter<'_> {
                 self.push(", ");
             }
             self.push(parameter.star);
-            self.push(&parameter.name);
+            self.push(super::plain(&parameter.name));
             if let Some(default) = &parameter.default {
                 self.push("=");
                 self.expression(default, 0)?;

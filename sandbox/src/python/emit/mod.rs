@@ -160,7 +160,7 @@ impl Emitter<'_> {
     fn variable(&self, name: &str) -> String {
         match self.scopes.resolve(self.scope, name) {
             Some(owner) if self.scopes.is_boxed(owner, name) => format!("__v{owner}[{name:?}]"),
-            _ => name.to_owned(),
+            _ => plain(name).to_owned(),
         }
     }
 
@@ -182,4 +182,9 @@ fn is_main(branches: &[(super::ast::Expression, Block)]) -> bool {
         },
         _ => false,
     }
+}
+
+/// `load` is a word of Starlark alone; tools have it under the same other name.
+fn plain(name: &str) -> &str {
+    if name == "load" { "load_" } else { name }
 }

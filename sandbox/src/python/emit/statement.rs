@@ -303,7 +303,7 @@ impl Emitter<'_> {
     /// Does Starlark take the target as it stands?
     fn is_plain(&self, target: &Expression) -> bool {
         match &target.kind {
-            Expr::Name(name) => self.variable(name) == *name,
+            Expr::Name(name) => self.variable(name) == super::plain(name),
             Expr::Tuple(items) | Expr::List(items) => items.iter().all(|i| self.is_plain(i)),
             _ => false,
         }
