@@ -2,16 +2,19 @@
 
 use serde_json::Value as Json;
 use starlark::environment::GlobalsBuilder;
+use starlark::eval::Evaluator;
 use starlark::starlark_module;
-use starlark::values::dict::DictRef;
+use starlark::values::dict::{AllocDict, DictRef};
 use starlark::values::list::ListRef;
 use starlark::values::tuple::TupleRef;
 use starlark::values::{Heap, Value};
 
 use super::convert::{self, ConvertError};
 use super::exceptions::ErrorClass;
-use super::limits::{ENCODE_BYTES, Limit};
+use super::limits::{ENCODE_BYTES, Limit, VALUE_DEPTH};
 use super::raised::Raised;
+use super::run::{Run, call_back};
+use super::show;
 
 const MAX_INDENT: usize = 16;
 
@@ -34,8 +37,9 @@ fn functions(builder: &mut GlobalsBuilder) {
     fn dumps<'v>(
         #[starlark(require = pos)] value: Value<'v>,
         #[starlark(kwargs)] options: DictRef<'v>,
-        heap: Heap<'v>,
+        eval: &mut Evaluator<'v, '_, '_>,
     ) -> starlark::Result<String> {
+        let heap = eval.heap();
         let given = |name: &str| options.get_str(name).filter(|v| !v.is_none());
         let indent = match given("indent") {
             None => None,
@@ -57,6 +61,10 @@ fn functions(builder: &mut GlobalsBuilder) {
             sorted: given("sort_keys").is_some_and(Value::to_bool),
             ascii: given("ensure_ascii").is_none_or(Value::to_bool),
         };
+        let value = match given("default") {
+            Some(default) => substitute(eval, value, default, 0)?,
+            None => value,
+        };
         writer.write(&encodable(heap, value)?, 0)?;
         Ok(writer.out)
     }
@@ -67,6 +75,46 @@ fn functions(builder: &mut GlobalsBuilder) {
         heap: Heap<'v>,
     ) -> starlark::Result<Value<'v>> {
         parse(text, heap)
+    }
+}
+
+/// What JSON cannot express, replaced by what `default` makes of it.
+fn substitute<'v>(
+    eval: &mut Evaluator<'v, '_, '_>,
+    value: Value<'v>,
+    default: Value<'v>,
+    depth: usize,
+) -> starlark::Result<Value<'v>> {
+    let heap = eval.heap();
+    if depth > VALUE_DEPTH {
+        return Err(Raised::limit(Limit::ValueDepth));
+    }
+    Run::of(eval).charge(eval)?;
+    match value.get_type() {
+        "string" | "int" | "float" | "bool" | "NoneType" => Ok(value),
+        "list" | "tuple" => {
+            let items: Vec<Value> = value.iterate(heap)?.collect();
+            let items =
+                items.into_iter().map(|i| substitute(eval, i, default, depth + 1)).collect::<starlark::Result<Vec<_>>>()?;
+            Ok(heap.alloc(items))
+        }
+        "dict" => {
+            let pairs = DictRef::from_value(value).map(|d| d.iter().collect::<Vec<_>>()).unwrap_or_default();
+            let out = heap.alloc(AllocDict(Vec::<(&str, Value)>::new()));
+            for (key, value) in pairs {
+                let value = substitute(eval, value, default, depth + 1)?;
+                out.set_at(key, value)?;
+            }
+            Ok(out)
+        }
+        _ if default.get_type() == "function" && default.to_str() == "str" => {
+            let text = show::text(eval, value, false)?;
+            Ok(heap.alloc(text))
+        }
+        _ => {
+            let made = call_back(eval, default, &[value])?;
+            substitute(eval, made, default, depth + 1)
+        }
     }
 }
 
