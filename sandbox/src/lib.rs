@@ -3,6 +3,7 @@
 
 pub mod engine;
 pub mod lockdown;
+mod python;
 
 /// Name and revision of the language the scripts are run by; a journal replays only on the engine that wrote it.
-pub const ENGINE: &str = "starlark-0.14.2/1";
+pub const ENGINE: &str = "starlark-0.14.2/2";

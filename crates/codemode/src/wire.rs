@@ -11,6 +11,15 @@ use serde_json::{Map, Value};
 /// The largest frame either side accepts, in bytes.
 pub const MAX_FRAME: usize = 64 << 20;
 
+/// A pending call under this server asks the gateway itself and reaches no tool: `tool_id` is one of the two below. It is
+/// journalled like any other call, so that a replay gives the script the same time and the same numbers.
+pub const GATEWAY: &str = "tollgate";
+pub const GATEWAY_PREFIX: &str = "tollgate:";
+/// Answered by the time of day: microseconds since 1970-01-01T00:00:00Z, an integer.
+pub const NOW: &str = "tollgate:now";
+/// Answered by a random integer from 0 to 2^63 - 1, from which the script's random numbers are derived.
+pub const RANDOM: &str = "tollgate:random";
+
 /// Run `source` from the top; calls found in `journal` return what stands there, the first that is not suspends the run.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Step {

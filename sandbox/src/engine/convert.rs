@@ -6,8 +6,10 @@ use starlark::values::dict::{AllocDict, DictRef};
 use starlark::values::float::UnpackFloat;
 use starlark::values::list::ListRef;
 use starlark::values::tuple::TupleRef;
-use starlark::values::{Heap, UnpackValue, Value};
+use starlark::values::{Heap, UnpackValue, Value, ValueLike};
 
+use super::classes::{self, Instance};
+use super::dates;
 use super::limits::VALUE_DEPTH;
 
 pub fn from_json<'v>(heap: Heap<'v>, json: &Json) -> Value<'v> {
@@ -86,6 +88,18 @@ impl<'v> Converter<'v> {
         if let Some(tuple) = TupleRef::from_value(value) {
             return self.array(tuple.iter(), depth);
         }
+        if let Some(text) = dates::json(value) {
+            self.spend(quoted_len(&text))?;
+            return Ok(Json::String(text));
+        }
+        if let Some(instance) = value.downcast_ref::<Instance>() {
+            if classes::error_name(instance.class).is_some() {
+                return Err(unsupported("an exception (write str(e))"));
+            }
+            if let Some(fields) = DictRef::from_value(instance.fields) {
+                return self.object(&fields, depth);
+            }
+        }
         self.number_or_sequence(value, depth)
     }
 
@@ -111,6 +125,7 @@ impl<'v> Converter<'v> {
                 Ok(items) => self.array(items, depth),
                 Err(_) => Err(unsupported(&format!("a value of type {}", value.get_type()))),
             },
+            "coroutine" => Err(unsupported("a call that was not awaited (write `await`)")),
             other => Err(unsupported(&format!("a value of type {other}"))),
         }
     }

@@ -1,8 +1,12 @@
 //! Python's format specifications (`.2f`, `,`, `>10`, `05d`, `.1%`) for f-strings, and rounding as Python rounds.
 
 use serde_json::Number;
+use starlark::eval::Evaluator;
 use starlark::values::float::UnpackFloat;
 use starlark::values::{UnpackValue, Value};
+
+use super::raised::Raised;
+use super::{dates, show};
 
 const MAX_WIDTH: usize = 1_000;
 
@@ -18,22 +22,32 @@ struct Spec {
 
 /// # Errors
 /// When the specification is not one of these, or does not suit the value.
-pub fn format(value: Value, spec: &str) -> Result<String, String> {
+pub fn format<'v>(eval: &mut Evaluator<'v, '_, '_>, value: Value<'v>, spec: &str) -> starlark::Result<String> {
+    if let Some(text) = dates::formatted(value, spec)? {
+        return Ok(text);
+    }
+    // A bool is a number only to a format for numbers.
+    let value = match (value.unpack_bool(), spec.ends_with(['d', 'f'])) {
+        (Some(b), true) => eval.heap().alloc(i32::from(b)),
+        _ => value,
+    };
+    let text = show::text(eval, value, false)?;
+    write(value, text, spec).map_err(Raised::value)
+}
+
+fn write(value: Value, text: String, spec: &str) -> Result<String, String> {
     let spec =
         parse(spec).ok_or_else(|| format!("The format '{spec}' is not supported. Use .2f, d, %, e, width, alignment or ','."))?;
     let numeric = matches!(value.get_type(), "int" | "float");
     let body = match (spec.kind, value.get_type()) {
-        (None | Some('d'), "int") if spec.precision.is_none() => group(&value.to_str(), spec.separator),
+        (None | Some('d'), "int") if spec.precision.is_none() => group(&text, spec.separator),
         (Some('x'), "int") => radix(value, |n| format!("{n:x}"))?,
         (Some('X'), "int") => radix(value, |n| format!("{n:X}"))?,
         (Some('b'), "int") => radix(value, |n| format!("{n:b}"))?,
         (Some('o'), "int") => radix(value, |n| format!("{n:o}"))?,
         (None, "float") if spec.precision.is_none() => group(&value.to_str(), spec.separator),
         (kind, "int" | "float") => float(value, kind, &spec)?,
-        (None | Some('s'), _) => {
-            let text = value.to_str();
-            spec.precision.map_or_else(|| text.clone(), |n| text.chars().take(n).collect())
-        }
+        (None | Some('s'), _) => spec.precision.map_or_else(|| text.clone(), |n| text.chars().take(n).collect()),
         (Some(kind), other) => return Err(format!("The format '{kind}' takes a number, not a value of type {other}.")),
     };
     let body = if numeric && spec.plus && !body.starts_with('-') { format!("+{body}") } else { body };
@@ -52,6 +66,8 @@ fn parse(spec: &str) -> Option<Spec> {
     }
     if chars.get(at) == Some(&'+') {
         (out.plus, at) = (true, at + 1);
+    } else if matches!(chars.get(at), Some('-' | ' ')) {
+        at += 1;
     }
     if chars.get(at) == Some(&'0') && out.align.is_none() {
         (out.fill, out.align, at) = ('0', Some('='), at + 1);
@@ -102,7 +118,10 @@ fn general(x: f64, precision: usize, separator: Option<char>) -> String {
     let exponent = format!("{x:.*e}", precision - 1).split_once('e').and_then(|(_, e)| e.parse::<i32>().ok()).unwrap_or(0);
     let digits = i32::try_from(precision).unwrap_or(i32::MAX);
     if exponent < -4 || exponent >= digits {
-        return scientific(x, precision - 1, false);
+        let text = scientific(x, precision - 1, false);
+        let (mantissa, exponent) = text.split_once('e').unwrap_or((&text, "+00"));
+        let mantissa = if mantissa.contains('.') { mantissa.trim_end_matches('0').trim_end_matches('.') } else { mantissa };
+        return format!("{mantissa}e{exponent}");
     }
     let text = format!("{x:.*}", usize::try_from(digits - 1 - exponent).unwrap_or(0));
     let text = if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
@@ -164,4 +183,24 @@ pub fn integral(x: f64) -> Result<Number, String> {
     }
     let text = format!("{x:.0}");
     text.trim_start_matches(|c| c == '-' && x == 0.0).parse().map_err(|_| "round() failed.".to_owned())
+}
+
+/// The shortest text that reads back as the same float, as Python writes it.
+#[must_use]
+pub fn shortest(x: f64) -> String {
+    if x.is_nan() {
+        return "nan".into();
+    }
+    if x.is_infinite() {
+        return if x > 0.0 { "inf".into() } else { "-inf".into() };
+    }
+    let text = format!("{x:e}");
+    let exponent: i32 = text.split_once('e').and_then(|(_, e)| e.parse().ok()).unwrap_or(0);
+    if (-4..16).contains(&exponent) {
+        let plain = format!("{x}");
+        return if plain.contains('.') { plain } else { plain + ".0" };
+    }
+    let (mantissa, _) = text.split_once('e').unwrap_or((&text, ""));
+    let sign = if exponent < 0 { '-' } else { '+' };
+    format!("{mantissa}e{sign}{:02}", exponent.abs())
 }

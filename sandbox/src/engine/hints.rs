@@ -6,120 +6,67 @@ use tollgate_codemode::wire::{Catalog, CatalogTool, ErrorKind, ScriptError};
 use super::limits::Limit;
 use super::raised::Raised;
 use super::run::Run;
-use super::source::{Rewritten, line_column};
+use crate::python::{SyntaxError, line_column};
 
 /// Names listed in one message.
 const LISTED: usize = 20;
 
-/// When an error was found: the same Starlark error means another thing in a script that did parse (`int("x")`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Phase {
-    Parse,
-    Run,
+#[must_use]
+pub fn syntax_error(source: &str, error: &SyntaxError) -> ScriptError {
+    let (line, column) = line_column(source, error.at);
+    ScriptError { kind: ErrorKind::Syntax, message: error.message.clone(), line: Some(line), column: Some(column) }
+}
+
+/// Starlark refuses what it was given: something that Python allows and the translation has let through.
+#[must_use]
+pub fn untranslatable(error: &starlark::Error, run: &Run) -> ScriptError {
+    let at = run.original(error.span().map_or(0, |span| span.span.begin().get() as usize));
+    let text = error.without_diagnostic().to_string();
+    let message = format!("This cannot be run here: {}. Write it in simpler steps.", text.trim_start_matches("Parse error: "));
+    syntax_error(run.source(), &SyntaxError { at, message })
 }
 
 /// Turn Starlark's error into the one the author reads, at the place in the text the author wrote.
 #[must_use]
-pub fn script_error(error: &starlark::Error, phase: Phase, source: &str, rewritten: &Rewritten, run: &Run) -> ScriptError {
-    let at = error.span().map(|span| rewritten.original(span.span.begin().get() as usize));
-    // The lexer blames the end of the line before for a line's indentation.
-    let at = at.map(|at| if phase == Phase::Parse && source[at..].starts_with("\n\t") { at + 1 } else { at });
-    let (kind, message) = describe(error, phase, source, at, run);
-    let place = at.map(|at| line_column(source, at));
+pub fn script_error(error: &starlark::Error, run: &Run) -> ScriptError {
+    let first = match Raised::of(error) {
+        Some(Raised::Thrown { at, .. }) => *at,
+        _ => None,
+    };
+    let at = first.or_else(|| error.span().map(|span| span.span.begin().get() as usize)).map(|at| run.original(at));
+    let (kind, message) = describe(error, at, run);
+    let place = at.map(|at| line_column(run.source(), at));
     ScriptError { kind, message, line: place.map(|p| p.0), column: place.map(|p| p.1) }
 }
 
-fn describe(error: &starlark::Error, phase: Phase, source: &str, at: Option<usize>, run: &Run) -> (ErrorKind, String) {
+/// What an error that a script has caught would have said.
+#[must_use]
+pub fn describe_caught(error: &starlark::Error, run: &Run) -> (ErrorKind, String) {
+    describe(error, error.span().map(|span| run.original(span.span.begin().get() as usize)), run)
+}
+
+fn describe(error: &starlark::Error, at: Option<usize>, run: &Run) -> (ErrorKind, String) {
     use starlark::ErrorKind as K;
     match Raised::of(error) {
-        Some(Raised::Error { kind, message }) => return (*kind, message.clone()),
-        Some(Raised::Suspend) | None => {}
+        Some(Raised::Error { kind, message, .. } | Raised::Thrown { kind, message, .. }) => return (*kind, message.clone()),
+        Some(Raised::Suspend | Raised::Exit) | None => {}
     }
     let text = error.without_diagnostic().to_string();
+    let source = run.source();
     match error.kind() {
-        _ if phase == Phase::Parse => (ErrorKind::Syntax, syntax(&text, source, at)),
         K::StackOverflow(_) => (ErrorKind::Limit, Limit::Callstack(run.limits.callstack).to_string()),
         K::Scope(_) => unknown_name(error.span(), &text, source, at, &run.catalog),
         K::Fail(e) => (ErrorKind::Runtime, e.to_string().trim().to_owned()),
-        _ => (ErrorKind::Runtime, runtime(&text)),
+        _ => (ErrorKind::Runtime, unassigned(&text, source, at).unwrap_or_else(|| runtime(&text))),
     }
 }
 
-// --- syntax ---------------------------------------------------------------------------------------------------------
-
-/// Python's words that are not in the language, and what takes their place.
-const WORDS: &[(&str, &str)] = &[
-    ("while", "There is no `while`. Use `for i in range(n):` with a bound and `break`."),
-    ("import", "There is no `import`. `json` is there already, and the servers are global names."),
-    ("from", "There is no `import`. `json` is there already, and the servers are global names."),
-    ("try", "There is no `try`. Use `r = try_call(server.tool, key=value)`, which gives {\"ok\", \"value\", \"error\"}."),
-    ("except", "There is no `except`. Use `r = try_call(server.tool, key=value)`, which gives {\"ok\", \"value\", \"error\"}."),
-    ("finally", "There is no `finally`. Write the statements after the call; use `try_call` where a call may fail."),
-    ("raise", "There is no `raise`. Use `fail(\"message\")`."),
-    ("class", "There is no `class`. Use a dict for the data and `def` for the functions."),
-    ("is", "There is no `is`. Use `==` or `!=` (`x == None`)."),
-    (
-        "await",
-        "There is no `await`: a tool call returns its value. Drop the word, or use `parallel([lambda: a.b(), lambda: c.d()])`.",
-    ),
-    (
-        "async",
-        "There is no `async`: a tool call returns its value. Write `def`, or use `parallel([lambda: a.b(), lambda: c.d()])`.",
-    ),
-    ("yield", "There are no generators. Append to a list and return it."),
-    ("with", "There is no `with`. Call the function and keep its value in a variable."),
-    ("as", "There is no `as`. Assign with `name = value`."),
-    ("global", "There is no `global`. Return the value from the function, or keep it in a dict."),
-    ("nonlocal", "There is no `nonlocal`. Return the value from the function, or keep it in a dict."),
-    ("del", "There is no `del`. Use `d.pop(\"key\")` or build a new list."),
-    ("assert", "There is no `assert`. Use `if not condition: fail(\"message\")`."),
-    ("load", "There is no `load`. The servers are global names."),
-    ("match", "There is no `match`. Use `if` and `elif`."),
-];
-
-fn syntax(text: &str, source: &str, at: Option<usize>) -> String {
-    let at = at.unwrap_or(source.len());
-    let here = source.get(at..).unwrap_or_default();
-    let word: String = here.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
-    let line_start = source.get(..at).and_then(|s| s.rfind('\n')).map_or(0, |i| i + 1);
-    let line = source[line_start..].lines().next().unwrap_or_default().trim_start();
-    if let Some((_, hint)) = WORDS.iter().find(|(w, _)| *w == word && *w != "match") {
-        return (*hint).to_owned();
-    }
-    let hint = if word == "for" {
-        "There are no generator expressions. Use a list: `sum([x for x in xs])`."
-    } else if text.contains("not associative") {
-        "Comparisons cannot be chained. Write `a < b and b < c`."
-    } else if here.starts_with(":=") || (here.starts_with('=') && source[..at].ends_with(':')) {
-        "There is no `:=`. Assign on a line of its own."
-    } else if here.starts_with("**") {
-        "There is no `**` operator here. Use `pow(x, n)`, `d1 | d2` to merge dicts, or `f(**kwargs)` in a call."
-    } else if here.starts_with('*') || line.contains(",*") || line.contains(", *") {
-        "A `*` cannot stand here. Join lists with `a + b` and take the rest of a list with `xs[1:]`."
-    } else if here.starts_with('@') {
-        "There are no decorators. Call the function yourself."
-    } else if text.contains("tabs are not allowed") {
-        "Tabs are not allowed. Indent with spaces."
-    } else if in_braces_without_colon(source, at) && (here.starts_with(',') || here.starts_with('}')) {
-        "There are no set literals. Use a list `[1, 2]` or `set([1, 2])`."
-    } else if line.starts_with("match ") {
-        "There is no `match`. Use `if` and `elif`."
-    } else if line.starts_with("print ") {
-        "`print` is a function: `print(x)`."
-    } else if text.contains("unfinished string") {
-        "Close the string on its line, or use three quotes for a long one."
-    } else if here.starts_with('!') {
-        "Use `not x` or `!=`."
-    } else {
-        return text.trim_start_matches("Parse error: ").to_owned();
-    };
-    hint.to_owned()
-}
-
-/// Is `at` inside `{..` whose first element has no `:`?
-fn in_braces_without_colon(source: &str, at: usize) -> bool {
-    let before = &source[..at.min(source.len())];
-    before.rfind('{').is_some_and(|open| !before[open..].contains(':') && before[open..].trim() != "{")
+/// A variable that lives in a dict was read before anything was assigned to it.
+fn unassigned(text: &str, source: &str, at: Option<usize>) -> Option<String> {
+    let key = text.strip_prefix("Key `\"")?.strip_suffix("\"` was not found")?;
+    let rest = source.get(at?..)?.strip_prefix(key)?;
+    let is_name = !rest.starts_with(|c: char| c == '_' || c == '[' || c.is_alphanumeric());
+    is_name.then(|| format!("The variable '{key}' is read before it is assigned. Assign it before the `try` or the `if`."))
 }
 
 // --- names ----------------------------------------------------------------------------------------------------------
@@ -128,26 +75,35 @@ fn in_braces_without_colon(source: &str, at: usize) -> bool {
 const PYTHON: &[(&str, &str)] = &[
     ("open", "Scripts have no files. Use a tool."),
     ("input", "Scripts have no input. Put the value into the script."),
-    ("next", "Use `xs[0]`, after checking that the list is not empty."),
-    ("iter", "Loop over the list itself."),
-    ("datetime", "Scripts have no clock. Pass times as strings, or use a tool."),
-    ("time", "Scripts have no clock. Pass times as strings, or use a tool."),
-    ("random", "Scripts have no randomness: they are replayed."),
-    ("re", "There are no regular expressions. Use str methods: split, find, startswith, replace."),
-    ("math", "There is no `math`. Use `//`, `%`, `round`, `abs`, `pow`, `min` and `max`."),
-    ("asyncio", "Calls need no event loop. Use `parallel([lambda: a.b(), lambda: c.d()])`."),
-    ("gather", "Use `parallel([lambda: a.b(), lambda: c.d()])`."),
-    ("Exception", "There are no exceptions. Use `try_call(server.tool, key=value)` and `fail(\"message\")`."),
     ("requests", "Scripts have no network. Use a tool."),
+    ("httpx", "Scripts have no network. Use a tool."),
     ("os", "Scripts have no operating system. Use a tool."),
     ("sys", "Scripts have no operating system. Use a tool."),
+    ("logging", "Use `print(..)`: it goes to the run's logs."),
+    ("exit", "Write `return value`, which ends the script."),
+    ("quit", "Write `return value`, which ends the script."),
     ("exec", "Code cannot be run from strings. Write it in the script."),
     ("eval", "Code cannot be run from strings. Write it in the script."),
-    ("object", "There are no classes. Use a dict."),
-    ("collections", "Use a dict: `d[k] = d.get(k, 0) + 1`."),
+    ("globals", "Name the variable itself, or keep your values in a dict."),
+    ("locals", "Name the variable itself, or keep your values in a dict."),
+    ("vars", "Name the fields themselves."),
+    ("object", "Use a dict for data, or `class Name:`."),
+    ("Enum", "Use strings or constants: `OPEN = \"open\"`."),
+    ("bytes", "There are no bytes. Strings are text."),
+    ("bytearray", "There are no bytes. Strings are text."),
+    ("Decimal", "Use integers (cents) or `round(x, 2)`."),
+    ("pd", "Use lists and dicts."),
+    ("np", "Use lists and dicts."),
     ("true", "Write `True`."),
     ("false", "Write `False`."),
     ("null", "Write `None`."),
+    ("undefined", "Write `None`."),
+    ("console", "Write `print(x)`."),
+    ("JSON", "Write `json.loads(text)` or `json.dumps(value)`."),
+    ("Math", "Write `round(x)`, `max(a, b)` or `math.floor(x)`."),
+    ("Promise", "Use `parallel([lambda: a.b(), lambda: c.d()])`."),
+    ("fetch", "Scripts have no network. Use a tool."),
+    ("ThreadPoolExecutor", "Use `parallel([lambda: a.b(), lambda: c.d()])`."),
 ];
 
 fn unknown_name(span: Option<&FileSpan>, text: &str, source: &str, at: Option<usize>, catalog: &Catalog) -> (ErrorKind, String) {
@@ -237,12 +193,25 @@ pub fn python_name<'a>(tool: &'a CatalogTool, key: &'a str) -> &'a str {
 
 /// Part of Starlark's message, and the sentence to add.
 const RUNTIME: &[(&str, &str)] = &[
-    ("has no attribute `sort`", "Use `xs = sorted(xs, key=..)`."),
-    ("has no attribute `copy`", "Use `list(xs)` or `dict(d)`."),
-    ("has no attribute `isoformat`", "Times are strings here."),
+    ("`compare` not supported for types `set`", "Use `a.issubset(b)` or `a == b`."),
+    ("`compare` not supported for types", "Give a key that all items have: `key=lambda r: r[\"n\"] or 0`."),
+    ("`string` has no attribute `get`", "If it holds JSON, decode it: `json.loads(text).get(..)`."),
+    ("`list` has no attribute `get`", "Take an element first: `xs[0].get(..)`."),
+    ("`list` has no attribute `items`", "Loop over the list itself: `for x in xs:`."),
+    ("`dict` has no attribute `append`", "Assign the key: `d[key] = value`."),
+    ("`dict` has no attribute `has_key`", "Write `key in d`."),
+    ("`list` has no attribute `push`", "Write `xs.append(x)`."),
+    ("`list` has no attribute `add`", "Write `xs.append(x)`."),
+    ("`list` has no attribute `length`", "Write `len(xs)`."),
+    ("`set` has no attribute `append`", "Write `s.add(x)`."),
+    ("has no attribute `isoformat`", "Times in answers are strings: `datetime.fromisoformat(text)`."),
+    ("has no attribute `strftime`", "Times in answers are strings: `datetime.fromisoformat(text)`."),
     ("on type `NoneType`", "The value is None: check it first."),
     ("has type `NoneType`", "The value is None: check it first."),
     ("`NoneType`", "A value is None: check it first."),
+    ("types `int` and `bool`", "Write `int(condition)`, or `1 if condition else 0`."),
+    ("types `bool` and", "Write `int(condition)`, or `1 if condition else 0`."),
+    ("Index `", "Check the length first: `if len(xs) > i:`."),
     ("not supported for types `string` and `int`", "Wrap the number: `str(n)`, or use f\"{n}\"."),
     ("not supported for types `string` and `float`", "Wrap the number: `str(n)`, or use f\"{n}\"."),
     ("was not found", "Use `d.get(\"key\")` where a key may be missing."),
@@ -252,7 +221,8 @@ const RUNTIME: &[(&str, &str)] = &[
     ("`(iter)` not supported on type `string`", "A string is no list. Use `s.elems()` or `s.split()`."),
 ];
 
-fn runtime(text: &str) -> String {
+#[must_use]
+pub fn runtime(text: &str) -> String {
     match RUNTIME.iter().find(|(part, _)| text.contains(part)) {
         Some((_, hint)) => format!("{}. {hint}", text.trim_end_matches('.')),
         None => text.to_owned(),

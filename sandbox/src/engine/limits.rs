@@ -2,13 +2,18 @@
 
 use std::fmt;
 
+use starlark::eval::Evaluator;
 use tollgate_codemode::wire::{ErrorKind, ScriptError};
+
+use super::run::Run;
 
 /// Levels of nesting in a value that becomes JSON. The gateway's parser refuses 128, frame included.
 pub const VALUE_DEPTH: usize = 64;
 /// JSON text of one call's arguments, and of one `json.encode`.
 pub const ARGUMENT_BYTES: usize = 1 << 20;
 pub const ENCODE_BYTES: usize = 4 << 20;
+/// Of the text that one operation of the engine may make: printing a value, a regular expression's input, padding.
+pub const TEXT_BYTES: usize = 1 << 20;
 /// Tokens on the path from a statement to its deepest expression. It bounds the depth of the syntax tree however the
 /// script nests (brackets, `not`, `1+1+..`, `f()()()`), so that the parser's recursion fits its stack.
 pub const EXPRESSION_TOKENS: usize = 1_500;
@@ -26,6 +31,7 @@ pub enum Limit {
     Calls(u32),
     Arguments,
     Encode,
+    Text,
     ValueDepth,
     Expression,
     BlockDepth,
@@ -61,6 +67,9 @@ impl fmt::Display for Limit {
                 write!(f, "Limit reached: arguments ({ARGUMENT_BYTES} bytes of JSON in one call). Pass less data to the tool.")
             }
             Self::Encode => write!(f, "Limit reached: json.encode ({ENCODE_BYTES} bytes). Encode a smaller value."),
+            Self::Text => {
+                write!(f, "Limit reached: text ({TEXT_BYTES} bytes in one operation). Work on a shorter text or a smaller value.")
+            }
             Self::ValueDepth => {
                 write!(f, "Limit reached: depth ({VALUE_DEPTH} levels of lists and dicts in one value). Flatten the value.")
             }
@@ -87,4 +96,13 @@ impl Limit {
     pub fn error(self, line: Option<u32>) -> ScriptError {
         ScriptError { kind: ErrorKind::Limit, message: self.to_string(), line, column: None }
     }
+}
+
+/// Starlark reports these two as errors without a kind of their own; its counters tell.
+pub fn exceeded(eval: &Evaluator, run: &Run) -> Option<Limit> {
+    let heap = eval.heap().peak_allocated_bytes() + eval.frozen_heap().allocated_bytes();
+    if run.ticks(eval) > run.limits.ticks {
+        return Some(Limit::Ticks(run.limits.ticks));
+    }
+    (heap as u64 > run.limits.heap_bytes).then_some(Limit::Heap(run.limits.heap_bytes))
 }

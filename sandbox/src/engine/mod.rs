@@ -1,28 +1,44 @@
 //! `step`: run a script from the top against its journal until it ends, fails, or needs a call that is not answered yet.
 
 mod attr;
+mod basics;
 mod builtins;
+mod calls;
+mod classes;
+mod construct;
 mod convert;
+mod dates;
+mod defaults;
+mod depth;
+mod exceptions;
 mod format;
 mod hints;
+mod iterators;
+mod json;
 mod limits;
+mod methods;
+mod modules;
+mod percent;
 mod raised;
-mod rewrite;
+mod regex;
 mod run;
-mod source;
-mod tokens;
+mod show;
 mod tools;
+
+use std::collections::HashMap;
 
 use starlark::environment::{Globals, Module};
 use starlark::eval::Evaluator;
 use starlark::syntax::{AstModule, Dialect, DialectTypes};
-use starlark::values::Value;
+use starlark::values::{FrozenValue, Value};
 use tollgate_codemode::wire::{ErrorKind, Outcome, ScriptError, Step, StepReply};
 
 use self::convert::ConvertError;
-use self::hints::Phase;
 pub use self::limits::Limit;
+use self::limits::exceeded;
+use self::raised::Raised;
 use self::run::Run;
+use crate::python::{self, SyntaxError, line_column};
 
 const DIALECT: Dialect = Dialect {
     enable_def: true,
@@ -40,38 +56,42 @@ const DIALECT: Dialect = Dialect {
 thread_local! {
     /// The same for every script; building it costs more than most scripts.
     static GLOBALS: Globals = builtins::globals();
+    static NAMES: HashMap<String, FrozenValue> =
+        GLOBALS.with(|globals| globals.iter().map(|(name, value)| (name.to_owned(), value)).collect());
+}
+
+/// One of the names that every script has.
+fn given<'v>(name: &str) -> Option<Value<'v>> {
+    NAMES.with(|names| names.get(name).map(|value| value.to_value()))
 }
 
 #[must_use]
 pub fn step(step: Step) -> StepReply {
     let Step { source, catalog, journal, limits } = step;
-    let run = Run::new(catalog, journal, limits);
-    let (outcome, ticks) = match parse(&source, &run) {
-        Ok(parsed) => evaluate(&source, parsed, &run),
+    let run = Run::new(source, catalog, journal, limits);
+    let (outcome, ticks) = match parse(&run) {
+        Ok(ast) => evaluate(ast, &run),
         Err(error) => (Outcome::Failed { error }, 0),
     };
     StepReply { outcome, logs: run.take_logs(), ticks }
 }
 
-struct Parsed {
-    ast: AstModule,
-    rewritten: source::Rewritten,
-}
-
-fn parse(source: &str, run: &Run) -> Result<Parsed, ScriptError> {
+fn parse(run: &Run) -> Result<AstModule, ScriptError> {
+    let source = run.source();
     if source.len() > run.limits.source_bytes {
         return Err(Limit::Source(run.limits.source_bytes).error(None));
     }
-    let tokens = tokens::lex(source, &DIALECT);
-    tokens::check_depth(source, &tokens).map_err(|(limit, line)| limit.error(Some(line)))?;
-    let rewritten = rewrite::rewrite(source, &tokens);
-    match AstModule::parse("script", rewritten.text.clone(), &DIALECT) {
-        Ok(ast) => Ok(Parsed { ast, rewritten }),
-        Err(e) => Err(hints::script_error(&e, Phase::Parse, source, &rewritten, run)),
-    }
+    let refuse = |e: SyntaxError| hints::syntax_error(source, &e);
+    let tokens = python::tokens(source).map_err(refuse)?;
+    let too_deep = |(limit, at): (Limit, usize)| limit.error(Some(line_column(source, at).0));
+    depth::check(&tokens).map_err(too_deep)?;
+    let translated = python::translate(source, tokens).map_err(refuse)?;
+    run.set_places(translated.places);
+    depth::check_starlark(&translated.text, &DIALECT).map_err(|(limit, at)| too_deep((limit, run.original(at))))?;
+    AstModule::parse("script", translated.text, &DIALECT).map_err(|e| hints::untranslatable(&e, run))
 }
 
-fn evaluate(source: &str, parsed: Parsed, run: &Run) -> (Outcome, u64) {
+fn evaluate(ast: AstModule, run: &Run) -> (Outcome, u64) {
     GLOBALS.with(|globals| {
         Module::with_temp_heap(|module| {
             for (index, server) in run.catalog.servers.iter().enumerate() {
@@ -84,17 +104,18 @@ fn evaluate(source: &str, parsed: Parsed, run: &Run) -> (Outcome, u64) {
                     0,
                 );
             }
-            let ended = eval.eval_module(parsed.ast, globals);
-            let ticks = eval.get_total_tick_count();
+            let ended = eval.eval_module(ast, globals);
+            let ticks = run.ticks(&eval);
             let outcome = match (exceeded(&eval, run), ended) {
                 (Some(limit), ended) => {
-                    let line = ended.err().and_then(|e| hints::script_error(&e, Phase::Run, source, &parsed.rewritten, run).line);
+                    let line = ended.err().and_then(|e| hints::script_error(&e, run).line);
                     Outcome::Failed { error: limit.error(line) }
                 }
                 // Asked first, whatever the evaluator said: no error that a script provokes may hide a call it has made.
                 (None, _) if run.is_waiting() => Outcome::Need { calls: run.take_pending() },
-                (None, Ok(_)) => result(&module, run),
-                (None, Err(e)) => Outcome::Failed { error: hints::script_error(&e, Phase::Run, source, &parsed.rewritten, run) },
+                (None, Ok(_)) => result(&module, "result", run),
+                (None, Err(e)) if matches!(Raised::of(&e), Some(Raised::Exit)) => result(&module, exceptions::EXIT, run),
+                (None, Err(e)) => Outcome::Failed { error: hints::script_error(&e, run) },
             };
             (outcome, ticks)
         })
@@ -111,18 +132,9 @@ fn prepare<'a>(eval: &mut Evaluator<'_, 'a, '_>, run: &'a Run) -> Result<(), Str
     eval.set_max_callstack_size(run.limits.callstack as usize).map_err(|e| text(&e))
 }
 
-/// Starlark reports these two as errors without a kind of their own; its counters tell.
-fn exceeded(eval: &Evaluator, run: &Run) -> Option<Limit> {
-    let heap = eval.heap().peak_allocated_bytes() + eval.frozen_heap().allocated_bytes();
-    if eval.get_total_tick_count() > run.limits.ticks {
-        return Some(Limit::Ticks(run.limits.ticks));
-    }
-    (heap as u64 > run.limits.heap_bytes).then_some(Limit::Heap(run.limits.heap_bytes))
-}
-
-/// The value of the script's variable `result`.
-fn result<'v>(module: &Module<'v>, run: &Run) -> Outcome {
-    let value = module.get("result").unwrap_or_else(Value::new_none);
+/// The value of the script's variable `result`, or of its `return`.
+fn result<'v>(module: &Module<'v>, name: &str, run: &Run) -> Outcome {
+    let value = module.get(name).unwrap_or_else(Value::new_none);
     let error = match convert::to_json(module.heap(), value, run.limits.result_bytes) {
         Ok(result) => return Outcome::Done { result },
         Err(ConvertError::TooLarge) => Limit::Result(run.limits.result_bytes).error(None),

@@ -8,18 +8,29 @@ use super::limits::Limit;
 
 #[derive(Debug)]
 pub enum Raised {
-    /// A call has no answer yet. Nothing in the language can catch it: `try_call` never sees Starlark errors, and
-    /// `parallel` passes it on.
+    /// A call has no answer yet. Nothing in the language can catch it: `__try` and `parallel` pass it on.
     Suspend,
+    /// A `return` outside functions: the script has ended, its value is in the module.
+    Exit,
     Error {
         kind: ErrorKind,
         message: String,
+        /// The exception's class, as `except` sees it.
+        class: &'static str,
+    },
+    /// `raise`. The exception itself is in the module, since an error can hold no value of the heap.
+    Thrown {
+        kind: ErrorKind,
+        message: String,
+        /// Offset in the Starlark text where it was first raised, if that was somewhere else.
+        at: Option<usize>,
     },
 }
 
 impl Raised {
     pub fn error(kind: ErrorKind, message: impl Into<String>) -> starlark::Error {
-        Self::Error { kind, message: message.into() }.into()
+        let class = if kind == ErrorKind::ToolError { "ToolError" } else { "RuntimeError" };
+        Self::Error { kind, message: message.into(), class }.into()
     }
 
     pub fn limit(limit: Limit) -> starlark::Error {
@@ -28,6 +39,18 @@ impl Raised {
 
     pub fn runtime(message: impl Into<String>) -> starlark::Error {
         Self::error(ErrorKind::Runtime, message)
+    }
+
+    pub fn of_class(class: &'static str, message: impl Into<String>) -> starlark::Error {
+        Self::Error { kind: ErrorKind::Runtime, message: message.into(), class }.into()
+    }
+
+    pub fn value(message: impl Into<String>) -> starlark::Error {
+        Self::of_class("ValueError", message)
+    }
+
+    pub fn type_of(message: impl Into<String>) -> starlark::Error {
+        Self::of_class("TypeError", message)
     }
 
     /// What `error` carries, if it is one of ours.
@@ -44,7 +67,8 @@ impl fmt::Display for Raised {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Suspend => f.write_str("waiting for a tool call"),
-            Self::Error { message, .. } => f.write_str(message),
+            Self::Exit => f.write_str("the script has ended"),
+            Self::Error { message, .. } | Self::Thrown { message, .. } => f.write_str(message),
         }
     }
 }

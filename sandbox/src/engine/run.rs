@@ -3,19 +3,26 @@
 // The derives of `ProvidesStaticType` expand to an unsafe marker impl; there is no other unsafe here.
 #![allow(unsafe_code)]
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 
+use regex::Regex;
 use serde_json::{Map, Value as Json};
 use sha2::{Digest, Sha256};
 use starlark::any::ProvidesStaticType;
 use starlark::eval::Evaluator;
 use starlark::values::Value;
-use tollgate_codemode::wire::{Answer, Catalog, CatalogServer, CatalogTool, ErrorKind, JournalEntry, Limits, PendingCall};
+use tollgate_codemode::wire::{
+    Answer, Catalog, CatalogServer, CatalogTool, ErrorKind, GATEWAY, GATEWAY_PREFIX, JournalEntry, Limits, PendingCall,
+};
 
 use super::convert;
 use super::limits::Limit;
 use super::raised::Raised;
+use crate::python::{Places, line_column};
+
+/// Compiled patterns that are kept.
+const PATTERNS: usize = 64;
 
 #[derive(ProvidesStaticType)]
 pub struct Run {
@@ -23,18 +30,34 @@ pub struct Run {
     pub limits: Limits,
     journal: HashMap<u32, JournalEntry>,
     last_sequence: Cell<u32>,
-    /// While a lambda of `parallel` runs: the one sequence it may use.
+    charged: Cell<u64>,
+    /// While a function of `parallel` runs: the sequences it may use.
     slot: Cell<Slot>,
+    /// State of `random()`, once the gateway has given a seed; each function of `parallel` has its own.
+    random: Cell<Option<u64>>,
+    /// Compiled in this step.
+    patterns: RefCell<HashMap<(String, i32), Regex>>,
+    /// From the Starlark text back to the author's.
+    source: String,
+    places: OnceCell<Places>,
     pending: RefCell<Vec<PendingCall>>,
     logs: RefCell<Logs>,
 }
 
+/// Where the next call's number comes from. The calls of `count` functions that run at the same time are numbered in rounds,
+/// first calls first, so that no number depends on which other calls are already answered.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Slot {
     /// Outside `parallel`: the next number.
     Next,
-    Reserved(u32),
-    Used,
+    /// `base` is the first number of all, `turn` how many calls this function has made.
+    Branch { base: u32, index: u32, count: u32, turn: u32 },
+}
+
+struct Asked<'a> {
+    tool_id: &'a str,
+    server: &'a str,
+    tool: &'a str,
 }
 
 /// What a call gives the script.
@@ -45,12 +68,17 @@ pub enum Answered<'v> {
 
 impl Run {
     #[must_use]
-    pub fn new(catalog: Catalog, journal: Vec<JournalEntry>, limits: Limits) -> Self {
+    pub fn new(source: String, catalog: Catalog, journal: Vec<JournalEntry>, limits: Limits) -> Self {
         Self {
             catalog,
             journal: journal.into_iter().map(|entry| (entry.sequence, entry)).collect(),
             last_sequence: Cell::new(0),
+            charged: Cell::new(0),
             slot: Cell::new(Slot::Next),
+            random: Cell::new(None),
+            patterns: RefCell::default(),
+            source,
+            places: OnceCell::new(),
             pending: RefCell::default(),
             logs: RefCell::new(Logs { lines: Vec::new(), left: limits.log_bytes, limit: limits.log_bytes, cut: false }),
             limits,
@@ -77,21 +105,32 @@ impl Run {
         tool: &CatalogTool,
         arguments: Map<String, Json>,
     ) -> starlark::Result<Answered<'v>> {
+        let to = Asked { tool_id: &tool.tool_id, server: &self.server(server).name, tool: &tool.name };
+        self.ask(eval, &to, arguments)
+    }
+
+    /// What the gateway itself answers: the time, a seed.
+    pub fn ask_gateway<'v>(&self, eval: &Evaluator<'v, '_, '_>, tool_id: &str) -> starlark::Result<Answered<'v>> {
+        let to = Asked { tool_id, server: GATEWAY, tool: tool_id.trim_start_matches(GATEWAY_PREFIX) };
+        self.ask(eval, &to, Map::new())
+    }
+
+    fn ask<'v>(&self, eval: &Evaluator<'v, '_, '_>, to: &Asked, arguments: Map<String, Json>) -> starlark::Result<Answered<'v>> {
         let sequence = self.take_sequence()?;
-        let fingerprint = fingerprint(&tool.tool_id, &arguments);
+        let fingerprint = fingerprint(to.tool_id, &arguments);
         let Some(entry) = self.journal.get(&sequence) else {
             self.pending.borrow_mut().push(PendingCall {
                 sequence,
-                tool_id: tool.tool_id.clone(),
-                server: self.server(server).name.clone(),
-                tool: tool.name.clone(),
+                tool_id: to.tool_id.to_owned(),
+                server: to.server.to_owned(),
+                tool: to.tool.to_owned(),
                 arguments,
                 fingerprint,
-                line: line_of_call(eval),
+                line: self.line_of_call(eval),
             });
             return Err(Raised::Suspend.into());
         };
-        if entry.tool_id != tool.tool_id || entry.fingerprint != fingerprint {
+        if entry.tool_id != to.tool_id || entry.fingerprint != fingerprint {
             return Err(Raised::error(
                 ErrorKind::Nondeterminism,
                 format!(
@@ -107,39 +146,111 @@ impl Run {
     }
 
     fn take_sequence(&self) -> starlark::Result<u32> {
-        match self.slot.get() {
-            Slot::Next => self.reserve(1),
-            Slot::Reserved(sequence) => {
-                self.slot.set(Slot::Used);
-                Ok(sequence)
+        let sequence = match self.slot.get() {
+            Slot::Next => {
+                let next = self.last_sequence.get().saturating_add(1);
+                self.last_sequence.set(next);
+                next
             }
-            Slot::Used => Err(Raised::runtime(
-                "A function in parallel() may make one tool call. Make the calls that depend on it after parallel() has returned.",
-            )),
-        }
-    }
-
-    /// Take the next `count` sequence numbers; the first of them is returned.
-    pub fn reserve(&self, count: u32) -> starlark::Result<u32> {
-        if self.slot.get() != Slot::Next {
-            return Err(Raised::runtime("parallel() cannot run inside parallel(). Give the outer one all calls."));
-        }
-        let first = self.last_sequence.get() + 1;
-        let last = self.last_sequence.get().saturating_add(count);
-        if last > self.limits.calls {
+            Slot::Branch { base, index, count, turn } => {
+                self.slot.set(Slot::Branch { base, index, count, turn: turn + 1 });
+                count.saturating_mul(turn).saturating_add(base).saturating_add(index)
+            }
+        };
+        if sequence > self.limits.calls {
             return Err(Raised::limit(Limit::Calls(self.limits.calls)));
         }
-        self.last_sequence.set(last);
-        Ok(first)
+        Ok(sequence)
     }
 
-    /// Run `body` with its one call bound to `sequence`, so that its number does not depend on which other calls are
-    /// already answered.
-    pub fn in_slot<T>(&self, sequence: u32, body: impl FnOnce() -> T) -> T {
-        self.slot.set(Slot::Reserved(sequence));
-        let out = body();
+    /// Is this inside a function of `parallel`?
+    pub fn in_branch(&self) -> bool {
+        self.slot.get() != Slot::Next
+    }
+
+    /// Run `count` bodies as if at the same time.
+    ///
+    /// # Errors
+    /// The limit of calls, or what `body` ends with; that is not asked of the bodies behind it.
+    pub fn branches<T>(&self, count: usize, mut body: impl FnMut(usize) -> starlark::Result<T>) -> starlark::Result<()> {
+        let base = self.last_sequence.get() + 1;
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        if self.last_sequence.get().saturating_add(count) > self.limits.calls {
+            return Err(Raised::limit(Limit::Calls(self.limits.calls)));
+        }
+        let random = self.random.get();
+        let mut rounds = 1;
+        let mut done = Ok(());
+        for index in 0..count {
+            self.slot.set(Slot::Branch { base, index, count, turn: 0 });
+            self.random.set(None);
+            done = body(index as usize).map(|_| ());
+            if let Slot::Branch { turn, .. } = self.slot.get() {
+                rounds = rounds.max(turn);
+            }
+            if done.is_err() {
+                break;
+            }
+        }
         self.slot.set(Slot::Next);
-        out
+        self.random.set(random);
+        self.last_sequence.set((base - 1).saturating_add(count.saturating_mul(rounds)));
+        done
+    }
+
+    pub fn random_state(&self) -> Option<u64> {
+        self.random.get()
+    }
+
+    pub fn set_random_state(&self, state: u64) {
+        self.random.set(Some(state));
+    }
+
+    /// # Errors
+    /// Those of `compile`, which is asked once for each pattern.
+    pub fn pattern(&self, text: &str, flags: i32, compile: impl FnOnce() -> starlark::Result<Regex>) -> starlark::Result<Regex> {
+        let key = (text.to_owned(), flags);
+        if let Some(known) = self.patterns.borrow().get(&key) {
+            return Ok(known.clone());
+        }
+        let new = compile()?;
+        let mut patterns = self.patterns.borrow_mut();
+        if patterns.len() < PATTERNS {
+            patterns.insert(key, new.clone());
+        }
+        Ok(new)
+    }
+
+    pub fn set_places(&self, places: Places) {
+        let _ = self.places.set(places);
+    }
+
+    /// Offset in the author's text of an offset in the Starlark text.
+    pub fn original(&self, offset: usize) -> usize {
+        self.places.get().map_or(0, |places| places.original(offset))
+    }
+
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    fn line_of_call(&self, eval: &Evaluator) -> u32 {
+        let begin = eval.call_stack_top_location().map_or(0, |at| at.span.begin().get() as usize);
+        line_column(&self.source, self.original(begin)).0
+    }
+
+    /// One turn of a native's own loop, which Starlark does not count.
+    ///
+    /// # Errors
+    /// The limit of ticks.
+    pub fn charge(&self, eval: &Evaluator) -> starlark::Result<()> {
+        self.charged.set(self.charged.get() + 1);
+        if self.ticks(eval) > self.limits.ticks { Err(Raised::limit(Limit::Ticks(self.limits.ticks))) } else { Ok(()) }
+    }
+
+    /// Calls and turns of loops, Starlark's and ours.
+    pub fn ticks(&self, eval: &Evaluator) -> u64 {
+        eval.get_total_tick_count() + self.charged.get()
     }
 
     pub fn print(&self, text: &str) {
@@ -157,6 +268,19 @@ impl Run {
     pub fn take_logs(&self) -> Vec<String> {
         std::mem::take(&mut self.logs.borrow_mut().lines)
     }
+}
+
+/// Call a function of the script's from a native's loop.
+///
+/// # Errors
+/// The function's, or the limit of ticks.
+pub fn call_back<'v>(
+    eval: &mut Evaluator<'v, '_, '_>,
+    function: Value<'v>,
+    arguments: &[Value<'v>],
+) -> starlark::Result<Value<'v>> {
+    Run::of(eval).charge(eval)?;
+    eval.eval_function(function, arguments, &[])
 }
 
 struct Logs {
@@ -189,9 +313,4 @@ fn fingerprint(tool_id: &str, arguments: &Map<String, Json>) -> String {
     hash.update([0]);
     hash.update(serde_json::to_vec(arguments).unwrap_or_default());
     hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn line_of_call(eval: &Evaluator) -> u32 {
-    let line = eval.call_stack_top_location().map_or(0, |at| at.resolve_span().begin.line + 1);
-    u32::try_from(line).unwrap_or(u32::MAX)
 }

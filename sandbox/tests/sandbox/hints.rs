@@ -41,33 +41,12 @@ fn names_of_servers_and_tools() {
 #[test]
 fn python_that_is_not_there() {
     for (source, line, hint) in [
-        ("x = 1\nwhile True:\n  pass", 2, "Use `for i in range(n):`"),
-        ("import json", 1, "There is no `import`"),
-        ("from typing import Any", 1, "There is no `import`"),
-        ("try:\n  x = 1\nexcept:\n  pass", 1, "try_call("),
-        ("raise Exception(\"x\")", 1, "Use `fail("),
-        ("class A:\n  pass", 1, "Use a dict"),
-        ("x = 1 if a is None else 2", 1, "Use `==`"),
-        ("await crm.notes()", 1, "Drop the word"),
-        ("async def f():\n  pass", 1, "Write `def`"),
-        ("def f():\n  yield 1", 2, "Append to a list"),
+        ("import requests", 1, "Scripts have no network"),
+        ("def f():\n  yield 1", 2, "out.append(x)"),
         ("with open(\"x\") as f:\n  pass", 1, "no `with`"),
-        ("def f():\n  global x", 2, "Return the value"),
-        ("def f():\n  nonlocal x", 2, "Return the value"),
-        ("del x[0]", 1, "d.pop("),
-        ("assert 1", 1, "fail("),
-        ("x = sum(i for i in [1])", 1, "Use a list"),
-        ("x = {1, 2}", 1, "set([1, 2])"),
-        ("x = 1 < 2 < 3", 1, "a < b and b < c"),
-        ("if (y := 3):\n  pass", 1, "There is no `:=`"),
-        ("x = 2 ** 3", 1, "pow(x, n)"),
-        ("x = {**{}}", 1, "d1 | d2"),
-        ("x = [*[1], 2]", 1, "Join lists with `a + b`"),
-        ("a, *b = [1, 2]", 1, "xs[1:]"),
-        ("@cache\ndef f():\n  pass", 1, "no decorators"),
+        ("@retry\nclass A:\n  pass", 1, "f = decorator(f)"),
         ("match x:\n  case 1:\n    pass", 1, "Use `if` and `elif`"),
         ("print \"x\"", 1, "print(x)"),
-        ("if True:\n\tx = 1", 2, "Indent with spaces"),
         ("x = \"abc", 1, "Close the string"),
         ("x = !y", 1, "Use `not x`"),
     ] {
@@ -75,22 +54,18 @@ fn python_that_is_not_there() {
         assert_eq!(found.kind, Syntax, "{source}\n{found:?}");
         assert!(found.message.contains(hint), "{source}\n{}", found.message);
         assert_eq!(found.line, Some(line), "{source}\n{found:?}");
+        assert!(found.column.is_some(), "{source}");
     }
 }
 
 #[test]
 fn python_that_fails_as_it_runs() {
     for (source, hint) in [
-        ("xs = [1]\nxs.sort()", "sorted(xs"),
-        ("xs = 1\nx = \"%.2f\" % xs", "f\"{x:.2f}\""),
-        ("xs = 1\nx = \"{:.2f}\".format(xs)", "f\"{x:.2f}\""),
         ("d = {}\nx = d[\"k\"]", "d.get("),
         ("n = 1\nx = \"a\" + n", "str(n)"),
         ("n = None\nx = n[\"a\"]", "None: check it first"),
         ("xs = [1]\nfor x in xs: xs.append(1)", "Loop over a copy"),
-        ("n = 1\nfor c in \"abc\": print(c)", "s.elems()"),
         ("n = 1\nint(\"x\")", "Cannot parse"),
-        ("n = 1\ndatetime.now()", "no clock"),
         ("n = 1\nopen(\"/etc/passwd\")", "no files"),
         ("n = 1\nfail(\"boom\")", "boom"),
     ] {

@@ -1,7 +1,7 @@
 //! The journal: suspend, answer, replay, and the same again.
 
 use serde_json::json;
-use tollgate_codemode::wire::{Answer, ErrorKind, Limits, Outcome};
+use tollgate_codemode::wire::{Answer, ErrorKind, GATEWAY, Limits, NOW, Outcome, PendingCall, RANDOM};
 
 use crate::support::{calls, echo, entry, error, failure, last, result, run, step};
 
@@ -68,7 +68,7 @@ fn key_order_of_answers_is_kept() {
     let answer = |_: &_| Answer::Value(json!({"z": 1, "a": [true, null, 1.5, "é"], "m": {"y": 1, "b": 2}}));
     let (replies, _) = run("r = crm.notes()\nprint(list(r.keys()))\nresult = r", answer);
     let end = replies.last().unwrap();
-    assert_eq!(end.logs, ["[\"z\", \"a\", \"m\"]"]);
+    assert_eq!(end.logs, ["['z', 'a', 'm']"]);
     let Outcome::Done { result } = &end.outcome else { panic!() };
     assert_eq!(result.to_string(), r#"{"z":1,"a":[true,null,1.5,"é"],"m":{"y":1,"b":2}}"#);
 }
@@ -134,11 +134,47 @@ fn parallel_numbers_do_not_depend_on_which_answer_came_first() {
     assert_eq!(result, json!([1, 21, 3]));
 }
 
+/// The calls of functions that run at the same time are numbered in rounds, whichever answer comes first.
 #[test]
-fn parallel_takes_one_call_a_function() {
-    assert!(error("parallel([lambda: [shop.order(id=1), shop.order(id=2)]])").message.contains("one tool call"));
-    assert!(error("parallel([lambda: parallel([lambda: shop.order(id=1)])])").message.contains("inside parallel()"));
+fn functions_in_parallel_may_make_several_calls() {
+    let source = "def f(i):\n  a = shop.order(id=i)\n  return crm.notes(n=a.id).n if i < 3 else a.id\nresult = parallel(f, [1, 2, 3])\nlast = shop.order(id=9)";
+    let (replies, journal) = run(source, echo);
+    let rounds: Vec<Vec<u32>> = replies[..3].iter().map(|r| calls(r).iter().map(|c| c.sequence).collect()).collect();
+    assert_eq!(rounds, [vec![1, 2, 3], vec![4, 5], vec![7]]);
+    assert!(matches!(&replies[3].outcome, Outcome::Done { result } if *result == json!([1, 2, 3])));
+    // Half of the first round is answered: the other half keeps its numbers, and who is ahead takes the next round's.
+    let early = step(source, journal[..2].to_vec(), Limits::default());
+    assert_eq!(calls(&early).iter().map(|c| c.sequence).collect::<Vec<_>>(), [4, 5, 3]);
+}
+
+#[test]
+fn parallel_within_parallel_goes_one_after_the_other() {
+    let source = "result = parallel([lambda: parallel([lambda: shop.order(id=1).id, lambda: shop.order(id=2).id]), lambda: shop.order(id=3).id])";
+    let (replies, _) = run(source, echo);
+    let rounds: Vec<usize> = replies[..2].iter().map(|r| calls(r).len()).collect();
+    assert_eq!(rounds, [2, 1]);
+    assert!(matches!(&replies[2].outcome, Outcome::Done { result } if *result == json!([[1, 2], 3])));
     assert!(error("parallel([shop.order(id=1)])").message.contains("takes functions, not results"));
+}
+
+#[test]
+fn time_and_chance_are_asked_of_the_gateway_and_journalled() {
+    let source =
+        "import time, random\na = now()\nb = time.time()\nx = [random.random() for i in range(3)]\nresult = [a.year, b, x]";
+    let answer = |call: &PendingCall| match call.tool_id.as_str() {
+        NOW => Answer::Value(json!(1_700_000_000_500_000_i64)),
+        RANDOM => Answer::Value(json!(7)),
+        other => panic!("{other}"),
+    };
+    let (replies, journal) = run(source, answer);
+    assert_eq!(journal.iter().map(|e| e.tool_id.as_str()).collect::<Vec<_>>(), [NOW, NOW, RANDOM]);
+    assert_eq!(calls(&replies[0])[0].server, GATEWAY);
+    let Outcome::Done { result } = &replies.last().unwrap().outcome else { panic!("{replies:?}") };
+    assert_eq!((&result[0], &result[1]), (&json!(2023), &json!(1_700_000_000.5)));
+    let again = step(source, journal, Limits::default());
+    assert!(matches!(again.outcome, Outcome::Done { result: r } if r == *result));
+    let refused = run("now()", |_| Answer::Error("not here".into())).0;
+    assert_eq!(failure(refused.last().unwrap()).message, "The time is not given to scripts: not here");
 }
 
 #[test]
