@@ -62,7 +62,7 @@ async fn newest_seal(tenant: &Tenant) -> SignedSeal {
 }
 
 /// Scripts that end well and badly, that print, and that call at once what they can.
-const SCRIPTS: [(&str, &str); 5] = [
+const SCRIPTS: [(&str, &str); 6] = [
     ("done", "a = code.echo(tag=\"one\")\nprint(\"first\", a[\"echo\"][\"tag\"])\nresult = [a[\"echo\"][\"tag\"], 1.5, None]"),
     (
         "done",
@@ -71,6 +71,10 @@ const SCRIPTS: [(&str, &str); 5] = [
     ("done", "result = [n * n for n in range(100)]"),
     ("failed", "print(\"before it\")\na = code.echo(tag=\"two\")\ncode.fail(tag=\"three\")\nresult = 1"),
     ("failed", "x = code.echo(tag=\"four\"\nresult = 1"),
+    (
+        "done",
+        "import datetime, random\ncode.echo(tag=\"five\")\nwhen = datetime.datetime.now()\ntry:\n    code.fail()\nexcept Exception as error:\n    print(\"caught\", error)\nresult = {\"year\": when.year, \"die\": [random.randint(1, 6), random.random()], \"when\": when}",
+    ),
 ];
 
 async fn scripts(mcp: &Mcp) {
@@ -172,7 +176,7 @@ async fn audit_proof_a_bundle_is_sound_and_names_whatever_a_superuser_did_to_it(
     assert_eq!((replayed.code, &report["findings"]), (Some(0), &json!([])), "{report:#}");
     assert_eq!(
         (&report["scripts"], &report["replayed"], &report["not_replayable"]),
-        (&json!(5), &json!(5), &json!(0)),
+        (&json!(6), &json!(6), &json!(0)),
         "{report}"
     );
     assert_eq!(report["tenant_id"], scene.tenant.id);
@@ -306,7 +310,7 @@ async fn audit_proof_of_every_call_holds_and_an_old_seal_stands_in_the_newest() 
     call(&tenant, &mcp, "rec__nothing", "denied", 1).await;
     scripts(&mcp).await;
     let calls = tenant.calls("").await;
-    assert_eq!(calls.len(), 3 + 2 + 1 + 7, "{calls:#?}");
+    assert_eq!(calls.len(), 3 + 2 + 1 + 9, "{calls:#?}");
     let mut positions = Vec::new();
     for row in &calls {
         // A call that is refused is one row.

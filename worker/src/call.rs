@@ -80,6 +80,11 @@ impl Parent {
         std::mem::take(&mut self.carry.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// What the gateway answered a script by itself waits as well.
+    pub fn put_journal(&self, row: JournalRow) {
+        self.carry.lock().unwrap_or_else(PoisonError::into_inner).journal.push(row);
+    }
+
     fn put(&self, completion: Completion, journal: Option<JournalRow>) {
         let mut carry = self.carry.lock().unwrap_or_else(PoisonError::into_inner);
         carry.completions.push(completion);
@@ -360,7 +365,7 @@ fn script_answer(tool: &Tool, answer: &Answer) -> wire::Answer {
     }
 }
 
-fn journal_entry(pending: wire::PendingCall, answer: wire::Answer) -> wire::JournalEntry {
+pub fn journal_entry(pending: wire::PendingCall, answer: wire::Answer) -> wire::JournalEntry {
     let wire::PendingCall { sequence, tool_id, fingerprint, .. } = pending;
     wire::JournalEntry { sequence, tool_id, fingerprint, answer }
 }
@@ -373,7 +378,7 @@ async fn journal_row(intent: &Intent, place: ScriptPlace, entry: &wire::JournalE
         let blank = wire::JournalEntry { fingerprint: MARKER.to_owned(), ..entry.clone() };
         kept = trail.payload(serde_json::to_vec(&blank).unwrap_or_default()).await.of_original(text);
     }
-    JournalRow { tenant: intent.tenant, place, call: intent.id, entry: kept }
+    JournalRow { tenant: intent.tenant, place, call: Some(intent.id), entry: kept }
 }
 
 fn count(decision: Decision, outcome: Outcome) {

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use tollgate_codemode::wire::{self, ErrorKind, JournalEntry, Limits, PendingCall, ScriptError, Step, StepReply};
 use tollgate_domain::{ScriptRunId, tool::sha256};
 use tollgate_store::{
-    audit::{AuditError, Entry, NewRun, RunEnd, ScriptPlace},
+    audit::{AuditError, Entry, JournalRow, NewRun, RunEnd, ScriptPlace},
     payload,
 };
 
@@ -85,6 +85,13 @@ pub async fn run(
     run.close(reply).await
 }
 
+/// Not for secrets: a run's random numbers stand in its journal.
+fn random() -> u64 {
+    let (high, low) = uuid::Uuid::new_v4().as_u64_pair();
+    // The version and variant bits are not random; each half covers those of the other.
+    high ^ low.rotate_left(32)
+}
+
 fn limits(gate: &Gate) -> Limits {
     let l = &gate.config.limits.script;
     Limits {
@@ -118,8 +125,13 @@ impl Run<'_> {
                     return Ok(StepReply { outcome: failed(ErrorKind::ToolError, KEY_HAS_ENDED), ..reply });
                 }
             };
+            let (own, calls): (Vec<_>, Vec<_>) = calls.iter().cloned().partition(|pending| pending.server == wire::GATEWAY);
+            for pending in own {
+                let entry = self.answer(pending).await;
+                self.step.journal.push(entry);
+            }
             let answers = join_all(calls.iter().map(|pending| self.call(pending.clone()))).await;
-            for (pending, answer) in calls.clone().into_iter().zip(answers) {
+            for (pending, answer) in calls.into_iter().zip(answers) {
                 let (reply, entry) = answer?;
                 self.calls.push(json!({
                     "call_id": reply.id,
@@ -130,6 +142,22 @@ impl Run<'_> {
             }
             self.step.journal.sort_by_key(|entry| entry.sequence);
         }
+    }
+
+    /// What a script asks of the gateway and of no tool: it comes from the journal ever after.
+    async fn answer(&self, pending: PendingCall) -> JournalEntry {
+        let now = self.gate.clock.now();
+        let answer = match pending.tool_id.as_str() {
+            wire::NOW => wire::Answer::Value(now.timestamp_micros().into()),
+            wire::RANDOM => wire::Answer::Value((random() >> 1).into()),
+            other => wire::Answer::Error(format!("the gateway has no answer to {other}")),
+        };
+        let place = ScriptPlace { run: self.id, sequence: pending.sequence };
+        let entry = call::journal_entry(pending, answer);
+        let text = serde_json::to_vec(&entry).unwrap_or_default();
+        let kept = self.caller.config().trail.payload(text).await;
+        self.parent.put_journal(JournalRow { tenant: self.caller.tenant(), place, call: None, entry: kept });
+        entry
     }
 
     async fn call(&self, pending: PendingCall) -> Result<(Reply, JournalEntry), AuditError> {

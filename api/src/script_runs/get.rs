@@ -34,8 +34,9 @@ pub struct ScriptRunDetail {
 #[derive(Debug, Serialize, ToSchema)]
 pub struct JournalEntry {
     pub sequence: i32,
-    #[schema(value_type = String)]
-    pub call_id: CallId,
+    /// Null where the gateway answered by itself: the time, or a random number.
+    #[schema(value_type = Option<String>)]
+    pub call_id: Option<CallId>,
     #[schema(value_type = Option<serde_json::Value>)]
     pub entry: Option<Box<RawValue>>,
 }

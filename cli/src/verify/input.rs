@@ -58,7 +58,10 @@ pub fn open(path: &Path) -> Result<Given> {
         return Ok(Given::Bundle(Box::new(io::Cursor::new(start).chain(input))));
     } else if start.trim_ascii_start().starts_with(b"{") {
         let mut bytes = start;
-        input.take(MAX_JSON).read_to_end(&mut bytes).with_context(cannot)?;
+        input.take(MAX_JSON + 1).read_to_end(&mut bytes).with_context(cannot)?;
+        if u64::try_from(bytes.len()).is_ok_and(|length| length > MAX_JSON) {
+            bail!("{shown} is larger than {} MiB: check it in parts (split it between lines)", MAX_JSON >> 20);
+        }
         return json(&shown, bytes);
     } else if what(b"PAR1") {
         bail!(

@@ -6,9 +6,9 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde_json::Value;
-use tollgate_codemode::wire::{Outcome, Step, StepReply, read_frame, write_frame};
+use tollgate_codemode::wire::{GATEWAY_PREFIX, JournalEntry, Outcome, Step, StepReply, read_frame, write_frame};
 use tollgate_evidence::bundle::{Replay, RunRecord};
 
 pub struct Sandbox {
@@ -80,7 +80,14 @@ impl Replay for Sandbox {
 }
 
 fn step(run: &RunRecord) -> Result<Step> {
-    let journal = run.journal.values().map(|entry| serde_json::from_str(entry)).collect::<Result<_, _>>()?;
+    let journal: Vec<JournalEntry> = run.journal.values().map(|entry| serde_json::from_str(entry)).collect::<Result<_, _>>()?;
+    // What no call stands behind can only be what the gateway answers by itself.
+    for entry in &journal {
+        let without = i32::try_from(entry.sequence).is_ok_and(|sequence| run.without_call.contains(&sequence));
+        if without != entry.tool_id.starts_with(GATEWAY_PREFIX) {
+            bail!("what it was answered at {} under {} does not go with a call", entry.sequence, entry.tool_id);
+        }
+    }
     Ok(Step {
         source: run.source.clone().unwrap_or_default(),
         catalog: serde_json::from_str(run.catalog.as_deref().unwrap_or("{}"))?,

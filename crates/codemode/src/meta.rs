@@ -20,12 +20,11 @@ need; what stays in the script costs you no tokens. Read the signatures first.
 
 Each server is a global: `c = crm.find_customer(email=\"a@b.c\")`. Pass arguments by keyword, as the signature names them. Calls return plain \
 values (dict, list, str, ...): read r[\"key\"] or r.key, and r.get(\"key\") where it may be missing. Set `result` to the answer (plain data); \
-print(...) goes to logs. A failing call ends the script; try_call(crm.find_customer, email=\"..\") gives {ok, value, error} instead. \
+print(...) goes to logs. A failed call raises ToolError; try_call(crm.find_customer, email=\"..\") gives {ok, value, error} instead. \
 parallel(lambda i: crm.get_order(id=i), ids) makes calls at the same time.
 
-The language is Starlark, a small Python: def, if, for, comprehensions, lambda, f-strings, str/list/dict methods, sorted, sum, len, range, zip, \
-enumerate, json.encode, json.decode. It has no import, while, try/except, class, with, is, async, generators, :=, set literals, regular \
-expressions, files, network or clock. For while write `for _ in range(n)` and break; for `a < b < c` write `a < b and b < c`.
+The language is Python with json, re, math, statistics, datetime, time, random, collections, itertools and functools. There are no files, network, \
+yield, with or match.
 
 Example:
 unpaid = [o for o in crm.list_orders(customer_id=c.id) if o[\"status\"] == \"unpaid\"]

@@ -195,7 +195,9 @@ pub struct ScriptJournal {
     pub tenant_id: TenantId,
     pub id: ScriptRunId,
     pub sequence: i32,
-    pub call_id: CallId,
+    /// Left out where the gateway answered by itself: the time, a random number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub call_id: Option<CallId>,
     pub entry: Commitment,
 }
 

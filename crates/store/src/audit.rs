@@ -38,6 +38,8 @@ const MAX_BATCH: usize = 1000;
 const MAX_BATCH_BYTES: usize = 16 << 20;
 /// A batch that failed this often is written entry by entry: perhaps it is its size that is refused.
 const WHOLE_TRIES: u32 = 3;
+/// And one under which the session ended this often, without anyone knowing what became of it.
+const DOUBTS: u32 = 5;
 /// Commits under way at once: while one waits for the disk, the next is filled.
 const WRITERS: usize = 2;
 /// How long a caller waits for its commit. The entry itself is retried until it is written.
@@ -94,7 +96,7 @@ impl AuditWriter {
         let (writer, jobs) = Self::with_queue(limits);
         let jobs = Arc::new(Mutex::new(jobs));
         for _ in 0..WRITERS {
-            let chain = Chain { writer: Uuid::new_v4(), end: (0, Hash::ZERO) };
+            let chain = Chain::new();
             tokio::spawn(Task { keys: Arc::clone(store.keys()), link: Link::to(store), chain }.run(Arc::clone(&jobs)));
         }
         writer
@@ -207,6 +209,12 @@ struct Chain {
     end: (i64, Hash),
 }
 
+impl Chain {
+    fn new() -> Self {
+        Self { writer: Uuid::new_v4(), end: (0, Hash::ZERO) }
+    }
+}
+
 struct Task {
     keys: Arc<KeyRing>,
     link: Link,
@@ -259,7 +267,7 @@ impl Task {
     /// Write a batch and acknowledge it. Leaves `batch` empty, or as it was when the database refuses it as a whole.
     async fn commit(&mut self, batch: &mut Vec<Job>) -> StoreResult<()> {
         let mut pause = Duration::from_millis(20);
-        let mut in_doubt = None;
+        let (mut in_doubt, mut doubts) = (None, 0);
         for attempt in 1.. {
             let doubted = in_doubt.is_some();
             let prepared = match in_doubt.take() {
@@ -273,7 +281,7 @@ impl Task {
                 }
             };
             let started = Instant::now();
-            let error = match self.link.write(&prepared.rows, &prepared.signed).await {
+            let error = match self.link.write(&prepared.rows, &prepared.signed, doubted).await {
                 Ok(()) => {
                     self.chain.end = (prepared.signed.batch.sequence, prepared.signed.batch.root);
                     measure(batch.len(), started);
@@ -289,7 +297,22 @@ impl Task {
                     }
                     error
                 }
-                Err(Failure::InDoubt(error) | Failure::Refused(error)) => {
+                Err(Failure::Taken) => {
+                    tracing::error!(writer = %self.chain.writer, "another batch stands under a writer's next number; its chain begins anew");
+                    self.chain = Chain::new();
+                    continue;
+                }
+                // Perhaps it is the batch that ends the session. Under a chain of their own its entries may come to stand in the log
+                // twice, and are there for certain.
+                Err(Failure::InDoubt(error)) if doubts >= DOUBTS && batch.len() > 1 => {
+                    self.chain = Chain::new();
+                    return Err(error);
+                }
+                Err(Failure::InDoubt(error)) => {
+                    (in_doubt, doubts) = (Some(prepared), doubts + 1);
+                    error
+                }
+                Err(Failure::Refused(error)) => {
                     in_doubt = Some(prepared);
                     error
                 }

@@ -334,7 +334,8 @@ pub struct ScriptRunDetail {
 #[derive(Debug, Clone)]
 pub struct JournalEntry {
     pub sequence: i32,
-    pub call_id: CallId,
+    /// `None` where the gateway answered by itself.
+    pub call_id: Option<CallId>,
     pub entry: Option<String>,
 }
 
@@ -467,7 +468,7 @@ pub async fn get_run(tx: &mut Tx, tenant: TenantId, run: ScriptRunId) -> StoreRe
     );
     for row in journal.fetch_all(&mut **tx).await? {
         let entry = row.body.as_deref().map(text).transpose()?;
-        detail.journal.push(JournalEntry { sequence: row.sequence, call_id: row.call_id.into(), entry });
+        detail.journal.push(JournalEntry { sequence: row.sequence, call_id: row.call_id.map(Into::into), entry });
     }
     Ok(detail)
 }

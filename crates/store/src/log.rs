@@ -144,7 +144,7 @@ fn journal(tenant: TenantId, row: &PgRow) -> StoreResult<Line<'_>> {
         tenant_id: tenant,
         id: id(row, "script_run_id")?,
         sequence: row.try_get("sequence")?,
-        call_id: id(row, "call_id")?,
+        call_id: maybe(row, "call_id")?,
         entry: required(commitment(row, ["entry_sha256", "entry_form", "entry_kept_sha256"])?)?,
     }))
 }

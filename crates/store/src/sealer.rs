@@ -9,7 +9,7 @@
 //! committed, and has the larger transaction id. A round is ordered by these, and within one writer by its own numbers: a
 //! change of configuration may have taken its id long before it took its place in the chain.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use chrono::{DateTime, Utc};
 use serde_json::json;
@@ -89,8 +89,15 @@ pub async fn round(store: &Store, now: DateTime<Utc>) -> StoreResult<Round> {
     let mut chains = chains(&mut tx, &waiting).await?;
     // Ordered, so that what is written is written in one order everywhere.
     let mut logs: BTreeMap<TenantId, Vec<Sealed>> = BTreeMap::new();
+    let mut concerned: BTreeMap<TenantId, Vec<String>> = BTreeMap::new();
     for wait in &waiting {
+        let known = done.anomalies.len();
         let Some(entries) = examine(wait, &mut chains, store.keys(), &mut done.anomalies) else { continue };
+        let found = &done.anomalies[known..];
+        if !found.is_empty() {
+            let tenants: BTreeSet<TenantId> = entries.iter().map(|entry| entry.tenant).collect();
+            tenants.into_iter().for_each(|tenant| concerned.entry(tenant).or_default().extend_from_slice(found));
+        }
         for entry in entries {
             logs.entry(entry.tenant).or_default().push((entry.place, entry.leaf));
         }
@@ -100,7 +107,8 @@ pub async fn round(store: &Store, now: DateTime<Utc>) -> StoreResult<Round> {
         seal(&mut tx, store.keys(), tenant, &entries, now, &mut done.seals).await?;
     }
     settle(&mut tx, &waiting, &chains, now).await?;
-    note(&mut tx, store.keys(), &done.anomalies, now).await?;
+    concerned.insert(PLATFORM, done.anomalies.clone());
+    note(&mut tx, store.keys(), &concerned, now).await?;
     tx.commit().await?;
     Ok(done)
 }
@@ -299,18 +307,22 @@ async fn settle(tx: &mut Tx, waiting: &[Waiting], chains: &HashMap<Uuid, (i64, H
     Ok(())
 }
 
-/// An anomaly belongs to the installation: which tenant's rows are missing is what nobody can say.
-async fn note(tx: &mut Tx, keys: &KeyRing, anomalies: &[String], now: DateTime<Utc>) -> StoreResult<()> {
+/// An anomaly belongs to the installation, because which tenant's rows are missing is what nobody can say; and to the tenants whose
+/// rows came in such a batch, so that their bundles tell of it.
+async fn note(tx: &mut Tx, keys: &KeyRing, anomalies: &BTreeMap<TenantId, Vec<String>>, now: DateTime<Utc>) -> StoreResult<()> {
     let mut lines = Vec::new();
-    for text in anomalies {
-        let detail = json!({"anomaly": text});
-        let platform = TenantId::from_uuid(Uuid::nil());
-        lines.push(
-            events::insert(tx, platform, &Actor::system("sealer"), now, ("audit.anomaly", "audit_batches", &detail)).await?,
-        );
+    for (tenant, texts) in anomalies {
+        for text in texts {
+            let detail = json!({"anomaly": text});
+            let what = ("audit.anomaly", "audit_batches", &detail);
+            lines.push(events::insert(tx, *tenant, &Actor::system("sealer"), now, what).await?);
+        }
     }
     ledger::append(tx, keys, &lines, now).await
 }
+
+/// Under the nil id stands what belongs to the whole installation.
+const PLATFORM: TenantId = TenantId::from_uuid(Uuid::nil());
 
 /// Positions and sequences fit: Postgres counts them in 63 bits.
 pub(crate) fn signed(n: u64) -> i64 {

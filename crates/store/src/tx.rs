@@ -23,7 +23,7 @@ pub struct Store {
     keys: Arc<KeyRing>,
 }
 
-/// Connect, with at most `max_connections` to this database.
+/// Connect, with at most `max_connections` to this database, and two more for an audit writer.
 ///
 /// # Errors
 /// When the URL is malformed or the database cannot be reached within 10 s.

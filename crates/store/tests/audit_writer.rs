@@ -438,7 +438,7 @@ async fn the_same_entry_twice_is_one_row_and_the_first_counts(pool: PgPool) {
         request: Some(who.request()),
         run: Some(run),
         completions: vec![who.completion(intent.id, Outcome::Ok, b"1")],
-        journal: vec![JournalRow { tenant: who.tenant, place, call: intent.id, entry: Payload::whole(&b"{}"[..]) }],
+        journal: vec![JournalRow { tenant: who.tenant, place, call: Some(intent.id), entry: Payload::whole(&b"{}"[..]) }],
         intent: Some(intent.clone()),
         ..Entry::default()
     };

@@ -24,8 +24,9 @@ use tollgate_store::{Store, audit::AuditWriter, log, sealer, seals};
 
 use support::{QUEUE, Who, count, opens, tenant};
 
-/// As the client library sends it.
-const COMMIT: &[u8] = b"Q\0\0\0\x0bCOMMIT\0";
+/// The end of a statement that is its own transaction, as the client library sends it: run it all, and that was it.
+const EXECUTE: &[u8] = b"E\0\0\0\x09\0\0\0\0\0";
+const SYNC: &[u8] = b"S\0\0\0\x04";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mood {
@@ -86,7 +87,7 @@ impl Wire {
                 sent = client.read(&mut up) => {
                     let Some(bytes) = some(&up, sent) else { return };
                     let cuts = match *self.mood() {
-                        Mood::Cuts(more) if bytes.windows(COMMIT.len()).any(|window| window == COMMIT) => Some(more),
+                        Mood::Cuts(more) if is_commit(bytes) => Some(more),
                         // As if the server had gone: what was connected is connected no more.
                         Mood::Away(_) => return,
                         Mood::Cuts(_) | Mood::Passes => None,
@@ -108,6 +109,11 @@ impl Wire {
             }
         }
     }
+}
+
+/// A batch of this size comes in several pieces; the last one has the end of it.
+fn is_commit(bytes: &[u8]) -> bool {
+    bytes.ends_with(SYNC) && bytes.windows(EXECUTE.len()).any(|window| window == EXECUTE)
 }
 
 fn some(buffer: &[u8], read: std::io::Result<usize>) -> Option<&[u8]> {

@@ -256,6 +256,7 @@ async fn the_roles_hold_exactly_these_rights(pool: PgPool) {
         definers.await,
         [
             "tollgate_admin_chain tollgate_app,tollgate_sealer",
+            "tollgate_batch_known tollgate_writer",
             "tollgate_ensure_partitions tollgate_control",
             "tollgate_retirable tollgate_control",
             "tollgate_retire tollgate_control",
@@ -411,7 +412,6 @@ async fn writer(pool: &PgPool) -> Tx {
 #[sqlx::test(migrator = "tollgate_store::MIGRATOR")]
 async fn the_writer_appends_for_anyone_and_reads_nothing(pool: PgPool) {
     let (a, b) = two(&pool).await;
-    let store = Store::from_pool(pool.clone());
     for table in [
         "llm_requests",
         "script_run_starts",

@@ -88,7 +88,7 @@ async fn one_of_each(who: &Who, store: &Store, audit: &AuditWriter) {
         error: Some(Payload::whole(&b"{}"[..])),
         at: support::now(),
     };
-    let journal = JournalRow { tenant: who.tenant, place, call: nested.id, entry: Payload::whole(&b"{}"[..]) };
+    let journal = JournalRow { tenant: who.tenant, place, call: Some(nested.id), entry: Payload::whole(&b"{}"[..]) };
     audit
         .after(Entry { completions: vec![completion], journal: vec![journal], end: Some(end), ..Entry::default() })
         .await

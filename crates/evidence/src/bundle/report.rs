@@ -26,6 +26,8 @@ pub enum Problem {
     Signature,
     /// It is not what was written down outside.
     Contradicted,
+    /// The installation itself saw, as it sealed them, that rows were not what their writer had signed, or that some were missing.
+    Anomaly,
     /// A script does not give again what was recorded of it.
     Replay,
 }

@@ -252,8 +252,12 @@ impl Verifier<'_> {
         self.report.created_at = Some(manifest.created_at.clone());
         self.report.tenant_id.get_or_insert_with(|| manifest.tenant_id.to_string());
         let files = std::mem::take(&mut self.files);
+        let mut by_name = HashMap::with_capacity(files.len());
+        for file in &files {
+            by_name.entry(&file.name).or_insert(file);
+        }
         for (number, listed) in manifest.files.iter().enumerate() {
-            match files.iter().find(|file| file.name == listed.name) {
+            match by_name.get(&listed.name).copied() {
                 None => self.whole(Problem::Removed, &listed.name, "the manifest names this file, and it is missing"),
                 Some(file) if file != listed && !self.report.findings.iter().any(|f| f.file == listed.name) => {
                     self.whole(Problem::Edited, &listed.name, "this file is not the one that the manifest names");

@@ -173,7 +173,7 @@ impl Maker {
             error: None,
         };
         let nested = self.intent(call, Some((id, 1)));
-        let journal_line = ScriptJournal { tenant_id: self.tenant, id, sequence: 1, call_id: call, entry };
+        let journal_line = ScriptJournal { tenant_id: self.tenant, id, sequence: 1, call_id: Some(call), entry };
         vec![
             (Line::ScriptStart(start), vec![text]),
             nested,

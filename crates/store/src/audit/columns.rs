@@ -132,7 +132,7 @@ struct Journal {
     tenant: Vec<Uuid>,
     run: Vec<Uuid>,
     sequence: Vec<i32>,
-    call: Vec<Uuid>,
+    call: Vec<Option<Uuid>>,
     entry: Committed,
 }
 
@@ -361,11 +361,11 @@ impl Batch {
         !(self.runs.id.is_empty() && self.journal.run.is_empty() && self.ends.run.is_empty())
     }
 
-    /// What every call writes, and the signature of the batch.
-    pub(super) async fn insert_calls(&self, connection: &mut PgConnection, signed: &SignedBatch) -> sqlx::Result<()> {
+    /// What every call writes, and the signature of the batch; false where the batch was there, or another of its number.
+    pub(super) async fn insert_calls(&self, connection: &mut PgConnection, signed: &SignedBatch) -> sqlx::Result<bool> {
         let Self { requests: q, events: e, payloads: p, .. } = self;
         let b = &signed.batch;
-        sqlx::query!(
+        let done = sqlx::query!(
             "WITH requests AS (
                INSERT INTO llm_requests (tenant_id, llm_request_id, key_id, team_id, origin, method, model, client, at)
                SELECT * FROM UNNEST($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::text[], $6::text[], $7::text[], $8::text[],
@@ -402,7 +402,7 @@ impl Batch {
         )
         .execute(connection)
         .await?;
-        Ok(())
+        Ok(done.rows_affected() == 1)
     }
 
     pub(super) async fn insert_scripts(&self, connection: &mut PgConnection) -> sqlx::Result<()> {
@@ -610,7 +610,7 @@ impl Journal {
         self.tenant.push(n.tenant_id.uuid());
         self.run.push(n.id.uuid());
         self.sequence.push(n.sequence);
-        self.call.push(n.call_id.uuid());
+        self.call.push(n.call_id.map(Into::into));
         self.entry.push(Some(&n.entry));
     }
 }

@@ -127,7 +127,8 @@ pub struct RunResolution {
 pub struct JournalRow {
     pub tenant: TenantId,
     pub place: ScriptPlace,
-    pub call: CallId,
+    /// `None` where the gateway answered by itself.
+    pub call: Option<CallId>,
     /// A `codemode::wire::JournalEntry` as JSON.
     pub entry: Payload,
 }

@@ -67,7 +67,7 @@ pub async fn record(who: &Who, audit: &AuditWriter, trail: &TrailPolicy, argumen
         error: Some(kept().await),
         at: now(),
     };
-    let journal = JournalRow { tenant: who.tenant, place, call: nested.id, entry: kept().await };
+    let journal = JournalRow { tenant: who.tenant, place, call: Some(nested.id), entry: kept().await };
     let entry = Entry { completions: vec![completion], journal: vec![journal], end: Some(end), ..Entry::default() };
     audit.after(entry).await.unwrap();
     (nested.id, run)

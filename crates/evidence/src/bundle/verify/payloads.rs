@@ -1,6 +1,6 @@
 //! Payloads against the rows that commit to them, and scripts against their recorded runs.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use uuid::Uuid;
 
@@ -26,6 +26,8 @@ pub struct RunRecord {
     pub catalog: Option<String>,
     /// By sequence.
     pub journal: BTreeMap<i32, String>,
+    /// The sequences of it behind which no call stands.
+    pub without_call: BTreeSet<i32>,
     pub source: Option<String>,
     pub state: String,
     pub ticks: Option<i64>,
@@ -73,7 +75,23 @@ impl Verifier<'_> {
                 }
                 Some((start.id.uuid(), 0))
             }
-            Line::ScriptJournal(journal) => Some((journal.id.uuid(), journal.sequence)),
+            Line::ScriptJournal(journal) => {
+                if let Some(run) = self.runs.get_mut(&journal.id.uuid()).filter(|_| journal.call_id.is_none()) {
+                    run.without_call.insert(journal.sequence);
+                }
+                Some((journal.id.uuid(), journal.sequence))
+            }
+            Line::AdminEvent(event) if event.action == "audit.anomaly" => {
+                self.report.add(Finding {
+                    problem: Problem::Anomaly,
+                    file: "entries".to_owned(),
+                    line: None,
+                    position: Some(position),
+                    row: Some(row.name()),
+                    text: format!("recorded as these rows were sealed: {}", event.detail),
+                });
+                None
+            }
             Line::ScriptEnd(end) => {
                 if let Some(run) = self.runs.get_mut(&end.id.uuid()) {
                     (run.state, run.ticks) = (end.state.to_string(), end.ticks);
