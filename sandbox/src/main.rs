@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::sync::mpsc;
 use std::thread;
 
-use tollgate_codemode::wire::{ErrorKind, Outcome, ScriptError, Step, StepReply, read_frame, write_frame};
+use tollgate_codemode::wire::{ErrorKind, ScriptError, Step, StepReply, read_frame, write_frame};
 use tollgate_sandbox::lockdown::{self, STACK_BYTES, Settings, selftest};
 use tollgate_sandbox::{ENGINE, engine};
 
@@ -158,7 +158,7 @@ fn run(step: Step, settings: &Settings) -> (StepReply, Option<u8>) {
 fn panicked(panic: &(dyn Any + Send), settings: &Settings) -> StepReply {
     let message = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     if message.is_some_and(|m| m.contains("capacity overflow") || m.contains("AlignedSize must not exceed")) {
-        return reply(engine::Limit::Memory(settings.memory_mb).error(None));
+        return StepReply::failed(engine::Limit::Memory(settings.memory_mb).error(None));
     }
     failed("The script ran into a defect of its interpreter. Write the last operation another way.")
 }
@@ -174,11 +174,7 @@ fn encode(reply: &StepReply) -> Vec<u8> {
 }
 
 fn failed(message: &str) -> StepReply {
-    reply(ScriptError { kind: ErrorKind::Sandbox, message: message.to_owned(), line: None, column: None })
-}
-
-fn reply(error: ScriptError) -> StepReply {
-    StepReply { outcome: Outcome::Failed { error }, logs: Vec::new(), ticks: 0 }
+    StepReply::failed(ScriptError { kind: ErrorKind::Sandbox, message: message.to_owned(), line: None, column: None })
 }
 
 /// A panic's message may quote the script; the place is enough.

@@ -16,7 +16,13 @@ pub fn catalog() -> Catalog {
         tool_id: format!("tool_{name}"),
         params: params
             .iter()
-            .map(|(name, key, required)| CatalogParam { name: (*name).into(), key: (*key).into(), required: *required })
+            .map(|(name, key, required)| CatalogParam {
+                name: (*name).into(),
+                key: (*key).into(),
+                required: *required,
+                types: Vec::new(),
+                choices: Vec::new(),
+            })
             .collect(),
         open,
     };
