@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // clippy.toml exempts `#[test]` functions, not their helpers
 
+mod attacks;
 mod corpus;
 mod hints;
 mod hostile;

@@ -130,8 +130,11 @@ impl Process {
     }
 
     pub fn with(flags: &[&str]) -> Self {
-        let mut child =
-            Command::new(BINARY).args(flags).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        Self::of(Command::new(BINARY).args(flags).env_clear().stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()))
+    }
+
+    pub fn of(command: &mut Command) -> Self {
+        let mut child = command.spawn().unwrap();
         Self { requests: child.stdin.take().unwrap(), replies: child.stdout.take().unwrap(), child }
     }
 
@@ -144,6 +147,11 @@ impl Process {
     pub fn send(&mut self, bytes: &[u8]) -> Option<StepReply> {
         self.requests.write_all(bytes).unwrap();
         read_frame(&mut self.replies).ok().flatten()
+    }
+
+    pub fn kill(mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 
     /// Close stdin and wait.
@@ -173,6 +181,6 @@ pub fn in_process(source: &str) -> Option<StepReply> {
 }
 
 #[allow(unsafe_code)] // SAFETY: signals a child of ours that has not been waited for
-fn kill(pid: libc::pid_t) -> bool {
+pub fn kill(pid: libc::pid_t) -> bool {
     unsafe { libc::kill(pid, libc::SIGKILL) == 0 }
 }
