@@ -10,6 +10,8 @@ use crate::python::{SyntaxError, line_column};
 
 /// Names listed in one message.
 const LISTED: usize = 20;
+/// A name for which others like it are looked for.
+const LONGEST: usize = 120;
 
 #[must_use]
 pub fn syntax_error(source: &str, error: &SyntaxError) -> ScriptError {
@@ -173,8 +175,9 @@ fn closest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Vec<&'a
 }
 
 fn scored<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> impl Iterator<Item = (f64, &'a str)> {
-    let lower = name.to_lowercase();
-    let long = name.len() > 2;
+    // The comparison takes the product of both lengths; a name as long as that is nobody's mistake.
+    let lower = if name.len() > LONGEST { String::new() } else { name.to_lowercase() };
+    let long = (3..=LONGEST).contains(&name.len());
     candidates
         .map(move |candidate| {
             let other = candidate.to_lowercase();

@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use tollgate_codemode::wire::{CatalogTool, ErrorKind};
 
 use super::super::hints;
-use super::Finding;
 use super::literals::problem;
 use super::values::{Thing, Values, plain_arguments};
 use super::walk::{Role, Site};
+use super::{COLLECTED, Finding};
 use crate::python::ast::{Argument, Expr, Expression};
 
 pub struct Checker<'a> {
@@ -149,6 +149,9 @@ impl Checker<'_> {
         }
         for argument in arguments {
             let Some(name) = argument.name.as_deref() else { continue };
+            if found.len() > COLLECTED {
+                break;
+            }
             let place = self.keyword_at(argument, name);
             match tool.params.iter().position(|p| p.name == name).or_else(|| tool.params.iter().position(|p| p.key == name)) {
                 Some(index) if given[index] => found.push(refuse(place, format!("{}() got '{name}' twice.", tool.name))),

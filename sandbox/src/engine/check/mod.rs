@@ -19,7 +19,9 @@ use crate::python::{Script, line_column};
 
 /// Findings listed in one message, and collected at all.
 const LISTED: usize = 20;
-const COLLECTED: usize = 200;
+const COLLECTED: usize = 50;
+/// Of a message, which quotes names of the script's.
+const MESSAGE_BYTES: usize = 8 << 10;
 /// Tools in the advisory list.
 const MAY_CALL: usize = 100;
 
@@ -87,7 +89,8 @@ fn report(source: &str, mut findings: Vec<Finding>) -> ScriptError {
     let many = findings.len() > 1;
     let mut message = String::new();
     if many {
-        message = format!("{} things to correct; nothing has been called yet.", findings.len());
+        let count = if findings.len() > LISTED { format!("More than {LISTED}") } else { findings.len().to_string() };
+        message = format!("{count} things to correct; nothing has been called yet.");
     }
     let mut said: BTreeSet<&str> = BTreeSet::new();
     for finding in findings.iter().take(LISTED) {
@@ -101,7 +104,12 @@ fn report(source: &str, mut findings: Vec<Finding>) -> ScriptError {
         }
     }
     if findings.len() > LISTED {
-        message += &format!("\nand {} more", findings.len() - LISTED);
+        message += "\nand more";
+    }
+    if message.len() > MESSAGE_BYTES {
+        let end = (0..=MESSAGE_BYTES).rev().find(|&i| message.is_char_boundary(i)).unwrap_or(0);
+        message.truncate(end);
+        message += "...";
     }
     let first = findings.first();
     let place = first.map(|finding| line_column(source, finding.at));
