@@ -10,4 +10,5 @@ mod language;
 mod limits;
 mod lockdown;
 mod replay;
+mod stubs;
 mod support;

@@ -160,6 +160,11 @@ fn advice(param: &CatalogParam, literal: Literal) -> String {
             format!(" Write `{name}=str(..)`.")
         }
         Literal::Int("0" | "1") if takes(Scalar::Bool) => format!(" Write `{name}=True` or `{name}=False`."),
+        Literal::Str(Some(text))
+            if (takes(Scalar::List) && text.starts_with('[')) || (takes(Scalar::Dict) && text.starts_with('{')) =>
+        {
+            " Give the value itself, not its text.".to_owned()
+        }
         Literal::Str(Some(text)) if takes(Scalar::List) && text.len() < SHOWN => format!(" Write `{name}=[{}]`.", quote(text)),
         Literal::Str(_) | Literal::Int(_) | Literal::SomeInt | Literal::Dict if takes(Scalar::List) => {
             format!(" Put it into a list: `{name}=[..]`.")
