@@ -6,4 +6,4 @@ pub mod lockdown;
 mod python;
 
 /// Name and revision of the language the scripts are run by; a journal replays only on the engine that wrote it.
-pub const ENGINE: &str = "starlark-0.14.2/2";
+pub const ENGINE: &str = "starlark-0.14.2/3";

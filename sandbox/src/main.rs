@@ -7,24 +7,39 @@ use std::process::ExitCode;
 use std::sync::mpsc;
 use std::thread;
 
-use tollgate_codemode::wire::{ErrorKind, Outcome, ScriptError, Step, StepReply, read_frame, write_frame};
+use tollgate_codemode::wire::{ErrorKind, ScriptError, Step, StepReply, read_frame, write_frame};
 use tollgate_sandbox::lockdown::{self, STACK_BYTES, Settings, selftest};
 use tollgate_sandbox::{ENGINE, engine};
 
 #[global_allocator]
 static ALLOCATOR: lockdown::Metered = lockdown::Metered;
 
-const USAGE: &str = "usage: tollgate-sandbox [--memory-mb N] [--step-seconds N] [--allow-unconfined] [--self-test | --version]";
+const USAGE: &str =
+    "usage: tollgate-sandbox [--memory-mb N] [--step-seconds N] [--allow-unconfined] [--self-test | --walls | --version]";
 /// sysexits.h: wrong usage, bad data, an internal error, and a machine that cannot do what is configured.
 const EX_USAGE: u8 = 64;
 const EX_DATAERR: u8 = 65;
 const EX_SOFTWARE: u8 = 70;
 const EX_CONFIG: u8 = 78;
 
+/// What the operator may do where a wall is missing.
+const OPERATOR: &str = "Scripts are not run without it. Use a kernel that has it (landlock: Linux 5.13, enabled in the list of \
+                        security modules; seccomp: not taken away by the container), or give --allow-unconfined to run them all \
+                        the same";
+
+/// Which of the kernel's two walls stand.
+#[derive(Clone, Copy)]
+struct Walls {
+    landlock: bool,
+    seccomp: bool,
+}
+
 enum Mode {
     Serve,
     Version,
     SelfTest,
+    /// Lock down, and say which walls stand.
+    Walls,
     /// One forbidden act of the self-test; `confined` is false to see that the act would succeed otherwise.
     Probe {
         name: String,
@@ -51,8 +66,20 @@ fn main() -> ExitCode {
             ExitCode::from(u8::from(!selftest::run(&flags).unwrap_or(false)))
         }
         Mode::Probe { name, confined: false } => selftest::attempt(&name),
-        Mode::Probe { name, confined: true } => locked_down(settings, move |_| selftest::attempt(&name)),
-        Mode::Serve => locked_down(settings, serve),
+        Mode::Probe { name, confined: true } => locked_down(settings, move |_, _| selftest::attempt(&name)),
+        Mode::Walls => locked_down(Settings { allow_unconfined: true, ..settings }, |_, walls| walls.report()),
+        Mode::Serve => locked_down(settings, |settings, _| serve(settings)),
+    }
+}
+
+impl Walls {
+    /// `landlock: yes` and `seccomp: yes`; the status says whether a script would be run here without further words.
+    fn report(self) -> ExitCode {
+        for (wall, stands) in [("landlock", self.landlock), ("seccomp", self.seccomp)] {
+            // To stdout by hand: `println!` panics where nobody listens.
+            let _ = writeln!(io::stdout(), "{wall}: {}", if stands { "yes" } else { "missing" });
+        }
+        ExitCode::from(if self.landlock && self.seccomp { 0 } else { EX_CONFIG })
     }
 }
 
@@ -68,6 +95,7 @@ fn parse(arguments: &[String]) -> Result<(Settings, Mode), String> {
             "--allow-unconfined" => settings.allow_unconfined = true,
             "--version" => mode = Mode::Version,
             "--self-test" => mode = Mode::SelfTest,
+            "--walls" => mode = Mode::Walls,
             "--probe" => mode = Mode::Probe { name: value()?.clone(), confined: true },
             "--probe-unconfined" => mode = Mode::Probe { name: value()?.clone(), confined: false },
             other => return Err(format!("unknown flag {other}")),
@@ -84,24 +112,29 @@ fn parse(arguments: &[String]) -> Result<(Settings, Mode), String> {
 
 /// Run `body` on a thread with a large stack, in a process that has nothing else left. The thread is started before
 /// system calls are filtered, since none can be started after; it waits until they are.
-fn locked_down(settings: Settings, body: impl FnOnce(Settings) -> ExitCode + Send + 'static) -> ExitCode {
+fn locked_down(settings: Settings, body: impl FnOnce(Settings, Walls) -> ExitCode + Send + 'static) -> ExitCode {
     let refuse = |e: io::Error| {
         complain(&format!("cannot lock down: {e}"));
         ExitCode::from(EX_CONFIG)
     };
     lockdown::prepare(&settings);
     quiet_panics();
-    match lockdown::confine_process(&settings) {
-        Ok(true) => {}
-        Ok(false) => complain("this kernel has no landlock; files are denied by seccomp alone"),
+    let landlock = match lockdown::confine_process(&settings) {
+        Ok(landlock) => landlock,
         Err(e) => return refuse(e),
+    };
+    if !landlock {
+        if !settings.allow_unconfined {
+            return refuse(io::Error::other(format!("landlock is not available. {OPERATOR}")));
+        }
+        complain("running without landlock, as --allow-unconfined asks");
     }
     let (ready, started) = mpsc::channel();
-    let (confined, wait) = mpsc::channel::<()>();
+    let (confined, wait) = mpsc::channel::<Walls>();
     let worker = thread::Builder::new().stack_size(STACK_BYTES).spawn(move || {
         let _ = ready.send(lockdown::watch_stack());
         match wait.recv() {
-            Ok(()) => body(settings),
+            Ok(walls) => body(settings, walls),
             Err(_) => ExitCode::from(EX_CONFIG),
         }
     });
@@ -110,15 +143,16 @@ fn locked_down(settings: Settings, body: impl FnOnce(Settings) -> ExitCode + Sen
         Ok(worker) => worker,
         Err(e) => return refuse(e),
     };
-    match lockdown::confine_system_calls() {
-        Ok(()) => {}
-        Err(e) if settings.allow_unconfined => complain(&format!("running without seccomp, as --allow-unconfined asks: {e}")),
-        Err(e) => {
-            return refuse(io::Error::other(format!("seccomp is not available: {e}. Give --allow-unconfined to run without it")));
+    let seccomp = match lockdown::confine_system_calls() {
+        Ok(()) => true,
+        Err(e) if settings.allow_unconfined => {
+            complain(&format!("running without seccomp, as --allow-unconfined asks: {e}"));
+            false
         }
-    }
+        Err(e) => return refuse(io::Error::other(format!("seccomp is not available: {e}. {OPERATOR}"))),
+    };
     lockdown::limit_memory(&settings);
-    let _ = confined.send(());
+    let _ = confined.send(Walls { landlock, seccomp });
     worker.join().unwrap_or(ExitCode::from(EX_SOFTWARE))
 }
 
@@ -158,7 +192,7 @@ fn run(step: Step, settings: &Settings) -> (StepReply, Option<u8>) {
 fn panicked(panic: &(dyn Any + Send), settings: &Settings) -> StepReply {
     let message = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     if message.is_some_and(|m| m.contains("capacity overflow") || m.contains("AlignedSize must not exceed")) {
-        return reply(engine::Limit::Memory(settings.memory_mb).error(None));
+        return StepReply::failed(engine::Limit::Memory(settings.memory_mb).error(None));
     }
     failed("The script ran into a defect of its interpreter. Write the last operation another way.")
 }
@@ -174,11 +208,7 @@ fn encode(reply: &StepReply) -> Vec<u8> {
 }
 
 fn failed(message: &str) -> StepReply {
-    reply(ScriptError { kind: ErrorKind::Sandbox, message: message.to_owned(), line: None, column: None })
-}
-
-fn reply(error: ScriptError) -> StepReply {
-    StepReply { outcome: Outcome::Failed { error }, logs: Vec::new(), ticks: 0 }
+    StepReply::failed(ScriptError { kind: ErrorKind::Sandbox, message: message.to_owned(), line: None, column: None })
 }
 
 /// A panic's message may quote the script; the place is enough.

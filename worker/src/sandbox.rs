@@ -200,6 +200,5 @@ impl Process {
 }
 
 fn failed(kind: ErrorKind, message: &str) -> StepReply {
-    let error = ScriptError { kind, message: message.to_owned(), line: None, column: None };
-    StepReply { outcome: Outcome::Failed { error }, logs: Vec::new(), ticks: 0 }
+    StepReply::failed(ScriptError { kind, message: message.to_owned(), line: None, column: None })
 }

@@ -183,9 +183,7 @@ impl Run<'_> {
     async fn close(mut self, reply: Result<StepReply, AuditError>) -> Result<RunAnswer, AuditError> {
         let (reply, broken) = match reply {
             Ok(reply) => (reply, None),
-            Err(error) => {
-                (StepReply { outcome: failed(ErrorKind::Sandbox, &error.to_string()), logs: Vec::new(), ticks: 0 }, Some(error))
-            }
+            Err(error) => (StepReply::failed(self::error(ErrorKind::Sandbox, &error.to_string())), Some(error)),
         };
         let (state, result, error) = match reply.outcome {
             wire::Outcome::Done { result } => ("done", Some(result), None),

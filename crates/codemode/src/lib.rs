@@ -8,6 +8,7 @@ mod docs;
 mod library;
 mod meta;
 mod names;
+mod plain;
 mod search;
 mod shape;
 mod sheet;

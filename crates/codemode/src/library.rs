@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 use serde_json::Value;
 
 use crate::names::{Kind, identifiers};
+use crate::plain::Plain;
 use crate::search::Index;
 use crate::shape::{EFFORT, Shape};
 use crate::sheet::{STUB, Sheet};
@@ -284,7 +285,12 @@ fn catalog_tool(tool: &ToolDef, name: String) -> CatalogTool {
     let params = identifiers(&keys, Kind::Param)
         .into_iter()
         .zip(props)
-        .map(|(name, prop)| CatalogParam { name, key: prop.key.to_owned(), required: prop.required })
+        .map(|(name, prop)| {
+            // What only one of several alternatives says of a property does not hold for the others.
+            let schema = input.get("properties").and_then(|all| all.get(prop.key));
+            let Plain { types, choices } = schema.and_then(|schema| Plain::of(input, schema)).unwrap_or_default();
+            CatalogParam { name, key: prop.key.to_owned(), required: prop.required, types, choices }
+        })
         .collect();
     CatalogTool { name, tool_id: tool.tool_id.clone(), params, open: shape.is_open() }
 }

@@ -91,6 +91,41 @@ pub struct CatalogParam {
     /// Name in the tool's input schema.
     pub key: String,
     pub required: bool,
+    /// What a value may be; empty where the schema does not say so plainly, and then everything may be passed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub types: Vec<Scalar>,
+    /// The strings that a string may be; empty where any may.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub choices: Vec<String>,
+}
+
+/// The kinds of values that can be told apart by looking at a literal. An integer is a float as well, as in JSON Schema.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scalar {
+    Str,
+    Int,
+    Float,
+    Bool,
+    None,
+    List,
+    Dict,
+}
+
+impl Scalar {
+    /// Its name in a stub.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Str => "str",
+            Self::Int => "int",
+            Self::Float => "float",
+            Self::Bool => "bool",
+            Self::None => "None",
+            Self::List => "list",
+            Self::Dict => "dict",
+        }
+    }
 }
 
 /// The answer to the call with this `sequence`, as the script saw it.
@@ -117,6 +152,19 @@ pub struct StepReply {
     /// All lines printed from the top of the script up to where it stopped.
     pub logs: Vec<String>,
     pub ticks: u64,
+    /// In the reply to a run's first step (its journal is empty) alone: the tools that the text of the script names, as
+    /// `server.tool`, in order; `server.?` where a server is handed around or its tool is chosen as the script runs, a final
+    /// `?` where there are too many to list. For people to read: authority is decided when a call is made.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub may_call: Vec<String>,
+}
+
+impl StepReply {
+    /// A step that came to nothing.
+    #[must_use]
+    pub fn failed(error: ScriptError) -> Self {
+        Self { outcome: Outcome::Failed { error }, logs: Vec::new(), ticks: 0, may_call: Vec::new() }
+    }
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

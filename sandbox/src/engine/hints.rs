@@ -10,6 +10,8 @@ use crate::python::{SyntaxError, line_column};
 
 /// Names listed in one message.
 const LISTED: usize = 20;
+/// A name for which others like it are looked for.
+const LONGEST: usize = 120;
 
 #[must_use]
 pub fn syntax_error(source: &str, error: &SyntaxError) -> ScriptError {
@@ -55,7 +57,7 @@ fn describe(error: &starlark::Error, at: Option<usize>, run: &Run) -> (ErrorKind
     let source = run.source();
     match error.kind() {
         K::StackOverflow(_) => (ErrorKind::Limit, Limit::Callstack(run.limits.callstack).to_string()),
-        K::Scope(_) => unknown_name(error.span(), &text, source, at, &run.catalog),
+        K::Scope(_) => unknown_in(error.span(), &text, source, at, &run.catalog),
         K::Fail(e) => (ErrorKind::Runtime, e.to_string().trim().to_owned()),
         _ => (ErrorKind::Runtime, unassigned(&text, source, at).unwrap_or_else(|| runtime(&text))),
     }
@@ -106,54 +108,84 @@ const PYTHON: &[(&str, &str)] = &[
     ("ThreadPoolExecutor", "Use `parallel([lambda: a.b(), lambda: c.d()])`."),
 ];
 
-fn unknown_name(span: Option<&FileSpan>, text: &str, source: &str, at: Option<usize>, catalog: &Catalog) -> (ErrorKind, String) {
+fn unknown_in(span: Option<&FileSpan>, text: &str, source: &str, at: Option<usize>, catalog: &Catalog) -> (ErrorKind, String) {
     let Some(name) = span.map(|s| s.source_span().to_owned()).filter(|n| !n.is_empty()) else {
         return (ErrorKind::Runtime, text.to_owned());
     };
-    if let Some((_, hint)) = PYTHON.iter().find(|(n, _)| *n == name) {
-        return (ErrorKind::Runtime, format!("Unknown name '{name}'. {hint}"));
-    }
-    let servers: Vec<&str> = catalog.servers.iter().map(|s| s.name.as_str()).collect();
     let after = at.and_then(|at| source.get(at + name.len()..)).unwrap_or_default();
     // Starlark suggests a name whatever its distance.
     let suggested =
         text.split("did you mean `").nth(1).and_then(|t| t.split('`').next()).and_then(|s| nearest(&name, std::iter::once(s)));
-    let similar = nearest(&name, servers.iter().copied());
-    let is_server = after.trim_start().starts_with('.');
-    if !is_server && similar.is_none() {
+    let (kind, message, choice) = unknown_name(&name, after.trim_start().starts_with('.'), suggested, catalog);
+    (kind, format!("{message} {choice}").trim_end().to_owned())
+}
+
+/// A name that nothing binds: kind, message, and the servers where it may have meant one. `suggested` is the variable it may
+/// have meant.
+#[must_use]
+pub fn unknown_name(name: &str, has_field: bool, suggested: Option<&str>, catalog: &Catalog) -> (ErrorKind, String, String) {
+    if let Some((_, hint)) = PYTHON.iter().find(|(n, _)| *n == name) {
+        return (ErrorKind::Runtime, format!("Unknown name '{name}'. {hint}"), String::new());
+    }
+    let servers = || catalog.servers.iter().map(|s| s.name.as_str());
+    let similar = nearest(name, servers());
+    if !has_field && similar.is_none() {
         let hint = suggested.map_or_else(|| "Assign it before it is used.".to_owned(), |s| format!("Did you mean '{s}'?"));
-        return (ErrorKind::Runtime, format!("Unknown name '{name}'. {hint}"));
+        return (ErrorKind::Runtime, format!("Unknown name '{name}'. {hint}"), String::new());
     }
     let mut message = format!("Unknown name '{name}'.");
-    if let Some(similar) = similar.or(suggested.filter(|_| !is_server)) {
+    if let Some(similar) = similar.or(suggested.filter(|_| !has_field)) {
         message += &format!(" Did you mean '{similar}'?");
     }
-    message += &format!(" Available servers: {}", list(servers.into_iter()));
-    (ErrorKind::UnknownTool, message)
+    (ErrorKind::UnknownTool, message, format!("Available servers: {}", list(servers())))
 }
 
 #[must_use]
 pub fn unknown_tool<'a>(name: &str, server: &str, tools: impl Iterator<Item = &'a str> + Clone) -> String {
+    format!("{} {}", no_such_tool(name, server, tools.clone()), available_tools(tools))
+}
+
+#[must_use]
+pub fn no_such_tool<'a>(name: &str, server: &str, tools: impl Iterator<Item = &'a str> + Clone) -> String {
     let mut message = format!("Server '{server}' has no tool '{name}'.");
-    if let Some(similar) = nearest(name, tools.clone()) {
-        message += &format!(" Did you mean '{similar}'?");
+    let near = closest(name, tools);
+    if !near.is_empty() {
+        let near: Vec<String> = near.into_iter().map(|n| format!("'{n}'")).collect();
+        message += &format!(" Did you mean {}?", near.join(" or "));
     }
-    message + &format!(" Available tools: {}", list(tools))
+    message
+}
+
+#[must_use]
+pub fn available_tools<'a>(tools: impl Iterator<Item = &'a str>) -> String {
+    format!("Available tools: {}", list(tools))
 }
 
 /// The candidate that `name` was probably meant to be.
 pub fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let lower = name.to_lowercase();
+    scored(name, candidates).max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, candidate)| candidate)
+}
+
+/// Up to three candidates, nearest first; those that are far behind the first are left out.
+fn closest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
+    let mut found: Vec<(f64, &str)> = scored(name, candidates).collect();
+    found.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let best = found.first().map_or(0.0, |f| f.0);
+    found.into_iter().take(3).filter(|(score, _)| *score >= best - 0.1).map(|(_, candidate)| candidate).collect()
+}
+
+fn scored<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> impl Iterator<Item = (f64, &'a str)> {
+    // The comparison takes the product of both lengths; a name as long as that is nobody's mistake.
+    let lower = if name.len() > LONGEST { String::new() } else { name.to_lowercase() };
+    let long = (3..=LONGEST).contains(&name.len());
     candidates
-        .map(|candidate| {
+        .map(move |candidate| {
             let other = candidate.to_lowercase();
-            let contained = name.len() > 2 && (other.contains(&lower) || (other.len() > 2 && lower.contains(&other)));
+            let contained = long && (other.contains(&lower) || (other.len() > 2 && lower.contains(&other)));
             let score = strsim::normalized_damerau_levenshtein(&lower, &other).max(if contained { 0.7 } else { 0.0 });
             (score, candidate)
         })
         .filter(|(score, _)| *score >= 0.6)
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map(|(_, candidate)| candidate)
 }
 
 /// At most `LISTED` names, and how many more there are.
@@ -171,9 +203,14 @@ pub fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {
 
 #[must_use]
 pub fn arguments(problem: &str, tool: &CatalogTool) -> String {
+    format!("{problem} {}", parameters(tool))
+}
+
+#[must_use]
+pub fn parameters(tool: &CatalogTool) -> String {
     let params: Vec<String> =
         tool.params.iter().map(|p| if p.required { format!("{} (required)", p.name) } else { p.name.clone() }).collect();
-    format!("{problem} Parameters: {}", list(params.iter().map(String::as_str)))
+    format!("Parameters: {}", list(params.iter().map(String::as_str)))
 }
 
 #[must_use]

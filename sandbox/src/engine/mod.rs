@@ -4,6 +4,7 @@ mod attr;
 mod basics;
 mod builtins;
 mod calls;
+mod check;
 mod classes;
 mod construct;
 mod convert;
@@ -38,7 +39,7 @@ pub use self::limits::Limit;
 use self::limits::exceeded;
 use self::raised::Raised;
 use self::run::Run;
-use crate::python::{self, SyntaxError, line_column};
+use crate::python::{self, Script, SyntaxError, line_column};
 
 const DIALECT: Dialect = Dialect {
     enable_def: true,
@@ -65,18 +66,36 @@ fn given<'v>(name: &str) -> Option<Value<'v>> {
     NAMES.with(|names| names.get(name).map(|value| value.to_value()))
 }
 
+/// The one of them that `name` was probably meant to be.
+fn similar_given(name: &str) -> Option<String> {
+    NAMES.with(|names| {
+        let mut own: Vec<&str> = names.keys().map(String::as_str).filter(|n| !n.starts_with("__")).collect();
+        own.sort_unstable();
+        hints::nearest(name, own.into_iter()).map(str::to_owned)
+    })
+}
+
 #[must_use]
 pub fn step(step: Step) -> StepReply {
     let Step { source, catalog, journal, limits } = step;
+    // Once a call has been answered the run is under way, and is not judged by its text any more.
+    let first = journal.is_empty();
     let run = Run::new(source, catalog, journal, limits);
-    let (outcome, ticks) = match parse(&run) {
-        Ok(ast) => evaluate(ast, &run),
+    let script = match parse(&run) {
+        Ok(script) => script,
+        Err(error) => return StepReply::failed(error),
+    };
+    let checked = first.then(|| check::check(run.source(), &script, &run.catalog));
+    let found = checked.as_ref().and_then(|checked| checked.error(run.source()));
+    let (outcome, ticks) = match found.map_or_else(|| translate(&script, &run), Err) {
+        Ok(ast) => evaluate(ast, &run, checked.as_ref()),
         Err(error) => (Outcome::Failed { error }, 0),
     };
-    StepReply { outcome, logs: run.take_logs(), ticks }
+    let may_call = checked.map(|checked| checked.may_call).unwrap_or_default();
+    StepReply { outcome, logs: run.take_logs(), ticks, may_call }
 }
 
-fn parse(run: &Run) -> Result<AstModule, ScriptError> {
+fn parse(run: &Run) -> Result<Script, ScriptError> {
     let source = run.source();
     if source.len() > run.limits.source_bytes {
         return Err(Limit::Source(run.limits.source_bytes).error(None));
@@ -85,13 +104,19 @@ fn parse(run: &Run) -> Result<AstModule, ScriptError> {
     let tokens = python::tokens(source).map_err(refuse)?;
     let too_deep = |(limit, at): (Limit, usize)| limit.error(Some(line_column(source, at).0));
     depth::check(&tokens).map_err(too_deep)?;
-    let translated = python::translate(source, tokens).map_err(refuse)?;
+    python::parse(source, tokens).map_err(refuse)
+}
+
+fn translate(script: &Script, run: &Run) -> Result<AstModule, ScriptError> {
+    let source = run.source();
+    let too_deep = |(limit, at): (Limit, usize)| limit.error(Some(line_column(source, at).0));
+    let translated = script.translate().map_err(|e| hints::syntax_error(source, &e))?;
     run.set_places(translated.places);
     depth::check_starlark(&translated.text, &DIALECT).map_err(|(limit, at)| too_deep((limit, run.original(at))))?;
     AstModule::parse("script", translated.text, &DIALECT).map_err(|e| hints::untranslatable(&e, run))
 }
 
-fn evaluate(ast: AstModule, run: &Run) -> (Outcome, u64) {
+fn evaluate(ast: AstModule, run: &Run, checked: Option<&check::Checked>) -> (Outcome, u64) {
     GLOBALS.with(|globals| {
         Module::with_temp_heap(|module| {
             for (index, server) in run.catalog.servers.iter().enumerate() {
@@ -115,7 +140,11 @@ fn evaluate(ast: AstModule, run: &Run) -> (Outcome, u64) {
                 (None, _) if run.is_waiting() => Outcome::Need { calls: run.take_pending() },
                 (None, Ok(_)) => result(&module, "result", run),
                 (None, Err(e)) if matches!(Raised::of(&e), Some(Raised::Exit)) => result(&module, exceptions::EXIT, run),
-                (None, Err(e)) => Outcome::Failed { error: hints::script_error(&e, run) },
+                (None, Err(e)) => {
+                    let scope = matches!(e.kind(), starlark::ErrorKind::Scope(_));
+                    let names = checked.filter(|_| scope).and_then(|checked| checked.names(run.source()));
+                    Outcome::Failed { error: names.unwrap_or_else(|| hints::script_error(&e, run)) }
+                }
             };
             (outcome, ticks)
         })

@@ -16,13 +16,6 @@ use super::last_words::check;
 
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
-/// Which of the two walls stand.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Confinement {
-    pub landlock: bool,
-    pub seccomp: bool,
-}
-
 /// The first half, before any thread is started: threads inherit it. Answers whether landlock holds; a kernel without it
 /// still denies files by seccomp.
 ///

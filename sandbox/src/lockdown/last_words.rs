@@ -13,7 +13,7 @@ use std::io;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
-use tollgate_codemode::wire::{ErrorKind, Outcome, ScriptError, StepReply, write_frame};
+use tollgate_codemode::wire::{ErrorKind, ScriptError, StepReply, write_frame};
 
 use super::{STACK_BYTES, Settings};
 use crate::engine::Limit;
@@ -50,7 +50,7 @@ pub fn prepare(settings: &Settings) {
 
 fn frame(error: ScriptError) -> Vec<u8> {
     let mut bytes = Vec::new();
-    let reply = StepReply { outcome: Outcome::Failed { error }, logs: Vec::new(), ticks: 0 };
+    let reply = StepReply::failed(error);
     // Cannot fail: the frame is small and a Vec takes it.
     let _ = write_frame(&mut bytes, &reply);
     bytes

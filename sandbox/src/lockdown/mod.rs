@@ -5,7 +5,7 @@ mod confine;
 mod last_words;
 pub mod selftest;
 
-pub use self::confine::{Confinement, confine_process, confine_system_calls};
+pub use self::confine::{confine_process, confine_system_calls};
 pub use self::last_words::{Metered, arm, disarm, limit_memory, prepare, start_clock, stop_clock, watch_stack};
 
 /// Stack of the thread that runs scripts. The depth of syntax trees is bounded such that they fit with room to spare;
@@ -19,7 +19,7 @@ const OVERHEAD_BYTES: usize = 64 << 20;
 pub struct Settings {
     pub memory_mb: usize,
     pub step_seconds: u32,
-    /// Run even where the kernel offers no seccomp.
+    /// Run even where the kernel offers no landlock or no seccomp.
     pub allow_unconfined: bool,
 }
 

@@ -1,12 +1,12 @@
-//! From the Python that models write to the Starlark that runs. `translate` reads the author's text into a syntax tree of
-//! its own, finds out which variables cannot stay plain variables, and writes Starlark, remembering for every piece of it
+//! From the Python that models write to the Starlark that runs. `parse` reads the author's text into a syntax tree of
+//! its own, finds out which variables cannot stay plain variables; `translate` writes Starlark, remembering for every piece of it
 //! which place of the author's text it comes from.
 //!
 //! What Starlark lacks is expressed by what it has: a `try` becomes a function that a native runs and whose error it
 //! catches, a `while` becomes a `for` over a long range, `r.key` a call. Nothing is guessed: what cannot be expressed is
 //! refused with the line, the column and what to write instead.
 
-mod ast;
+pub mod ast;
 mod clauses;
 mod emit;
 mod expression;
@@ -15,12 +15,14 @@ mod imports;
 mod lexer;
 mod places;
 mod refuse;
-mod scope;
+pub mod scope;
 mod statement;
-mod text;
+pub mod text;
 
+use self::ast::Block;
 pub use self::lexer::{Lexeme, Token};
 pub use self::places::{Places, line_column};
+use self::scope::Scopes;
 
 /// Where in the author's text something is wrong, and what to write instead.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,10 +50,26 @@ pub fn tokens(source: &str) -> Result<Vec<Lexeme>, SyntaxError> {
     lexer::lex(source)
 }
 
+/// A script as it was understood.
+#[derive(Debug)]
+pub struct Script {
+    pub block: Box<Block>,
+    pub scopes: Scopes,
+}
+
 /// # Errors
 /// Where the text is not Python, or is Python that has no counterpart here.
-pub fn translate(source: &str, tokens: Vec<Lexeme>) -> Result<Translated, SyntaxError> {
-    let block = statement::parse(source, tokens)?;
+pub fn parse(source: &str, tokens: Vec<Lexeme>) -> Result<Script, SyntaxError> {
+    // Scopes are found by address: the block must not move afterwards.
+    let block = Box::new(statement::parse(source, tokens)?);
     let scopes = scope::analyse(&block)?;
-    emit::emit(&block, &scopes)
+    Ok(Script { block, scopes })
+}
+
+impl Script {
+    /// # Errors
+    /// Where the script is Python that has no counterpart here.
+    pub fn translate(&self) -> Result<Translated, SyntaxError> {
+        emit::emit(&self.block, &self.scopes)
+    }
 }

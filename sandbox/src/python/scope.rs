@@ -68,6 +68,17 @@ impl Scopes {
         None
     }
 
+    /// The names that are bound in this scope and in those around it.
+    pub fn visible(&self, from: usize) -> Vec<&str> {
+        let mut out = Vec::new();
+        let mut at = Some(from);
+        while let Some(id) = at {
+            out.extend(self.all[id].names.iter().map(String::as_str));
+            at = self.all[id].parent;
+        }
+        out
+    }
+
     pub fn is_boxed(&self, scope: usize, name: &str) -> bool {
         self.all[scope].kind == Kind::Class || self.all[scope].boxed.contains(name)
     }

@@ -211,7 +211,8 @@ impl Parser<'_> {
         self.waits = self.take_word("async");
         if self.word("def") {
             // What remembers results changes nothing that a script could see.
-            decorators.retain(|d| !matches!(decorator_name(d), Some("cache" | "lru_cache" | "wraps" | "override")));
+            decorators
+                .retain(|d| !matches!(decorator_name(d), Some("cache" | "lru_cache" | "wraps" | "override" | "abstractmethod")));
             return Ok(Statement { at, kind: Stmt::Def(self.function(decorators)?) });
         }
         let dataclass = matches!(decorators.as_slice(), [one] if decorator_name(one) == Some("dataclass"));

@@ -7,7 +7,8 @@ use std::path::Path;
 
 use serde_json::{Map, Value as Json, json};
 use tollgate_codemode::wire::{
-    Answer, Catalog, CatalogServer, CatalogTool, JournalEntry, Limits, NOW, Outcome, PendingCall, RANDOM, Step, StepReply,
+    Answer, Catalog, CatalogParam, CatalogServer, CatalogTool, JournalEntry, Limits, NOW, Outcome, PendingCall, RANDOM, Scalar,
+    Step, StepReply,
 };
 use tollgate_sandbox::{engine, lockdown::STACK_BYTES};
 
@@ -19,12 +20,16 @@ struct Case {
     name: String,
     script: String,
     tools: Vec<Fake>,
+    /// Tools whose parameters are known.
+    stubs: Vec<(String, CatalogTool)>,
     result: Option<Json>,
     /// Kind, place, and what the message must contain.
     error: Option<(String, Vec<String>)>,
     log: Option<Vec<String>>,
     /// How many calls each step asked for.
     calls: Option<String>,
+    /// What the first step says the script may call.
+    may_call: Option<String>,
 }
 
 struct Fake {
@@ -54,6 +59,8 @@ fn parse(text: &str, path: &Path) -> Case {
                 case.error = Some((place.to_owned(), parts));
             }
             ("log", _) => case.log = Some(body.trim_end().lines().map(str::to_owned).collect()),
+            ("stubs", _) => case.stubs = body.lines().filter(|l| !l.trim().is_empty()).map(stub).collect(),
+            ("may-call", _) => case.may_call = Some(body.trim().to_owned()),
             ("calls", _) => case.calls = Some(body.trim().to_owned()),
             other => panic!("{}: unknown section {other:?}", case.name),
         }
@@ -75,17 +82,52 @@ fn fake(line: &str) -> Fake {
     Fake { tool: tool.to_owned(), arguments, answer }
 }
 
-fn catalog(fakes: &[Fake]) -> Catalog {
+/// `server.tool(a: str, b?: int|None, state?: "open"|"closed", c?, ...)`
+fn stub(line: &str) -> (String, CatalogTool) {
+    let (name, params) = line.trim().trim_end_matches(')').split_once('(').unwrap_or_else(|| panic!("no stub: {line}"));
+    let (server, tool) = name.split_once('.').unwrap();
+    let params: Vec<&str> = params.split(',').map(str::trim).filter(|p| !p.is_empty()).collect();
+    let param = |text: &str| {
+        let (name, types) = text.split_once(':').unwrap_or((text, ""));
+        let required = !name.ends_with('?');
+        let name = name.trim_end_matches('?').to_owned();
+        let (mut scalars, mut choices) = (Vec::new(), Vec::new());
+        for one in types.split('|').map(str::trim).filter(|t| !t.is_empty()) {
+            let scalar = match one {
+                "int" => Scalar::Int,
+                "float" => Scalar::Float,
+                "bool" => Scalar::Bool,
+                "None" => Scalar::None,
+                "list" => Scalar::List,
+                "dict" => Scalar::Dict,
+                _ => Scalar::Str,
+            };
+            if !scalars.contains(&scalar) {
+                scalars.push(scalar);
+            }
+            choices.extend(one.strip_prefix('"').map(|c| c.trim_end_matches('"').to_owned()));
+        }
+        CatalogParam { key: name.trim_end_matches('_').to_owned(), name, required, types: scalars, choices }
+    };
+    let open = params.contains(&"...");
+    let params = params.into_iter().filter(|p| *p != "...").map(param).collect();
+    (server.to_owned(), CatalogTool { name: tool.to_owned(), tool_id: format!("tool_{server}_{tool}"), params, open })
+}
+
+fn catalog(case: &Case) -> Catalog {
     let mut servers: Vec<CatalogServer> = Vec::new();
-    for fake in fakes {
+    let fakes = case.tools.iter().map(|fake| {
         let (server, tool) = fake.tool.split_once('.').unwrap();
+        let tool_id = format!("tool_{server}_{tool}");
+        (server.to_owned(), CatalogTool { name: tool.into(), tool_id, params: Vec::new(), open: true })
+    });
+    for (server, tool) in case.stubs.iter().cloned().chain(fakes) {
         let at = servers.iter().position(|s| s.name == server).unwrap_or_else(|| {
-            servers.push(CatalogServer { name: server.into(), tools: Vec::new() });
+            servers.push(CatalogServer { name: server, tools: Vec::new() });
             servers.len() - 1
         });
-        if !servers[at].tools.iter().any(|t| t.name == tool) {
-            let tool_id = format!("tool_{server}_{tool}");
-            servers[at].tools.push(CatalogTool { name: tool.into(), tool_id, params: Vec::new(), open: true });
+        if !servers[at].tools.iter().any(|t| t.name == tool.name) {
+            servers[at].tools.push(tool);
         }
     }
     Catalog { servers }
@@ -124,7 +166,7 @@ impl World<'_> {
 fn step(case: &Case, journal: &[JournalEntry]) -> StepReply {
     engine::step(Step {
         source: case.script.clone(),
-        catalog: catalog(&case.tools),
+        catalog: catalog(case),
         journal: journal.to_vec(),
         limits: Limits::default(),
     })
@@ -133,8 +175,10 @@ fn step(case: &Case, journal: &[JournalEntry]) -> StepReply {
 fn check(case: &Case) -> Result<(), String> {
     let mut world = World { fakes: &case.tools, asked: HashMap::new(), now: 0 };
     let (mut journal, mut rounds): (Vec<JournalEntry>, Vec<String>) = (Vec::new(), Vec::new());
+    let mut may_call: Option<String> = None;
     let reply = loop {
         let reply = step(case, &journal);
+        may_call.get_or_insert_with(|| reply.may_call.join(" "));
         let Outcome::Need { calls } = &reply.outcome else { break reply };
         rounds.push(calls.len().to_string());
         if rounds.len() > 150 {
@@ -169,6 +213,9 @@ fn check(case: &Case) -> Result<(), String> {
     let lines: Vec<String> = reply.logs.iter().flat_map(|l| l.split('\n')).map(str::to_owned).collect();
     if case.log.as_ref().is_some_and(|log| *log != lines) {
         return Err(format!("logged {lines:?}"));
+    }
+    if case.may_call.is_some() && case.may_call != may_call {
+        return Err(format!("may call {may_call:?}"));
     }
     match &case.calls {
         Some(expected) if *expected != rounds.join(" ") => Err(format!("steps asked for {}", rounds.join(" "))),

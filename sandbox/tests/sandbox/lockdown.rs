@@ -2,13 +2,15 @@
 
 use std::collections::HashSet;
 use std::fs;
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
-use tollgate_codemode::wire::{Limits, Outcome};
+use seccompiler::{BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule};
+use tollgate_codemode::wire::{Limits, Outcome, StepReply, read_frame};
 
 use crate::support::{BINARY, Process, step_of};
 
-const PROBES: [&str; 16] = [
+const PROBES: [&str; 24] = [
     "open",
     "create",
     "stat",
@@ -24,6 +26,14 @@ const PROBES: [&str; 16] = [
     "executable-memory",
     "pipe",
     "io-uring",
+    "fd-scan",
+    "dup",
+    "prctl",
+    "unshare",
+    "memfd",
+    "made-executable",
+    "bpf",
+    "lift-limits",
     "mount",
 ];
 
@@ -48,9 +58,25 @@ fn everything_is_denied() {
 #[test]
 fn the_probes_succeed_where_nothing_is_locked_down() {
     const ALLOWED: Option<i32> = Some(11);
-    for probe in
-        ["open", "create", "stat", "unlink", "socket", "unix-socket", "thread", "kill", "executable-memory", "pipe", "ptrace"]
-    {
+    for probe in [
+        "open",
+        "create",
+        "stat",
+        "unlink",
+        "socket",
+        "unix-socket",
+        "thread",
+        "kill",
+        "executable-memory",
+        "pipe",
+        "ptrace",
+        "fd-scan",
+        "dup",
+        "prctl",
+        "memfd",
+        "made-executable",
+        "lift-limits",
+    ] {
         let status = Command::new(BINARY).args(["--probe-unconfined", probe]).stderr(Stdio::null()).status().unwrap();
         assert_eq!(status.code(), ALLOWED, "{probe}");
     }
@@ -87,6 +113,64 @@ fn the_kernels_view() {
     if let Ok(files) = fs::read_dir(format!("{proc}/fd")) {
         assert_eq!(files.count(), 3);
     }
+}
+
+/// A reply that is none is an error of the reader's, whatever it says of its length.
+#[test]
+fn forged_frames() {
+    for forged in ["forged-length", "forged-half", "forged-shape", "forged-text"] {
+        let child = Command::new(BINARY).args(["--probe", forged]).stdin(Stdio::null()).stdout(Stdio::piped()).output().unwrap();
+        assert_eq!(child.status.code(), Some(11), "{forged}: nothing keeps a process from writing");
+        assert!(!child.stdout.is_empty());
+        let read = read_frame::<StepReply>(&mut child.stdout.as_slice());
+        assert!(read.is_err(), "{forged}: {read:?}");
+    }
+}
+
+/// Make the kernel look as if it had no such system calls.
+#[allow(unsafe_code)] // SAFETY: between fork and exec only system calls are made; the filter was built before
+fn without(command: &mut Command, calls: &[(i64, Option<u64>)]) {
+    let rule = |argument: Option<u64>| {
+        let equals = |value| SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value).unwrap();
+        argument.map(|value| SeccompRule::new(vec![equals(value)]).unwrap()).into_iter().collect::<Vec<_>>()
+    };
+    let rules = calls.iter().map(|(call, argument)| (*call, rule(*argument))).collect();
+    let arch = std::env::consts::ARCH.try_into().unwrap();
+    let missing = SeccompAction::Errno(libc::ENOSYS.unsigned_abs());
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, missing, arch).unwrap();
+    let program: BpfProgram = filter.try_into().unwrap();
+    unsafe { command.pre_exec(move || seccompiler::apply_filter(&program).map_err(std::io::Error::other)) };
+}
+
+#[test]
+fn no_script_runs_where_a_wall_is_missing_unless_the_operator_says_so() {
+    let no_seccomp = [(libc::SYS_seccomp, None), (libc::SYS_prctl, Some(u64::from(libc::PR_SET_SECCOMP.unsigned_abs())))];
+    for (wall, calls) in [("landlock", &[(libc::SYS_landlock_create_ruleset, None)][..]), ("seccomp", &no_seccomp)] {
+        let command = |flags: &[&str]| {
+            let mut command = Command::new(BINARY);
+            command.args(flags).env_clear().stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+            without(&mut command, calls);
+            command
+        };
+        let refused = command(&[]).output().unwrap();
+        let said = String::from_utf8(refused.stderr).unwrap();
+        assert_eq!(refused.status.code(), Some(78), "{wall}: {said}");
+        assert!(said.contains(&format!("{wall} is not available")) && said.contains("--allow-unconfined"), "{wall}: {said}");
+
+        let mut process = Process::of(command(&["--allow-unconfined"]).stderr(Stdio::null()));
+        let reply = process.step(&step_of("result = 1", Vec::new(), Limits::default())).unwrap();
+        assert!(matches!(reply.outcome, Outcome::Done { .. }), "{wall}: {reply:?}");
+        process.kill();
+
+        let report = command(&["--walls"]).output().unwrap();
+        let other = if wall == "landlock" { "seccomp" } else { "landlock" };
+        let said = String::from_utf8(report.stdout).unwrap();
+        assert_eq!(report.status.code(), Some(78), "{wall}: {said}");
+        assert!(said.contains(&format!("{wall}: missing")) && said.contains(&format!("{other}: yes")), "{said}");
+    }
+    let whole = Command::new(BINARY).arg("--walls").output().unwrap();
+    assert_eq!(String::from_utf8(whole.stdout).unwrap(), "landlock: yes\nseccomp: yes\n");
+    assert!(whole.status.success());
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // clippy.toml exempts `#[test]` functions, not their helpers
 
+mod attacks;
 mod corpus;
 mod hints;
 mod hostile;
@@ -9,4 +10,5 @@ mod language;
 mod limits;
 mod lockdown;
 mod replay;
+mod stubs;
 mod support;

@@ -16,7 +16,13 @@ pub fn catalog() -> Catalog {
         tool_id: format!("tool_{name}"),
         params: params
             .iter()
-            .map(|(name, key, required)| CatalogParam { name: (*name).into(), key: (*key).into(), required: *required })
+            .map(|(name, key, required)| CatalogParam {
+                name: (*name).into(),
+                key: (*key).into(),
+                required: *required,
+                types: Vec::new(),
+                choices: Vec::new(),
+            })
             .collect(),
         open,
     };
@@ -124,8 +130,11 @@ impl Process {
     }
 
     pub fn with(flags: &[&str]) -> Self {
-        let mut child =
-            Command::new(BINARY).args(flags).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        Self::of(Command::new(BINARY).args(flags).env_clear().stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()))
+    }
+
+    pub fn of(command: &mut Command) -> Self {
+        let mut child = command.spawn().unwrap();
         Self { requests: child.stdin.take().unwrap(), replies: child.stdout.take().unwrap(), child }
     }
 
@@ -140,6 +149,11 @@ impl Process {
         read_frame(&mut self.replies).ok().flatten()
     }
 
+    pub fn kill(mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
     /// Close stdin and wait.
     pub fn end(mut self) -> Option<i32> {
         drop(self.requests);
@@ -147,7 +161,10 @@ impl Process {
     }
 }
 
-/// Run one script in a fresh process; it must end within ten seconds, whatever the load of the machine.
+/// What a script may take until it ends by itself. The process counts its own time; a busy machine multiplies it.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Run one script in a fresh process; it must end by itself.
 #[track_caller]
 pub fn in_process(source: &str) -> Option<StepReply> {
     let mut process = Process::start();
@@ -155,18 +172,18 @@ pub fn in_process(source: &str) -> Option<StepReply> {
     let started = Instant::now();
     let step = step_of(source, Vec::new(), Limits::default());
     let watchdog = thread::spawn(move || {
-        thread::park_timeout(Duration::from_secs(10));
-        started.elapsed() >= Duration::from_secs(10) && kill(pid)
+        thread::park_timeout(PATIENCE);
+        started.elapsed() >= PATIENCE && kill(pid)
     });
     let reply = process.step(&step);
     watchdog.thread().unpark();
-    assert!(!watchdog.join().unwrap(), "still running after ten seconds: {}", &source[..source.len().min(80)]);
+    assert!(!watchdog.join().unwrap(), "still running after {PATIENCE:?}: {}", &source[..source.len().min(80)]);
     let _ = process.child.kill();
     let _ = process.child.wait();
     reply
 }
 
 #[allow(unsafe_code)] // SAFETY: signals a child of ours that has not been waited for
-fn kill(pid: libc::pid_t) -> bool {
+pub fn kill(pid: libc::pid_t) -> bool {
     unsafe { libc::kill(pid, libc::SIGKILL) == 0 }
 }

@@ -130,30 +130,6 @@ fn kind(this: Value) -> Kind {
 #[starlark_module]
 fn class_methods(builder: &mut MethodsBuilder) {
     #[starlark(attribute)]
-    fn datetime<'v>(this: Value<'v>, heap: Heap<'v>) -> starlark::Result<Value<'v>> {
-        let _ = this;
-        Ok(heap.alloc(Class { kind: Kind::DateTime }))
-    }
-
-    #[starlark(attribute)]
-    fn date<'v>(this: Value<'v>, heap: Heap<'v>) -> starlark::Result<Value<'v>> {
-        let _ = this;
-        Ok(heap.alloc(Class { kind: Kind::Date }))
-    }
-
-    #[starlark(attribute)]
-    fn timedelta<'v>(this: Value<'v>, heap: Heap<'v>) -> starlark::Result<Value<'v>> {
-        let _ = this;
-        Ok(heap.alloc(Class { kind: Kind::Delta }))
-    }
-
-    #[starlark(attribute)]
-    fn timezone<'v>(this: Value<'v>, heap: Heap<'v>) -> starlark::Result<Value<'v>> {
-        let _ = this;
-        Ok(heap.alloc(Class { kind: Kind::Zone }))
-    }
-
-    #[starlark(attribute)]
     fn utc<'v>(this: Value<'v>, heap: Heap<'v>) -> starlark::Result<Value<'v>> {
         let _ = this;
         Ok(heap.alloc(Zone(0)))

@@ -148,6 +148,19 @@ impl<'v> StarlarkValue<'v> for Class {
         Some(methods::CLASS.methods())
     }
 
+    /// The classes of the module, `datetime.date`. (Not as attributes among the methods: Starlark forgets the call of
+    /// `datetime.date(2025, 1, 31)` there and answers with the attribute.)
+    fn get_attr(&self, name: &str, heap: Heap<'v>) -> Option<Value<'v>> {
+        let kind = match name {
+            "datetime" => Kind::DateTime,
+            "date" => Kind::Date,
+            "timedelta" => Kind::Delta,
+            "timezone" => Kind::Zone,
+            _ => return None,
+        };
+        Some(heap.alloc(Self { kind }))
+    }
+
     fn invoke(&self, _me: Value<'v>, args: &Arguments<'v, '_>, eval: &mut Evaluator<'v, '_, '_>) -> starlark::Result<Value<'v>> {
         methods::construct(self.kind, args, eval)
     }
