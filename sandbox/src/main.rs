@@ -24,7 +24,7 @@ const EX_CONFIG: u8 = 78;
 
 /// What the operator may do where a wall is missing.
 const OPERATOR: &str = "Scripts are not run without it. Use a kernel that has it (landlock: Linux 5.13, enabled in the list of \
-                        security modules; seccomp: not taken away by the container), or give --allow-unconfined to run them all \
+                        security modules; seccomp: not taken away by the container), or give --allow-unconfined (in tollgate.toml: [limits.script] allow_unconfined = true) to run them all \
                         the same";
 
 /// Which of the kernel's two walls stand.

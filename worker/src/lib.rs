@@ -81,7 +81,7 @@ async fn serve_with(parts: WorkerParts, writer: fn(&Store, &Config) -> AuditWrit
         tracing::warn!(%error, "housekeeping failed; it is tried again");
     }
     workers::heartbeat(&store, worker, in_flight.oldest(clock.now())).await?;
-    let sandbox = sandbox::SandboxPool::start(&sandbox_path, config.limits.script.processes).await?;
+    let sandbox = sandbox::SandboxPool::start(&sandbox_path, &config.limits.script).await?;
     let directory = scope::Directory::start(store.clone()).await?;
     let tools = upstream::Tools {
         store: store.clone(),

@@ -13,6 +13,7 @@ use tokio::{
     process::{Child, ChildStdin, ChildStdout, Command},
     sync::Semaphore,
 };
+use tollgate_boot::config::ScriptLimits;
 use tollgate_codemode::wire::{Catalog, ErrorKind, Limits, MAX_FRAME, Outcome, ScriptError, Step, StepReply};
 use tollgate_domain::TenantId;
 
@@ -29,6 +30,7 @@ pub struct SandboxPool(Arc<Pool>);
 #[derive(Debug)]
 struct Pool {
     program: PathBuf,
+    allow_unconfined: bool,
     engine: String,
     /// Steps at once.
     turns: Semaphore,
@@ -52,7 +54,8 @@ impl SandboxPool {
     ///
     /// # Errors
     /// Why they cannot, and what to do about it.
-    pub async fn start(program: &Path, processes: usize) -> anyhow::Result<Self> {
+    pub async fn start(program: &Path, limits: &ScriptLimits) -> anyhow::Result<Self> {
+        let (processes, allow_unconfined) = (limits.processes, limits.allow_unconfined);
         let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
         let turns = if processes == 0 { 2 * cores } else { processes.max(2) };
         let version = Command::new(program).arg("--version").env_clear().output().await.map_err(|e| {
@@ -64,6 +67,7 @@ impl SandboxPool {
         let engine = String::from_utf8_lossy(&version.stdout).trim().to_owned();
         let pool = Self(Arc::new(Pool {
             program: program.to_owned(),
+            allow_unconfined,
             engine,
             turns: Semaphore::new(turns),
             per_tenant: turns / 2,
@@ -75,7 +79,7 @@ impl SandboxPool {
         match pool.step(nobody, &empty).await.outcome {
             Outcome::Done { .. } => Ok(pool),
             other => {
-                let refused = Command::new(program).env_clear().stdin(Stdio::null()).output().await?;
+                let refused = command(program, allow_unconfined).stdin(Stdio::null()).output().await?;
                 anyhow::bail!(
                     "the sandbox does not run scripts here: {other:?} {}",
                     String::from_utf8_lossy(&refused.stderr).trim()
@@ -156,7 +160,7 @@ impl SandboxPool {
             return Ok(process);
         }
         drop(idle);
-        Process::start(&self.0.program, tenant)
+        Process::start(&self.0.program, self.0.allow_unconfined, tenant)
     }
 
     fn give_back(&self, process: Process) {
@@ -168,10 +172,19 @@ impl SandboxPool {
     }
 }
 
+fn command(program: &Path, allow_unconfined: bool) -> Command {
+    let mut command = Command::new(program);
+    command.env_clear();
+    if allow_unconfined {
+        command.arg("--allow-unconfined");
+    }
+    command
+}
+
 impl Process {
-    fn start(program: &Path, tenant: TenantId) -> std::io::Result<Self> {
-        let mut command = Command::new(program);
-        command.env_clear().stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
+    fn start(program: &Path, allow_unconfined: bool, tenant: TenantId) -> std::io::Result<Self> {
+        let mut command = command(program, allow_unconfined);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
         let mut child = command.spawn()?;
         let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
             return Err(std::io::Error::other("no pipes"));

@@ -154,6 +154,9 @@ pub struct ScriptLimits {
     pub calls: u32,
     /// Sandbox processes of one worker; 0 means one per core.
     pub processes: usize,
+    /// Run scripts also where the kernel lacks landlock or seccomp. Then nothing but the language stands between a script and
+    /// the machine.
+    pub allow_unconfined: bool,
 }
 
 impl Default for ScriptLimits {
@@ -167,6 +170,7 @@ impl Default for ScriptLimits {
             result_bytes: 1 << 20,
             calls: 200,
             processes: 0,
+            allow_unconfined: false,
         }
     }
 }
