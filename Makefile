@@ -48,6 +48,10 @@ bench-audit-in: deps build
 	@$(BIN)/tollgate-bench calls --seconds $(SECONDS)
 	@tests/with-postgres.sh $(BIN)/tollgate-bench trail --rows $(ROWS)
 
+.PHONY: bench-tokens
+bench-tokens: deps build ## Count the tokens of prompts: classic and Code Mode, 96, 251 and 508 tools
+	@$(BIN)/tollgate-bench tokens
+
 .PHONY: lint
 lint: ## Formatting and clippy, warnings refused
 	@cargo clippy --workspace --all-targets --locked -- -D warnings

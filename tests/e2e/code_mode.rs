@@ -73,7 +73,9 @@ result = {{"sum": total, "content": read["content"], "observed": found["entities
     assert_eq!(answer["result"]["observed"], "forty-two");
     assert!(answer["result"]["sum"].to_string().contains("42"), "{answer}");
     assert!(answer["logs"].to_string().contains("humidity"), "{answer}");
-    assert_eq!(serde_json::from_str::<Value>(&reply.content_text()).expect("the text is the same"), answer);
+    let mut shown = answer.clone();
+    shown.as_object_mut().expect("an object").remove("calls");
+    assert_eq!(serde_json::from_str::<Value>(&reply.content_text()).expect("the text says the same, without the calls"), shown);
     assert_eq!(std::fs::read_to_string(&file).expect("the real server wrote it"), "forty-two");
 
     // Its rows.

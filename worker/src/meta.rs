@@ -106,10 +106,40 @@ async fn execute(
     cancel: CancellationToken,
 ) -> Result<Value, AuditError> {
     let answer = script::run(gate, caller, parent, code, cancel).await?;
-    let text = answer.value.to_string();
+    let text = shown(&answer.value);
     Ok(json!({"content": [{"type": "text", "text": text}], "structuredContent": answer.value, "isError": answer.failed}))
+}
+
+/// What a model reads of a run. It stands in every later prompt, so what only programs use is left to the structured content: empty
+/// logs, and the calls of a run that came to its end. Of any other it matters what has happened already.
+fn shown(answer: &Value) -> String {
+    let done = answer["state"] == "done";
+    let is_shown = |name: &str, value: &Value| match name {
+        "calls" => !done,
+        "logs" => value.as_array().is_none_or(|lines| !lines.is_empty()),
+        _ => true,
+    };
+    let fields = answer.as_object().into_iter().flatten().filter(|(name, value)| is_shown(name, value));
+    Value::Object(fields.map(|(name, value)| (name.clone(), value.clone())).collect()).to_string()
 }
 
 fn parse<'a, T: Deserialize<'a>>(arguments: &'a str) -> Result<T, String> {
     serde_json::from_str(arguments).map_err(|e| format!("The arguments do not fit: {e}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_reads_of_a_run_what_it_needs() {
+        let calls = json!([{"call_id": "call_1", "tool": "crm.pay", "outcome": "ok"}]);
+        let run = |state: &str, logs: Value| json!({"script_run_id": "run_1", "state": state, "result": 7, "logs": logs, "calls": calls});
+        assert_eq!(shown(&run("done", json!([]))), r#"{"script_run_id":"run_1","state":"done","result":7}"#);
+        assert_eq!(shown(&run("done", json!(["a"]))), r#"{"script_run_id":"run_1","state":"done","result":7,"logs":["a"]}"#);
+        for state in ["failed", "waiting_approval"] {
+            let read: Value = serde_json::from_str(&shown(&run(state, json!([])))).unwrap();
+            assert_eq!((&read["calls"], read.get("logs")), (&calls, None), "what has been done must not be done twice");
+        }
+    }
 }

@@ -2,18 +2,18 @@
 
 use serde_json::{Value, json};
 
-const LIST_FILES: &str = "List the tool files available to you: one line per server with path, tool count and purpose. \
-Start here when you do not know which server has what you need.";
+const LIST_FILES: &str = "List the tool files: one line per server with path, tool count and purpose. Start here when you do not know which \
+server has what you need.";
 
-const READ_FILE: &str = "Read a tool file: one Python-style signature per line, `def tool(required: str, optional: int = 10) -> {\"id\": str, \
-\"note?\": str}: ...  # purpose`. `\"key?\"` may be missing, `= None` means leave it out when not needed. A long file answers with an \
-outline of line numbers; read the lines you need with startLine and endLine (from 1, inclusive).";
+const READ_FILE: &str = "Read a tool file: one signature per line, `def tool(required: str, optional: int = 10) -> {\"id\": str, \"note?\": str}: \
+...  # purpose`. \"key?\" may be missing, `= None` means leave it out when not needed. A long file answers with an outline of line numbers; \
+read the lines you need with startLine and endLine (from 1, inclusive).";
 
-const DOCS: &str = "Full documentation of one tool: description, every parameter with type, default and constraints, return fields, side effects, an \
-example call. Use it when the signature is not enough or shows `...`.";
+const DOCS: &str = "Full documentation of one tool: parameters with constraints, return fields, side effects, an example. Use it when the \
+signature is not enough or shows `...`.";
 
-const SEARCH: &str = "Find tools by purpose: the signatures that fit best, ready to call. Shorter than reading files when you know what you want to do; say it \
-in a few words, such as \"close a pull request\".";
+const SEARCH: &str = "Find tools by purpose: the signatures that fit best, ready to call. Shorter than reading files. Say in a few words what \
+you want to do, such as \"close a pull request\"; search once for each thing you need.";
 
 const EXECUTE: &str = "Run a script that calls tools. Do the whole job in one script: call, loop, filter, combine, and hand back only what you \
 need; what stays in the script costs you no tokens. Read the signatures first.
@@ -38,7 +38,7 @@ do not send it again.";
 #[must_use]
 pub fn meta_tools(with_search: bool) -> Vec<Value> {
     let text = |description: &str| json!({"type": "string", "description": description});
-    let line = |description: &str| json!({"type": "integer", "minimum": 1, "description": description});
+    let line = || json!({"type": "integer", "minimum": 1});
     let mut tools = vec![
         reader("listToolFiles", "List tool files", LIST_FILES, json!({}), &[]),
         reader(
@@ -46,9 +46,9 @@ pub fn meta_tools(with_search: bool) -> Vec<Value> {
             "Read a tool file",
             READ_FILE,
             json!({
-                "fileName": text("A path from listToolFiles, such as servers/crm.pyi"),
-                "startLine": line("First line to read"),
-                "endLine": line("Last line to read"),
+                "fileName": text("Such as servers/crm.pyi"),
+                "startLine": line(),
+                "endLine": line(),
             }),
             &["fileName"],
         ),
@@ -56,7 +56,7 @@ pub fn meta_tools(with_search: bool) -> Vec<Value> {
             "getToolDocs",
             "Read a tool's documentation",
             DOCS,
-            json!({"server": text("Server name, such as crm"), "tool": text("Tool name, such as find_customer")}),
+            json!({"server": text("Such as crm"), "tool": text("Such as find_customer")}),
             &["server", "tool"],
         ),
         json!({
@@ -72,7 +72,7 @@ pub fn meta_tools(with_search: bool) -> Vec<Value> {
     if with_search {
         let properties = json!({
             "query": text("What you want to do"),
-            "limit": {"type": "integer", "minimum": 1, "maximum": 50, "default": 8, "description": "How many tools"},
+            "limit": {"type": "integer", "minimum": 1, "maximum": 50, "default": 5},
         });
         tools.insert(1, reader("searchTools", "Search tools", SEARCH, properties, &["query"]));
     }

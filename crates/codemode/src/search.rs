@@ -17,6 +17,11 @@ const IN_NAME: f32 = 3.0;
 const IN_SERVER: f32 = 2.0;
 const IN_TEXT: f32 = 1.0;
 const IN_PARAM: f32 = 0.5;
+/// What is said of a server says a little of each of its tools.
+const OF_SERVER: f32 = 0.5;
+/// How much more a tool weighs whose whole name is asked for: `list_pipelines` does what it says, `list_pipeline_schedules` something
+/// else as well.
+const WHOLE_NAME: f32 = 0.5;
 /// What a hit weighs that is not the word itself: another word for it, or one that begins alike or is spelled nearly so.
 const SYNONYM: f32 = 0.4;
 const NEAR: f32 = 0.8;
@@ -48,9 +53,18 @@ const EMPTY: [&str; 27] = [
 /// Where a tool stands: its server and its place there.
 pub(crate) type Place = (usize, usize);
 
+/// A server, what is said of it, and its tools with their definitions.
+pub(crate) struct Listed<'a> {
+    pub(crate) catalog: &'a CatalogServer,
+    pub(crate) description: &'a str,
+    pub(crate) tools: Vec<(&'a CatalogTool, &'a Value)>,
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct Index {
     places: Vec<Place>,
+    /// The words of each tool's name.
+    names: Vec<Vec<String>>,
     /// Sum of the weights of each tool's words.
     lengths: Vec<f32>,
     average: f32,
@@ -59,11 +73,11 @@ pub(crate) struct Index {
 }
 
 impl Index {
-    pub(crate) fn of<'a>(servers: impl Iterator<Item = (&'a CatalogServer, Vec<(&'a CatalogTool, &'a Value)>)>) -> Self {
+    pub(crate) fn of<'a>(servers: impl Iterator<Item = Listed<'a>>) -> Self {
         let mut index = Self::default();
-        for (at, (server, tools)) in servers.enumerate() {
-            for (place, (tool, definition)) in tools.into_iter().enumerate() {
-                index.add((at, place), &server.name, tool, definition);
+        for (at, server) in servers.enumerate() {
+            for (place, (tool, definition)) in server.tools.iter().enumerate() {
+                index.add((at, place), &server, tool, definition);
             }
         }
         let total: f32 = index.lengths.iter().sum();
@@ -71,7 +85,7 @@ impl Index {
         index
     }
 
-    fn add(&mut self, place: Place, server: &str, tool: &CatalogTool, definition: &Value) {
+    fn add(&mut self, place: Place, server: &Listed<'_>, tool: &CatalogTool, definition: &Value) {
         let text = |pointer| definition.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
         let description = text("/description");
         let mut said: HashMap<String, f32> = HashMap::new();
@@ -81,12 +95,14 @@ impl Index {
             once.into_iter().for_each(|word| *said.entry(word).or_default() += weight);
         };
         say(&tool.name, IN_NAME);
-        say(server, IN_SERVER);
+        say(&server.catalog.name, IN_SERVER);
+        say(start(server.description), OF_SERVER);
         say(text("/title"), IN_TEXT);
-        say(&description[..crate::text::floor_boundary(description, MAX_TEXT.min(description.len()))], IN_TEXT);
+        say(start(description), IN_TEXT);
         tool.params.iter().for_each(|param| say(&param.key, IN_PARAM));
         let at = self.places.len();
         self.places.push(place);
+        self.names.push(words(&tool.name).collect());
         self.lengths.push(said.values().sum());
         for (word, weight) in said {
             self.words.entry(word).or_default().push((at, weight));
@@ -110,7 +126,13 @@ impl Index {
             }
             best.into_iter().for_each(|(tool, score)| *scores.entry(tool).or_default() += score);
         }
-        let mut found: Vec<(usize, f32)> = scores.into_iter().collect();
+        let meant: BTreeSet<&str> = asked.iter().flat_map(|word| self.spellings(word)).map(|(word, _)| word).collect();
+        let whole = |tool: usize| {
+            let name = self.names.get(tool).map_or(&[][..], Vec::as_slice);
+            let said = name.iter().filter(|word| meant.contains(word.as_str())).count();
+            1.0 + WHOLE_NAME * count(said) / count(name.len().max(1))
+        };
+        let mut found: Vec<(usize, f32)> = scores.into_iter().map(|(tool, score)| (tool, score * whole(tool))).collect();
         found.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
         found.into_iter().take(limit).filter_map(|(tool, _)| self.places.get(tool).copied()).collect()
     }
@@ -142,6 +164,11 @@ impl Index {
         }
         out
     }
+}
+
+/// As much of a description as is read.
+fn start(text: &str) -> &str {
+    &text[..crate::text::floor_boundary(text, MAX_TEXT.min(text.len()))]
 }
 
 /// The words of a text or of an identifier: `listOpen_pull-requests` has four.

@@ -66,13 +66,46 @@ fn an_answer_is_ready_to_call_and_bounded() {
     let library = library();
     insta::assert_snapshot!("search", library.search("create a branch in a repository", Some(3)));
     assert_eq!(library.search("branch", Some(9)), library.search("branch", Some(9)));
-    assert_eq!(library.search("repository", None).lines().next().unwrap().split(' ').nth(1), Some("8"));
+    assert_eq!(library.search("repository", None).lines().next().unwrap().split(' ').nth(1), Some("5"));
     assert!(library.search("repository issue pull get list", Some(u32::MAX)).len() <= 33 << 10);
     assert_eq!(library.search("repository", Some(0)).lines().next().unwrap().split(' ').nth(1), Some("1"));
     for nothing in ["", "the of", "zzzzqqqq", "\u{202e}"] {
         let answer = library.search(nothing, None);
         assert!(answer.starts_with("None of ") && answer.contains("listToolFiles"), "{nothing:?}: {answer}");
     }
+}
+
+#[test]
+fn what_an_operator_says_of_a_server_and_a_whole_name_count() {
+    let tool = |name: &str, description: &str| {
+        let definition = json!({"name": name, "description": description, "inputSchema": {"type": "object"}});
+        ToolDef { tool_id: format!("tool_{name}"), name: name.to_owned(), definition: Arc::new(definition) }
+    };
+    let server = |name: &str, description: Option<&str>, tools| {
+        let description = description.map(str::to_owned);
+        ServerDef { name: name.to_owned(), description, binding: Binding::Server, tools }
+    };
+    let first = |servers: Vec<ServerDef>, query: &str| {
+        Library::new(servers).search(query, None).lines().nth(1).unwrap().split('(').next().unwrap().to_owned()
+    };
+    let stores = |said| {
+        let web = server("web", None, vec![tool("search", "Perform a search")]);
+        vec![web, server("elastic", said, vec![tool("search", "Perform a search with a query")])]
+    };
+    assert_eq!(first(stores(None), "search log entries"), "web.search");
+    assert_eq!(first(stores(Some("The logs of our services")), "search log entries"), "elastic.search");
+    let builds = server(
+        "ci",
+        None,
+        vec![
+            tool("list_pipeline_trigger_jobs", "List the jobs of a pipeline"),
+            tool(
+                "list_pipelines",
+                "List pipelines with filtering options; read-only, paginated, with an error for whatever is missing or not permitted",
+            ),
+        ],
+    );
+    assert_eq!(first(vec![builds], "list pipelines"), "ci.list_pipelines");
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! `tollgate-bench`: what the audit trail costs, how fast it is exported and searched. `make bench-audit` runs it all.
+//! `tollgate-bench`: what the audit trail costs, how fast it is exported and searched (`make bench-audit`), and what a prompt
+//! costs (`make bench-tokens`).
 //!
 //! Numbers are printed and never asserted: a machine is what it is. What is asserted is that the numbers mean something:
 //! every call that was answered is in the trail, every row that was asked for is in the export.
@@ -9,6 +10,7 @@ mod dice;
 mod load;
 mod process;
 mod table;
+mod tokens;
 mod trail;
 mod upstream;
 mod words;
@@ -24,7 +26,7 @@ use clap::{Parser, Subcommand};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[derive(Debug, Parser)]
-#[command(name = "tollgate-bench", about = "Measures the audit trail")]
+#[command(name = "tollgate-bench", about = "Measures the audit trail, and prompts")]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -36,6 +38,8 @@ enum Command {
     Calls(calls::Calls),
     /// Exports, reports and searches over generated rows, in the empty database that DATABASE_URL names
     Trail(trail::Trail),
+    /// Tokens of the prompts of the same tasks, with all tools in each and with Code Mode
+    Tokens(tokens::Tokens),
     /// The upstream that `calls` calls
     #[command(hide = true)]
     Upstream,
@@ -62,6 +66,7 @@ fn run(command: Command) -> Result<()> {
         match command {
             Command::Calls(args) => Box::pin(calls::run(args)).await,
             Command::Trail(args) => Box::pin(trail::run(args)).await,
+            Command::Tokens(args) => Box::pin(tokens::run(args)).await,
             Command::Upstream => upstream::run().await,
             Command::Worker(args) => worker::run(args).await,
         }

@@ -45,6 +45,20 @@ pub fn sandbox() -> Result<PathBuf> {
     }
 }
 
+/// Start everything with a database of its own in `data`; what the product says when it is ready.
+pub async fn tollgate_up(data: &Path) -> Result<(Process, serde_json::Value)> {
+    let data_dir = data.to_str().context("a path in UTF-8")?;
+    let sandbox = sandbox()?;
+    let sandbox = sandbox.to_str().context("a path in UTF-8")?;
+    let any = "127.0.0.1:0";
+    let args = ["up", "--data-dir", data_dir, "--seed", "none", "--api", any, "--gateway", any, "--sandbox", sandbox];
+    let env = [("TOLLGATE_LOG", "warn")];
+    let mut up = Process::start("tollgate up", &beside("tollgate")?, &args, &env)?;
+    let file = data.join("ready.json");
+    let ready = up.until(async || serde_json::from_str(&std::fs::read_to_string(&file).ok()?).ok()).await?;
+    Ok((up, ready))
+}
+
 /// Say where this process listens, to the one that started it.
 pub fn announce(address: SocketAddr) -> Result<()> {
     let mut out = std::io::stdout();

@@ -85,20 +85,26 @@ async fn answer(State(answers): State<Arc<Answers>>, body: Bytes) -> Response {
         }
         "tools/list" => result(id, answers.list.as_bytes()),
         "ping" => result(id, b"{}"),
-        "server/discover" => {
-            let found = json!({
-                "resultType": "complete", "supportedVersions": ["2026-07-28"], "capabilities": {"tools": {}}, "ttlMs": 0,
-                "cacheScope": "private", "_meta": {"io.modelcontextprotocol/serverInfo": {"name": "bench", "version": "1"}},
-            });
-            result(id, found.to_string().as_bytes())
-        }
-        _ => {
-            json_answer(format!(r#"{{"jsonrpc":"2.0","id":{id},"error":{{"code":-32601,"message":"Method not found"}}}}"#).into())
-        }
+        "server/discover" => result(id, discovery().to_string().as_bytes()),
+        _ => not_found(id),
     }
 }
 
-fn result(id: &str, result: &[u8]) -> Response {
+/// What `server/discover` says of a server without sessions.
+pub fn discovery() -> serde_json::Value {
+    json!({
+        "resultType": "complete", "supportedVersions": ["2026-07-28"], "capabilities": {"tools": {}}, "ttlMs": 0,
+        "cacheScope": "private", "_meta": {"io.modelcontextprotocol/serverInfo": {"name": "bench", "version": "1"}},
+    })
+}
+
+/// The answer to a method that there is not.
+pub fn not_found(id: &str) -> Response {
+    json_answer(format!(r#"{{"jsonrpc":"2.0","id":{id},"error":{{"code":-32601,"message":"Method not found"}}}}"#).into())
+}
+
+/// A result, as an answer to the request of this id.
+pub fn result(id: &str, result: &[u8]) -> Response {
     let mut text = BytesMut::with_capacity(result.len() + 64);
     text.put_slice(br#"{"jsonrpc":"2.0","id":"#);
     text.put_slice(id.as_bytes());

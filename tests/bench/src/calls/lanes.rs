@@ -17,7 +17,7 @@ use tempfile::TempDir;
 use crate::{
     admin::{Admin, text},
     load::Target,
-    process::{Process, beside, sandbox},
+    process::{Process, sandbox, tollgate_up},
     table::note,
     upstream::TOOL,
     worker::HAS_BASELINE,
@@ -167,15 +167,7 @@ struct Tenant {
 
 impl Installation {
     async fn start(data: &Path) -> Result<(Process, Self)> {
-        let data_dir = data.to_str().context("a path in UTF-8")?;
-        let sandbox = sandbox()?;
-        let sandbox = sandbox.to_str().context("a path in UTF-8")?;
-        let any = "127.0.0.1:0";
-        let args = ["up", "--data-dir", data_dir, "--seed", "none", "--api", any, "--gateway", any, "--sandbox", sandbox];
-        let env = [("TOLLGATE_LOG", "warn")];
-        let mut up = Process::start("tollgate up", &beside("tollgate")?, &args, &env)?;
-        let file = data.join("ready.json");
-        let ready = up.until(async || serde_json::from_str::<Value>(&std::fs::read_to_string(&file).ok()?).ok()).await?;
+        let (up, ready) = tollgate_up(data).await?;
         let secrets: Value = serde_json::from_str(&std::fs::read_to_string(data.join("secrets.json"))?)?;
         // Where the account of Postgres cannot enter the folder, the cluster lies elsewhere.
         let elsewhere = std::fs::read_to_string(data.join("postgres.path")).ok().map(|path| PathBuf::from(path.trim()));
