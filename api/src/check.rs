@@ -80,7 +80,7 @@ pub fn slug_of(name: &str, fallback: &str) -> String {
 }
 
 /// Control characters, line and paragraph separators, and the format characters that hide or reorder text.
-fn is_hidden(c: char) -> bool {
+pub fn is_hidden(c: char) -> bool {
     c.is_control()
         || matches!(u32::from(c), 0xAD | 0x061C | 0x180E | 0x200B..=0x200F | 0x2028..=0x202E | 0x2060..=0x206F | 0xFEFF
             | 0xFFF9..=0xFFFB | 0xE0000..=0xE007F)

@@ -135,7 +135,7 @@ impl Ctx {
     pub async fn post(&self, body_sha256: &[u8; 32]) -> Result<Write, Stop> {
         let mut change = self.app.store.change(self.tenant, self.actor(), self.now).await?;
         let remember = Remember::look_up(self, &mut change, body_sha256).await?;
-        Ok(Write { ctx: self.clone(), change, remember, if_match: None })
+        Ok(Write { ctx: self.clone(), change, remember, if_match: None, quiet: false })
     }
 
     /// Open the write of a PATCH or DELETE. It must be shown what it changes ([`Write::matches`]) before it commits.
@@ -145,7 +145,7 @@ impl Ctx {
     pub async fn change(&self) -> Result<Write, Stop> {
         let if_match = IfMatch::required(&self.headers)?;
         let change = self.app.store.change(self.tenant, self.actor(), self.now).await?;
-        Ok(Write { ctx: self.clone(), change, remember: None, if_match: Some(if_match) })
+        Ok(Write { ctx: self.clone(), change, remember: None, if_match: Some(if_match), quiet: false })
     }
 
     /// Nobody hands out, or takes away, more than they have.
@@ -187,6 +187,7 @@ pub struct Write {
     remember: Option<Remember>,
     /// Taken by [`Self::matches`].
     if_match: Option<IfMatch>,
+    quiet: bool,
 }
 
 impl Deref for Write {
@@ -231,6 +232,15 @@ impl Write {
         self.finish(Reply::new(StatusCode::OK, body, None)).await
     }
 
+    /// [`Self::ok`], of what is no change of configuration: the workers are not told.
+    ///
+    /// # Errors
+    /// When the commit fails; nothing was changed then.
+    pub async fn ok_quietly<R: Resource>(mut self, body: &R) -> Answer {
+        self.quiet = true;
+        self.ok(body).await
+    }
+
     /// Commit and answer 204.
     ///
     /// # Errors
@@ -246,7 +256,10 @@ impl Write {
         if let Some(remember) = self.remember.take() {
             remember.keep(&self.ctx, &mut self.change, &reply).await?;
         }
-        self.change.commit().await?;
+        match self.quiet {
+            true => self.change.commit_quietly().await?,
+            false => self.change.commit().await?,
+        }
         Ok(reply.into_response())
     }
 }

@@ -18,6 +18,7 @@ pub mod router;
 // One folder per resource, one file per verb.
 pub mod admin_events;
 pub mod admins;
+pub mod approvals;
 pub mod audit;
 pub mod keys;
 pub mod llm_requests;

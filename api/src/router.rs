@@ -93,6 +93,11 @@ pub(crate) fn entries() -> Vec<Entry> {
         GET    "/v1/tenants/{tenant_id}/tools/{tool_id}"                  ReadConfig      tools::get::handle;
         POST   "/v1/tenants/{tenant_id}/tools/{tool_id}/approve"          ApproveTools    tools::approve::handle;
         POST   "/v1/tenants/{tenant_id}/tools/{tool_id}/quarantine"       WriteUpstreams  tools::quarantine::handle;
+        // --- calls that wait for people
+        GET    "/v1/tenants/{tenant_id}/approvals"                        ReadApprovals   approvals::list::handle;
+        GET    "/v1/tenants/{tenant_id}/approvals/{approval_id}"          ReadApprovals   approvals::get::handle;
+        POST   "/v1/tenants/{tenant_id}/approvals/{approval_id}/approve"  DecideApprovals approvals::approve::handle;
+        POST   "/v1/tenants/{tenant_id}/approvals/{approval_id}/deny"     DecideApprovals approvals::deny::handle;
         // --- money
         POST   "/v1/tenants/{tenant_id}/prices"                           WritePrices     prices::create::handle;
         GET    "/v1/tenants/{tenant_id}/prices"                           ReadPrices      prices::list::handle;
@@ -282,6 +287,7 @@ mod tests {
                 Action::ReadTenant
                     | Action::ReadAdmins
                     | Action::ReadConfig
+                    | Action::ReadApprovals
                     | Action::ReadPrices
                     | Action::ReadReports
                     | Action::ReadAudit

@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::value::RawValue;
 use tollgate_domain::{
-    CallId, Decision, KeyId, LlmRequestId, Origin, Outcome, Picos, PriceId, ScriptRunId, TeamId, ToolId, UpstreamId,
+    ApprovalId, CallId, Decision, KeyId, LlmRequestId, Origin, Outcome, Picos, PriceId, ScriptRunId, TeamId, ToolId, UpstreamId,
     tool::DefinitionHash,
 };
 use tollgate_store::calls;
@@ -52,6 +52,10 @@ pub struct ToolCall {
     #[schema(value_type = String)]
     pub decision: Decision,
     pub reason: Option<String>,
+    /// The approval that it was held for, or made under; left out where there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub approval_id: Option<ApprovalId>,
     /// `ok`, `tool_error`, `upstream_error`, `timeout`, `cancelled`, `denied`, `held` or `unknown`; null while it is open.
     #[schema(value_type = Option<String>)]
     pub outcome: Option<Outcome>,
@@ -102,6 +106,7 @@ impl From<calls::ToolCall> for ToolCall {
             definition_sha256: call.definition_sha256,
             decision: call.decision,
             reason: call.reason,
+            approval_id: call.approval_id,
             outcome: call.outcome,
             arguments: call.arguments.map(json),
             arguments_form: call.arguments_form.map(calls::Form::as_str),

@@ -90,6 +90,10 @@ async fn rows(pool: &PgPool) -> BTreeMap<String, Vec<Row>> {
     rows
 }
 
+fn of_script(tag: &str) -> bool {
+    tag.split('.').nth(1).is_some_and(|me| me.parse::<usize>().is_ok_and(|me| me < SCRIPTS))
+}
+
 async fn number(pool: &PgPool, sql: &'static str) -> i64 {
     sqlx::query_scalar(sql).fetch_one(pool).await.expect("a number")
 }
@@ -98,6 +102,8 @@ async fn number(pool: &PgPool, sql: &'static str) -> i64 {
 async fn drill_kill_9_of_a_worker_leaves_no_call_without_its_row() {
     let up = Tollgate::start(Options::default()).await;
     let recorder = Recorder::start();
+    // What is open at a crash is not made again.
+    recorder.change(|tools| tools.iter_mut().for_each(|tool| tool["annotations"] = json!({"readOnlyHint": false})));
     let tenant = Tenant::new(&up, "Crash").await;
     let classic = tenant.upstream("rec", recorder.transport(), "classic").await;
     let code = tenant.upstream("code", recorder.transport(), "code").await;
@@ -184,19 +190,16 @@ async fn drill_kill_9_of_a_worker_leaves_no_call_without_its_row() {
     })
     .await;
     let resolved = rows(&pool).await;
-    assert_eq!(resolved.len(), found.len());
+    // Runs that were between two calls have gone on.
+    let gone_on = resolved.keys().filter(|tag| !found.contains_key(*tag)).count();
+    assert!(resolved.keys().all(|tag| found.contains_key(tag) || of_script(tag)), "only scripts go on");
+    eprintln!("{gone_on} calls were made by runs that others took over");
     for (tag, before) in &found {
         let after = &resolved[tag];
         assert_eq!(after.len(), 1, "{tag}");
         if matches!(before[0].outcome.as_deref(), None | Some("unknown")) {
             assert_eq!(after[0].outcome.as_deref(), Some("unknown"), "{tag}");
-            let quoted = if tag.ends_with(".s")
-                || tag.split('.').nth(1).is_some_and(|me| me.parse::<usize>().is_ok_and(|me| me < SCRIPTS))
-            {
-                0
-            } else {
-                1_000_000_000
-            };
+            let quoted = if of_script(tag) { 0 } else { 1_000_000_000 };
             assert_eq!(after[0].amount, Some(quoted), "{tag} is charged as quoted");
         } else {
             assert_eq!(after[0].outcome, before[0].outcome, "{tag}");

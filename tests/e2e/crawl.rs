@@ -54,6 +54,16 @@ impl Land {
         ids.insert("script_run_id", text(&run, "script_run_id"));
         ids.insert("call_id", text(&run["calls"][0], "call_id"));
         ids.insert("llm_request_id", reply.request_id());
+        let asks = json!([{"upstream_id": upstream.id, "tools": ["count"], "confirmations": 1}]);
+        let asks = json!({"name": format!("{mark} asks"), "members": members, "approval": asks});
+        let asking = text(&made("tool-groups", asks).await, "id");
+        let asking = tenant.key_with(json!({"name": format!("{mark} asks"), "tool_group_ids": [asking]})).await;
+        let waits = tenant.mcp(&asking).call("executeToolCode", json!({"code": "rec.count()"})).await.structured();
+        ids.insert("approval_id", text(&waits["approvals"][0], "id"));
+        // By which approvals are found.
+        ids.insert("approvals.script_run_id", text(&waits, "script_run_id"));
+        ids.insert("approvals.tool_id", upstream.tool_id("count"));
+        ids.insert("approvals.key_id", asking.id);
         // One that finds nothing: what it would take away is looked at by others.
         let nothing = json!({"contains": "not there", "from": "2026-01-01T00:00:00Z", "to": "2026-02-01T00:00:00Z"});
         let erasure = made("audit/erasures", json!({"reason": mark, "selection": nothing})).await;
@@ -98,6 +108,7 @@ impl Land {
             "tool-calls",
             "llm-requests",
             "audit/erasures",
+            "approvals",
         ] {
             state.insert(list, self.tenant.list(list).await.into());
         }
@@ -162,6 +173,7 @@ fn body_of(route: &RouteInfo, ids: &BTreeMap<&'static str, String>) -> Option<Va
         ("POST", "/tools/{tool_id}/approve") => json!({"definition_sha256": "0".repeat(64)}),
         ("POST", "/prices") => json!({"upstream_id": ids["upstream_id"], "amount": "0", "unit": "call"}),
         ("PATCH", "/audit/settings") => json!({"durability": "relaxed", "redaction": {"detectors": ["email"]}}),
+        ("POST", "/approvals/{approval_id}/approve" | "/approvals/{approval_id}/deny") => json!({"reason": "stranger"}),
         ("POST", "/audit/erasures") => json!({"reason": "stranger", "selection": {"call_ids": [ids["call_id"]]}}),
         ("POST", "/audit/export-jobs") => json!({"destination": "lake"}),
         ("POST", "/audit/export-jobs/{export_job_id}/cancel") => return None,
@@ -303,7 +315,10 @@ async fn t39_filters_and_page_tokens_do_not_reach_across() {
                 continue;
             }
             let ids = |land: &Land| {
-                land.ids.get(name).cloned().unwrap_or_else(|| panic!("the crawler has no id for the filter {name} of {path}"))
+                let own = path.ends_with("/approvals").then(|| land.ids.get(format!("approvals.{name}").as_str())).flatten();
+                own.or_else(|| land.ids.get(name))
+                    .cloned()
+                    .unwrap_or_else(|| panic!("the crawler has no id for the filter {name} of {path}"))
             };
             let url = format!("{}?{name}={}", fill(path, &b.tenant.id, &b.ids), ids(&a));
             let answer = owner.get(&url).await;

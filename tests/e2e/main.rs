@@ -2,6 +2,7 @@
 
 mod harness;
 
+mod approvals;
 mod audit_away;
 mod audit_proof;
 mod audit_soak;

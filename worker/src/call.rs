@@ -9,7 +9,7 @@ use serde_json::{Map, Value, value::RawValue};
 use tokio_util::sync::CancellationToken;
 use tollgate_codemode::{value::answer_of, wire};
 use tollgate_domain::{
-    CallId, Decision, Durability, LlmRequestId, Origin, Outcome, ToolId,
+    ApprovalId, CallId, Decision, Durability, LlmRequestId, Origin, Outcome, TenantId, ToolId,
     policy::{self, Permit, Reason, Verdict},
     price::Quote,
     redact::MARKER,
@@ -17,12 +17,14 @@ use tollgate_domain::{
     tool::Tool,
 };
 use tollgate_store::{
+    approvals::hold::Waiting,
     audit::{AuditError, Completion, Entry, Intent, JournalRow, Keep, NewRequest, ScriptPlace},
     settings::TrailPolicy,
 };
 use tracing::Instrument;
 
 use crate::{
+    approve,
     caller::Caller,
     gate::{Gate, InFlightGuard},
     upstream::{Answer, Dispatch, Ended, Progress},
@@ -39,6 +41,8 @@ pub struct Ask {
     pub cancel: CancellationToken,
     /// What a script says of the call it waits for.
     pub pending: Option<wire::PendingCall>,
+    /// Whether the script can wait for an approval and be taken up again.
+    pub can_wait: bool,
 }
 
 #[derive(Debug)]
@@ -80,14 +84,10 @@ impl Parent {
         std::mem::take(&mut self.carry.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// What the gateway answered a script by itself waits as well.
-    pub fn put_journal(&self, row: JournalRow) {
-        self.carry.lock().unwrap_or_else(PoisonError::into_inner).journal.push(row);
-    }
-
-    fn put(&self, completion: Completion, journal: Option<JournalRow>) {
+    /// Have these written with what is written next.
+    pub fn put(&self, completion: Option<Completion>, journal: Option<JournalRow>) {
         let mut carry = self.carry.lock().unwrap_or_else(PoisonError::into_inner);
-        carry.completions.push(completion);
+        carry.completions.extend(completion);
         carry.journal.extend(journal);
     }
 }
@@ -98,15 +98,45 @@ pub struct Reply {
     pub id: CallId,
     pub outcome: Outcome,
     pub answer: Reached,
-    /// What a script reads of it.
+    /// What a script reads of it; nothing of a call for which it waits.
     pub journal: Option<wire::JournalEntry>,
+    /// The trail keeps the journal's line as it is, so that the script can be replayed from it.
+    pub whole: bool,
 }
 
 #[derive(Debug)]
 pub enum Reached {
     Answer(Answer),
     /// The policy said no, and the row says why.
-    Refused(Reason),
+    Refused(Refusal),
+}
+
+/// Why a call was not made.
+#[derive(Debug, Clone)]
+pub struct Refusal {
+    pub reason: Reason,
+    /// For which approval it is held.
+    pub waiting: Option<Waiting>,
+    /// In which it was decided otherwise.
+    pub decided: Option<ApprovalId>,
+    /// What the caller may read beyond the reason.
+    pub note: Option<String>,
+}
+
+impl Refusal {
+    #[must_use]
+    pub fn told(&self) -> String {
+        match &self.note {
+            Some(note) => format!("{}: {note}", self.reason.told()),
+            None => self.reason.told().to_owned(),
+        }
+    }
+}
+
+impl From<Reason> for Refusal {
+    fn from(reason: Reason) -> Self {
+        Self { reason, waiting: None, decided: None, note: None }
+    }
 }
 
 /// Make one call. The answer is released when its row is durable (in a script: when the script has ended or the next call
@@ -118,13 +148,23 @@ pub async fn call(gate: &Gate, caller: &Caller, parent: &Parent, ask: Ask) -> Re
     let row = Row::new(gate, caller, parent, &ask).await;
     let Some(found) = find(caller, &ask.tool) else { return row.refuse(absent(caller, &ask.tool), Decision::Denied).await };
     let tool = Arc::clone(&found.tool);
-    let row = row.of(&tool);
+    let mut row = row.of(&tool);
+    let Some(dispatch) = Dispatch::of(&ask) else { return row.refuse(Reason::BadArguments, Decision::Denied).await };
     let permit = match policy::decide(found) {
         Verdict::Permitted(permit) => permit,
         Verdict::Denied(reason) => return row.refuse(reason, Decision::Denied).await,
-        Verdict::Held { .. } => return row.refuse(Reason::ApprovalRequired, Decision::Held).await,
+        // People decide: until they have, the row says for which approval it is held.
+        Verdict::Held(held) => match approve::stand(gate, &row.intent, held, &ask).await? {
+            Ok((permit, approval)) => {
+                row.intent.approval = Some(approval);
+                permit
+            }
+            Err(refusal) => {
+                let decision = if refusal.waiting.is_some() { Decision::Held } else { Decision::Denied };
+                return row.refuse(refusal, decision).await;
+            }
+        },
     };
-    let Some(dispatch) = Dispatch::of(&ask) else { return row.refuse(Reason::BadArguments, Decision::Denied).await };
     let quote = caller.config().rates.quote(tool.id, tool.upstream.id, row.intent.at);
     let open = row.open(quote).await?; // durable before the upstream hears of it
     let ended = reach(gate, caller, permit, dispatch).await; // consumes the permit: no permit, no call
@@ -145,17 +185,17 @@ fn absent(caller: &Caller, asked: &Asked) -> Absent {
         Asked::ByName(name) => tools.iter().find(|tool| tool.classic_name() == *name),
         Asked::ById(id) => tools.iter().find(|tool| tool.id == *id),
     };
-    Absent { reason: policy::absence(caller.scope(), tool.map(AsRef::as_ref)), tool: tool.cloned() }
+    Absent { refusal: policy::absence(caller.scope(), tool.map(AsRef::as_ref)).into(), tool: tool.cloned() }
 }
 
 struct Absent {
-    reason: Reason,
+    refusal: Refusal,
     tool: Option<Arc<Tool>>,
 }
 
-impl From<Reason> for Absent {
-    fn from(reason: Reason) -> Self {
-        Self { reason, tool: None }
+impl<T: Into<Refusal>> From<T> for Absent {
+    fn from(refusal: T) -> Self {
+        Self { refusal: refusal.into(), tool: None }
     }
 }
 
@@ -196,6 +236,7 @@ struct Row<'a> {
     trail: &'a TrailPolicy,
     intent: Intent,
     pending: Option<wire::PendingCall>,
+    can_wait: bool,
 }
 
 impl<'a> Row<'a> {
@@ -219,13 +260,14 @@ impl<'a> Row<'a> {
             definition: None,
             decision: Decision::Permitted,
             reason: None,
+            approval: None,
             quote: Quote::default(),
             currency: caller.config().currency,
             worker: gate.worker,
             arguments: trail.payload(Arc::clone(&ask.arguments)).await,
             at,
         };
-        Self { gate, parent, trail, intent, pending: ask.pending.clone() }
+        Self { gate, parent, trail, intent, pending: ask.pending.clone(), can_wait: ask.can_wait }
     }
 
     fn of(mut self, tool: &Tool) -> Self {
@@ -238,20 +280,27 @@ impl<'a> Row<'a> {
 
     /// A call that is not made is a row as well.
     async fn refuse(self, why: impl Into<Absent>, decision: Decision) -> Result<Reply, AuditError> {
-        let Absent { reason, tool } = why.into();
+        let Absent { refusal, tool } = why.into();
         let mut row = match &tool {
             Some(tool) => self.of(tool),
             None => self,
         };
-        (row.intent.decision, row.intent.reason) = (decision, Some(reason));
+        (row.intent.decision, row.intent.reason) = (decision, Some(refusal.reason));
+        row.intent.approval = refusal.waiting.map(|waiting| waiting.approval).or(refusal.decided);
         let (id, outcome) = match decision {
             Decision::Held => (row.intent.id, Outcome::Held),
             Decision::Denied | Decision::Permitted => (row.intent.id, Outcome::Denied),
         };
-        let journal = row.pending.take().map(|pending| journal_entry(pending, wire::Answer::Error(reason.told().to_owned())));
+        // A script that waits has seen nothing yet.
+        let waits = row.can_wait && refusal.waiting.is_some();
+        let pending = row.pending.take().filter(|_| !waits);
+        let journal = pending.map(|pending| journal_entry(pending, wire::Answer::Error(refusal.told())));
         let mut entry = row.parent.take_carry();
+        let mut whole = true;
         if let (Some(place), Some(line)) = (row.intent.place, &journal) {
-            entry.journal.push(journal_row(&row.intent, place, line, row.trail).await);
+            let line = journal_row(&row.intent, place, line, row.trail).await;
+            whole = line.entry.is_whole();
+            entry.journal.push(line);
         }
         entry.intent = Some(row.intent);
         count(decision, outcome);
@@ -261,7 +310,7 @@ impl<'a> Row<'a> {
         } else {
             row.gate.audit.after(entry).await?
         }
-        Ok(Reply { id, outcome, answer: Reached::Refused(reason), journal })
+        Ok(Reply { id, outcome, answer: Reached::Refused(refusal), journal, whole })
     }
 
     async fn open(mut self, quote: Quote) -> Result<Open<'a>, AuditError> {
@@ -313,7 +362,7 @@ struct Open<'a> {
 
 impl Open<'_> {
     async fn close(self, tool: &Tool, ended: Ended) -> Result<Reply, AuditError> {
-        let Self { row: Row { gate, parent, trail, intent, pending }, quote, started, guard } = self;
+        let Self { row: Row { gate, parent, trail, intent, pending, .. }, quote, started, guard } = self;
         let latency = started.elapsed();
         let (result, error) = match &ended.answer {
             Answer::Result(result) => (Some(trail.payload(result.get().as_bytes()).await), None),
@@ -333,10 +382,13 @@ impl Open<'_> {
         };
         count(Decision::Permitted, ended.outcome);
         metrics::histogram!("tollgate_tool_call_seconds", "outcome" => ended.outcome.as_str()).record(latency);
+        let mut whole = true;
         match (intent.place, &journal) {
             (Some(place), Some(line)) => {
                 // Its run is in the register until all that it carries is durable.
-                parent.put(completion, Some(journal_row(&intent, place, line, trail).await));
+                let line = journal_row(&intent, place, line, trail).await;
+                whole = line.entry.is_whole();
+                parent.put(Some(completion), Some(line));
                 drop(guard);
             }
             _ => {
@@ -350,7 +402,7 @@ impl Open<'_> {
                 }
             }
         }
-        Ok(Reply { id: intent.id, outcome: ended.outcome, answer: Reached::Answer(ended.answer), journal })
+        Ok(Reply { id: intent.id, outcome: ended.outcome, answer: Reached::Answer(ended.answer), journal, whole })
     }
 }
 
@@ -371,14 +423,25 @@ pub fn journal_entry(pending: wire::PendingCall, answer: wire::Answer) -> wire::
 }
 
 async fn journal_row(intent: &Intent, place: ScriptPlace, entry: &wire::JournalEntry, trail: &TrailPolicy) -> JournalRow {
+    journal_line(intent.tenant, (place, intent.id), intent.arguments.is_whole(), entry, trail).await
+}
+
+/// What is kept of a journal's line.
+pub async fn journal_line(
+    tenant: TenantId,
+    (place, call): (ScriptPlace, CallId),
+    whole_arguments: bool,
+    entry: &wire::JournalEntry,
+    trail: &TrailPolicy,
+) -> JournalRow {
     let text = serde_json::to_vec(entry).unwrap_or_default();
     let mut kept = trail.payload(text.clone()).await;
-    if !intent.arguments.is_whole() {
+    if !whole_arguments {
         // A hash of the arguments, against which what was taken out of them could be guessed.
         let blank = wire::JournalEntry { fingerprint: MARKER.to_owned(), ..entry.clone() };
         kept = trail.payload(serde_json::to_vec(&blank).unwrap_or_default()).await.of_original(text);
     }
-    JournalRow { tenant: intent.tenant, place, call: Some(intent.id), entry: kept }
+    JournalRow { tenant, place, call: Some(call), entry: kept }
 }
 
 fn count(decision: Decision, outcome: Outcome) {
@@ -392,7 +455,7 @@ pub fn result_of(reply: &Reply) -> Box<RawValue> {
         Reached::Answer(Answer::Result(result)) => result.clone(),
         Reached::Answer(Answer::Error(error)) => crate::upstream::error_result(&error.message),
         Reached::Answer(Answer::None(why)) => crate::upstream::error_result(why),
-        Reached::Refused(reason) => crate::upstream::error_result(reason.told()),
+        Reached::Refused(refusal) => crate::upstream::error_result(&refusal.told()),
     }
 }
 

@@ -18,8 +18,8 @@ pub struct Caller {
     visible: Arc<KeyScope>,
     /// The tool group to which the path narrows the key.
     group: Option<String>,
-    /// The stored hash that the shown secret fits.
-    proof: Vec<u8>,
+    /// The stored hash that the shown secret fits; none was shown for a run that the gateway takes up by itself.
+    proof: Option<Vec<u8>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,7 +72,7 @@ impl Caller {
     ) -> Result<Self, Refused> {
         let key = tenant.config.keys.get(&id).ok_or(Refused::Unauthorized)?;
         let proof = good_hashes(key, now).find(|hash| secret.matches(hash, pepper)).ok_or(Refused::Unauthorized)?.to_vec();
-        Self::of(tenant, key, group.map(str::to_owned), proof)
+        Self::of(tenant, key, group.map(str::to_owned), Some(proof))
     }
 
     /// The same caller as things stand now: what takes its time asks again before each thing that it does.
@@ -80,15 +80,44 @@ impl Caller {
     /// # Errors
     /// [`Refused`], once the key or the secret that was shown is no longer good.
     pub async fn renewed(&self, directory: &Directory, now: DateTime<Utc>) -> Result<Self, Refused> {
-        let tenant = directory.of_key(self.key).await?.ok_or(Refused::Unauthorized)?;
-        let key = tenant.config.keys.get(&self.key).ok_or(Refused::Unauthorized)?;
-        if !good_hashes(key, now).any(|hash| hash == self.proof) {
-            return Err(Refused::Unauthorized);
-        }
-        Self::of(&tenant, key, self.group.clone(), self.proof.clone())
+        Self::with_proof(directory, self.key, self.group.clone(), self.proof.clone(), now).await
     }
 
-    fn of(tenant: &Arc<TenantView>, key: &KeyConfig, group: Option<String>, proof: Vec<u8>) -> Result<Self, Refused> {
+    /// The caller of a run that is taken up again: the key must be good, and sees no more than it sees now.
+    ///
+    /// # Errors
+    /// [`Refused`].
+    pub async fn resumed(directory: &Directory, key: KeyId, group: Option<String>, now: DateTime<Utc>) -> Result<Self, Refused> {
+        Self::with_proof(directory, key, group, None, now).await
+    }
+
+    /// A caller who sees nothing, in whose name a run of a key that is no longer good is closed. `None` for a tenant that is gone.
+    ///
+    /// # Errors
+    /// [`Refused::Unavailable`].
+    pub async fn ended(directory: &Directory, key: KeyId) -> Result<Option<Self>, Refused> {
+        let Some(tenant) = directory.of_key(key).await? else { return Ok(None) };
+        let team = tenant.config.keys.get(&key).and_then(|key| key.team);
+        let visible = tenant.scope(&[], None);
+        Ok(Some(Self { key, team, visible, tenant, group: None, proof: None }))
+    }
+
+    async fn with_proof(
+        directory: &Directory,
+        id: KeyId,
+        group: Option<String>,
+        proof: Option<Vec<u8>>,
+        now: DateTime<Utc>,
+    ) -> Result<Self, Refused> {
+        let tenant = directory.of_key(id).await?.ok_or(Refused::Unauthorized)?;
+        let key = tenant.config.keys.get(&id).ok_or(Refused::Unauthorized)?;
+        if !good_hashes(key, now).any(|hash| proof.as_ref().is_none_or(|proof| hash == proof)) {
+            return Err(Refused::Unauthorized);
+        }
+        Self::of(&tenant, key, group, proof)
+    }
+
+    fn of(tenant: &Arc<TenantView>, key: &KeyConfig, group: Option<String>, proof: Option<Vec<u8>>) -> Result<Self, Refused> {
         let visible = match &group {
             None => tenant.scope(&key.groups, None),
             Some(slug) => {
@@ -97,6 +126,12 @@ impl Caller {
             }
         };
         Ok(Self { key: key.id, team: key.team, visible, tenant: Arc::clone(tenant), group, proof })
+    }
+
+    /// The tool group to which the path narrows the key.
+    #[must_use]
+    pub fn route(&self) -> Option<&str> {
+        self.group.as_deref()
     }
 
     #[must_use]

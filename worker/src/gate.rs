@@ -3,8 +3,10 @@
 use std::{
     collections::BTreeSet,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
+use tokio::sync::Semaphore;
 use tollgate_boot::{Config, Shutdown};
 use tollgate_domain::{Secrets, WorkerId, clock::SharedClock, ids};
 use tollgate_store::{Store, audit::AuditWriter};
@@ -24,11 +26,55 @@ pub struct Gate {
     pub upstreams: Upstreams,
     pub sandbox: SandboxPool,
     pub in_flight: InFlight,
+    pub pulse: Pulse,
+    /// Runs that are taken up again at once.
+    pub resumes: Arc<Semaphore>,
     pub shutdown: Shutdown,
 }
 
+/// While the last heartbeat is no older than this nobody can have taken this worker for dead: others wait for 10 s.
+const STEADY: Duration = Duration::from_secs(5);
+
+/// Whether others may have taken this worker for dead, and its runs with it.
+#[derive(Debug, Clone)]
+pub struct Pulse(Arc<Mutex<Beat>>);
+
+#[derive(Debug, Clone, Copy)]
+struct Beat {
+    /// When the last heartbeat that the database took was sent.
+    sent: Instant,
+    /// How often this worker has been taken for dead.
+    life: u64,
+}
+
+impl Pulse {
+    #[must_use]
+    pub fn new() -> Self {
+        Self(Arc::new(Mutex::new(Beat { sent: Instant::now(), life: 0 })))
+    }
+
+    /// A heartbeat that was sent at `sent` stands; `anew` if the register did not know this worker any more.
+    pub fn beat(&self, sent: Instant, anew: bool) {
+        let mut beat = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *beat = Beat { sent, life: beat.life + u64::from(anew) };
+    }
+
+    #[must_use]
+    pub fn life(&self) -> u64 {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).life
+    }
+
+    /// Whether what was begun in this life of the worker is certainly still its own.
+    #[must_use]
+    pub fn is_steady(&self, life: u64) -> bool {
+        let beat = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        beat.life == life && beat.sent.elapsed() < STEADY
+    }
+}
+
 /// Calls and runs that have begun and whose end is not durable. The oldest bounds what a sweeper has to read after a crash.
-/// A run stays in here until its last call is closed, so a call of a script need not.
+/// A run stays in here until its last call is closed, so a call of a script need not. One that was taken up again stands here
+/// under the time of that: it may be weeks old, and what it has open is not.
 #[derive(Debug, Clone, Default)]
 pub struct InFlight(Arc<Mutex<BTreeSet<Uuid>>>);
 

@@ -1,10 +1,12 @@
 //! The model door: MCP for the holders of virtual keys.
 
+mod approve;
 mod call;
 mod caller;
 mod gate;
 mod mcp;
 mod meta;
+mod resume;
 mod sandbox;
 mod scope;
 mod script;
@@ -18,7 +20,7 @@ use tollgate_boot::{
     Config, Health, Shutdown,
     serve::{ServeLimits, serve as serve_router},
 };
-use tollgate_domain::{Secrets, WorkerId, clock::SharedClock};
+use tollgate_domain::{Secrets, WorkerId, clock::SharedClock, ids};
 use tollgate_store::{
     Store,
     audit::{AuditWriter, QueueLimits},
@@ -80,6 +82,7 @@ async fn serve_with(parts: WorkerParts, writer: fn(&Store, &Config) -> AuditWrit
         // Rows of a month without a partition go to the default one; that is no reason not to serve.
         tracing::warn!(%error, "housekeeping failed; it is tried again");
     }
+    let pulse = gate::Pulse::new();
     workers::heartbeat(&store, worker, in_flight.oldest(clock.now())).await?;
     let sandbox = sandbox::SandboxPool::start(&sandbox_path, &config.limits.script).await?;
     let directory = scope::Directory::start(store.clone()).await?;
@@ -103,10 +106,13 @@ async fn serve_with(parts: WorkerParts, writer: fn(&Store, &Config) -> AuditWrit
         upstreams: upstreams.clone(),
         sandbox,
         in_flight: in_flight.clone(),
+        pulse,
+        resumes: Arc::new(tokio::sync::Semaphore::new(resume::AT_ONCE)),
         shutdown: shutdown.clone(),
     };
     let beats = tokio::spawn(beat(gate.clone(), health.clone()));
     shutdown.spawn(sweep(gate.clone(), shutdown.clone()));
+    shutdown.spawn(resume::rounds(gate.clone(), shutdown.clone()));
     shutdown.spawn(seal(gate.clone(), shutdown.clone()));
     shutdown.spawn(index(gate.clone(), shutdown.clone()));
     shutdown.spawn(retire(gate.clone(), shutdown.clone()));
@@ -188,8 +194,12 @@ async fn beat(gate: Gate, health: Health) {
     let mut ticks = tokio::time::interval(HEARTBEAT);
     loop {
         ticks.tick().await;
+        let sent = std::time::Instant::now();
         match workers::heartbeat(&gate.store, gate.worker, gate.in_flight.oldest(gate.clock.now())).await {
-            Ok(()) => health.ready("database"),
+            Ok(anew) => {
+                gate.pulse.beat(sent, anew);
+                health.ready("database");
+            }
             Err(error) => {
                 tracing::warn!(%error, "no heartbeat: the database does not answer");
                 health.not_ready("database", "the database does not answer");
@@ -199,16 +209,16 @@ async fn beat(gate: Gate, health: Health) {
 }
 
 async fn sweep(gate: Gate, shutdown: Shutdown) {
-    let Gate { store, audit, clock, worker, .. } = gate;
+    let Gate { store, clock, .. } = &gate;
     // The first look comes after every live worker has had time to say so: after an outage of the database they are all late.
     let mut sweeps = tokio::time::interval_at(tokio::time::Instant::now() + SWEEP, SWEEP);
     let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
     loop {
         let result = tokio::select! {
             () = shutdown.requested() => return,
-            _ = sweeps.tick() => match workers::sweep(&store, &audit, worker).await {
+            _ = sweeps.tick() => match sweep_once(&gate).await {
                 Ok(Some(swept)) => {
-                    tracing::warn!(calls = swept.calls, runs = swept.runs, "a dead worker's calls and runs were resolved");
+                    tracing::warn!(calls = swept.calls, runs = swept.runs.len(), "a dead worker's calls were resolved, and its runs taken over");
                     // There may be more of it, and more dead workers: they do not wait for another tick each.
                     sweeps.reset_immediately();
                     Ok(())
@@ -220,12 +230,22 @@ async fn sweep(gate: Gate, shutdown: Shutdown) {
                     Err(error)
                 }
             },
-            _ = housekeeping.tick() => workers::housekeeping(&store, clock.now()).await,
+            _ = housekeeping.tick() => workers::housekeeping(store, clock.now()).await,
         };
         if let Err(error) = result {
             tracing::warn!(%error, "housekeeping failed; it is tried again");
         }
     }
+}
+
+async fn sweep_once(gate: &Gate) -> tollgate_store::StoreResult<Option<workers::Swept>> {
+    // In the register before anything is taken over; see `resume::rounds`.
+    let _guard = gate.in_flight.enter(ids::mint(gate.clock.now()));
+    workers::sweep(&gate.store, &gate.audit, gate.worker).await.inspect(|swept| {
+        if let Some(swept) = swept {
+            resume::take_up(gate, swept.runs.clone());
+        }
+    })
 }
 
 /// Keep up the index of calls, behind the calls. Only one worker does it at a time.

@@ -5,7 +5,13 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use tollgate_store::audit::AuditError;
 
-use crate::{call::Parent, caller::Caller, gate::Gate, script};
+use crate::{
+    call::Parent,
+    caller::Caller,
+    gate::Gate,
+    resume,
+    script::{self, RunAnswer},
+};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MetaTool {
@@ -61,7 +67,9 @@ struct GetToolDocs {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ExecuteToolCode {
-    code: String,
+    code: Option<String>,
+    /// An earlier run, for what has become of it.
+    resume: Option<String>,
 }
 
 /// Answer a meta-tool with a `CallToolResult`.
@@ -87,15 +95,42 @@ pub async fn answer(
             parse(arguments).and_then(|GetToolDocs { server, tool }| library.docs(&server, &tool).map_err(|e| e.to_string()))
         }
         MetaTool::ExecuteToolCode => match parse(arguments) {
-            Ok(ExecuteToolCode { code }) => return execute(gate, caller, parent, code, cancel).await,
+            Ok(ExecuteToolCode { code: Some(code), resume: None }) => return execute(gate, caller, parent, code, cancel).await,
+            Ok(ExecuteToolCode { code: None, resume: Some(run) }) => return resumed(gate, caller, parent, &run, cancel).await,
+            Ok(_) => Err("Give either code, a script to run, or resume, the script_run_id of an earlier run".to_owned()),
             Err(error) => Err(error),
         },
     };
     gate.audit.before(parent.take_carry()).await?;
     Ok(match read {
         Ok(text) => json!({"content": [{"type": "text", "text": text}]}),
-        Err(text) => json!({"content": [{"type": "text", "text": text}], "isError": true}),
+        Err(text) => error(&text),
     })
+}
+
+fn error(text: &str) -> Value {
+    json!({"content": [{"type": "text", "text": text}], "isError": true})
+}
+
+fn told(answer: RunAnswer) -> Value {
+    let text = shown(&answer.value);
+    json!({"content": [{"type": "text", "text": text}], "structuredContent": answer.value, "isError": answer.failed})
+}
+
+/// What has become of an earlier run. One of another key looks like none.
+async fn resumed(
+    gate: &Gate,
+    caller: &Caller,
+    parent: &Parent,
+    run: &str,
+    cancel: CancellationToken,
+) -> Result<Value, AuditError> {
+    gate.audit.before(parent.take_carry()).await?;
+    let found = match run.parse() {
+        Ok(run) => resume::answer(gate, caller, run, &cancel).await?,
+        Err(_) => None,
+    };
+    Ok(found.map_or_else(|| error("Unknown run: resume takes the script_run_id of a run that this key has made"), told))
 }
 
 async fn execute(
@@ -105,9 +140,7 @@ async fn execute(
     code: String,
     cancel: CancellationToken,
 ) -> Result<Value, AuditError> {
-    let answer = script::run(gate, caller, parent, code, cancel).await?;
-    let text = shown(&answer.value);
-    Ok(json!({"content": [{"type": "text", "text": text}], "structuredContent": answer.value, "isError": answer.failed}))
+    script::run(gate, caller, parent, code, cancel).await.map(told)
 }
 
 /// What a model reads of a run. It stands in every later prompt, so what only programs use is left to the structured content: empty

@@ -1,18 +1,22 @@
-//! The life of one script run: step, make the calls that it needs, step again.
+//! The life of one script run: step, make the calls that it needs, step again. Where people have to decide first, let go of it.
 
+use std::{collections::HashMap, sync::Arc, time::Instant};
+
+use chrono::SecondsFormat;
 use futures::future::join_all;
 use serde_json::{Value, json};
-use std::{sync::Arc, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tollgate_codemode::wire::{self, ErrorKind, JournalEntry, Limits, PendingCall, ScriptError, Step, StepReply};
-use tollgate_domain::{ScriptRunId, tool::sha256};
+use tollgate_domain::{CallId, Outcome, ScriptRunId, ToolId, tool::sha256};
 use tollgate_store::{
+    approvals::hold::Waiting,
     audit::{AuditError, Entry, JournalRow, NewRun, RunEnd, ScriptPlace},
     payload,
+    waiting::{self, Claim},
 };
 
 use crate::{
-    call::{self, Ask, Asked, Parent, Reply},
+    call::{self, Ask, Asked, Parent, Reached, Reply},
     caller::{Caller, Refused},
     gate::{Gate, InFlightGuard},
 };
@@ -24,20 +28,45 @@ pub struct RunAnswer {
     pub failed: bool,
 }
 
-struct Run<'a> {
-    gate: &'a Gate,
+pub struct Run<'a> {
+    pub gate: &'a Gate,
     /// As of the last step: authority is asked for again before each.
-    caller: Caller,
-    parent: Parent,
-    id: ScriptRunId,
-    step: Step,
-    calls: Vec<Value>,
-    cancel: CancellationToken,
+    pub caller: Caller,
+    pub parent: Parent,
+    /// Whose it is: this worker's, in this life of it.
+    pub claim: Claim,
+    pub life: u64,
+    pub step: Step,
+    pub calls: Vec<Value>,
+    pub cancel: CancellationToken,
+    /// The trail keeps source and journal as they are, so that another worker can go on with the run.
+    pub whole: bool,
+    /// Calls that an earlier driver had begun and of which the script has seen nothing.
+    pub open: HashMap<u32, CallId>,
+    /// Calls for which the run waits.
+    pub held: Vec<(Waiting, PendingCall)>,
     /// In the register until the last row of the run is durable; its calls are younger and need not be.
-    in_flight: Option<InFlightGuard>,
+    pub in_flight: Option<InFlightGuard>,
 }
 
-/// Run a script to its end. Its row, its calls and its result are durable when this returns.
+enum Driven {
+    Ended(StepReply),
+    /// People have to decide first.
+    Waits(StepReply),
+    /// Another worker has it: this one was taken for dead.
+    Lost,
+}
+
+/// What one needed call came to.
+struct Made {
+    call: CallId,
+    outcome: Outcome,
+    line: Option<JournalEntry>,
+    held: Option<Waiting>,
+    whole: bool,
+}
+
+/// Run a script to its end, or to where it waits for people. Its row, its calls and its result are durable when this returns.
 ///
 /// # Errors
 /// When a row cannot be written; the run's answer is withheld then.
@@ -54,6 +83,8 @@ pub async fn run(
     let catalog = caller.visible().library.catalog().clone();
     let limits = limits(gate);
     let catalog_text = serde_json::to_vec(&catalog).map_err(|_| AuditError::Unavailable)?;
+    let kept = caller.config().trail.text(&source).await;
+    let whole = kept.is_whole();
     let mut entry = parent.take_carry();
     entry.run = Some(NewRun {
         tenant: caller.tenant(),
@@ -61,11 +92,12 @@ pub async fn run(
         request: parent.request,
         key: caller.key,
         team: caller.team,
-        source: caller.config().trail.text(&source).await,
+        source: kept,
         catalog: payload::pack(&catalog_text).into(),
         catalog_sha256: sha256(&catalog_text),
         engine: gate.sandbox.engine().to_owned(),
         limits: serde_json::to_string(&limits).unwrap_or_default(),
+        route: caller.route().map(str::to_owned),
         worker: gate.worker,
         at: now,
     });
@@ -79,10 +111,21 @@ pub async fn run(
         return Err(error);
     }
 
-    let step = Step { source, catalog, journal: Vec::new(), limits };
-    let mut run = Run { gate, caller: caller.clone(), parent: parent.clone(), id, step, calls: Vec::new(), cancel, in_flight };
-    let reply = run.drive().await;
-    run.close(reply).await
+    let run = Run {
+        gate,
+        caller: caller.clone(),
+        parent: parent.clone(),
+        claim: Claim { tenant: caller.tenant(), run: id, turn: 0 },
+        life: gate.pulse.life(),
+        step: Step { source, catalog, journal: Vec::new(), limits },
+        calls: Vec::new(),
+        cancel,
+        whole,
+        open: HashMap::new(),
+        held: Vec::new(),
+        in_flight,
+    };
+    run.go().await
 }
 
 /// Not for secrets: a run's random numbers stand in its journal.
@@ -106,62 +149,109 @@ fn limits(gate: &Gate) -> Limits {
 }
 
 impl Run<'_> {
-    async fn drive(&mut self) -> Result<StepReply, AuditError> {
+    /// Drive it as far as it comes.
+    ///
+    /// # Errors
+    /// When a row cannot be written, or another worker has the run.
+    pub async fn go(mut self) -> Result<RunAnswer, AuditError> {
+        match self.drive().await {
+            Ok(Driven::Ended(reply)) => self.close(Ok(reply)).await,
+            Ok(Driven::Waits(reply)) => self.suspend(reply).await,
+            Ok(Driven::Lost) => self.let_go().await,
+            Err(error) => self.close(Err(error)).await,
+        }
+    }
+
+    async fn drive(&mut self) -> Result<Driven, AuditError> {
         let until = Instant::now() + self.gate.config.limits.script.wall();
         loop {
             let reply = self.gate.sandbox.step(self.caller.tenant(), &self.step).await;
-            let wire::Outcome::Need { calls } = &reply.outcome else { return Ok(reply) };
+            if !self.is_ours().await? {
+                return Ok(Driven::Lost);
+            }
+            let wire::Outcome::Need { calls } = &reply.outcome else { return Ok(Driven::Ended(reply)) };
             if self.cancel.is_cancelled() {
-                return Ok(stopped(reply, "The run was cancelled."));
+                return Ok(Driven::Ended(stopped(reply, "The run was cancelled.")));
             }
             if Instant::now() >= until {
                 let wall = self.gate.config.limits.script.wall_seconds;
-                return Ok(stopped(reply, &format!("The run took longer than {wall} s in all. Split it into several runs.")));
+                let message = format!("The run took longer than {wall} s in all. Split it into several runs.");
+                return Ok(Driven::Ended(stopped(reply, &message)));
             }
             self.caller = match self.caller.renewed(&self.gate.directory, self.gate.clock.now()).await {
                 Ok(caller) => caller,
                 Err(Refused::Unavailable) => return Err(AuditError::Unavailable),
                 Err(Refused::Unauthorized | Refused::UnknownGroup) => {
-                    return Ok(StepReply { outcome: failed(ErrorKind::ToolError, KEY_HAS_ENDED), ..reply });
+                    return Ok(Driven::Ended(StepReply { outcome: failed(ErrorKind::ToolError, KEY_HAS_ENDED), ..reply }));
                 }
             };
             let (own, calls): (Vec<_>, Vec<_>) = calls.iter().cloned().partition(|pending| pending.server == wire::GATEWAY);
             for pending in own {
-                let entry = self.answer(pending).await;
-                self.step.journal.push(entry);
+                self.answer(pending).await;
             }
-            let answers = join_all(calls.iter().map(|pending| self.call(pending.clone()))).await;
-            for (pending, answer) in calls.into_iter().zip(answers) {
-                let (reply, entry) = answer?;
-                self.calls.push(json!({
-                    "call_id": reply.id,
-                    "tool": format!("{}.{}", pending.server, pending.tool),
-                    "outcome": reply.outcome,
-                }));
-                self.step.journal.push(entry);
-            }
+            // Those that people decide on come last: by then it is known whether the run can wait for them.
+            let (held, free): (Vec<_>, Vec<_>) = calls.into_iter().partition(|pending| self.needs_people(pending));
+            self.make(free).await?;
+            self.make(held).await?;
             self.step.journal.sort_by_key(|entry| entry.sequence);
+            if !self.held.is_empty() {
+                return Ok(Driven::Waits(reply));
+            }
         }
     }
 
+    /// No question for the database as long as nobody can have taken this worker for dead.
+    async fn is_ours(&self) -> Result<bool, AuditError> {
+        if self.gate.pulse.is_steady(self.life) {
+            return Ok(true);
+        }
+        waiting::is_ours(&self.gate.store, self.claim).await.map_err(|_| AuditError::Unavailable)
+    }
+
+    fn needs_people(&self, pending: &PendingCall) -> bool {
+        let id: Option<ToolId> = pending.tool_id.parse().ok();
+        id.and_then(|id| self.caller.scope().by_id(id)).is_some_and(|scoped| scoped.confirmations > 0)
+    }
+
+    async fn make(&mut self, calls: Vec<PendingCall>) -> Result<(), AuditError> {
+        let made = join_all(calls.iter().map(|pending| self.call(pending.clone()))).await;
+        for (pending, made) in calls.into_iter().zip(made) {
+            let made = made?;
+            self.calls.push(json!({
+                "call_id": made.call,
+                "tool": format!("{}.{}", pending.server, pending.tool),
+                "outcome": made.outcome,
+            }));
+            self.whole &= made.whole;
+            self.step.journal.extend(made.line);
+            self.held.extend(made.held.map(|waiting| (waiting, pending)));
+        }
+        Ok(())
+    }
+
     /// What a script asks of the gateway and of no tool: it comes from the journal ever after.
-    async fn answer(&self, pending: PendingCall) -> JournalEntry {
+    async fn answer(&mut self, pending: PendingCall) {
         let now = self.gate.clock.now();
         let answer = match pending.tool_id.as_str() {
             wire::NOW => wire::Answer::Value(now.timestamp_micros().into()),
             wire::RANDOM => wire::Answer::Value((random() >> 1).into()),
             other => wire::Answer::Error(format!("the gateway has no answer to {other}")),
         };
-        let place = ScriptPlace { run: self.id, sequence: pending.sequence };
-        let entry = call::journal_entry(pending, answer);
-        let text = serde_json::to_vec(&entry).unwrap_or_default();
+        let place = ScriptPlace { run: self.claim.run, sequence: pending.sequence };
+        let line = call::journal_entry(pending, answer);
+        let text = serde_json::to_vec(&line).unwrap_or_default();
         let kept = self.caller.config().trail.payload(text).await;
-        self.parent.put_journal(JournalRow { tenant: self.caller.tenant(), place, call: None, entry: kept });
-        entry
+        self.whole &= kept.is_whole();
+        self.parent.put(None, Some(JournalRow { tenant: self.caller.tenant(), place, call: None, entry: kept }));
+        self.step.journal.push(line);
     }
 
-    async fn call(&self, pending: PendingCall) -> Result<(Reply, JournalEntry), AuditError> {
-        let parent = Parent { place: Some(ScriptPlace { run: self.id, sequence: pending.sequence }), ..self.parent.clone() };
+    async fn call(&self, pending: PendingCall) -> Result<Made, AuditError> {
+        let place = ScriptPlace { run: self.claim.run, sequence: pending.sequence };
+        if let Some(open) = self.open.get(&pending.sequence).copied().filter(|_| !self.may_repeat(&pending)) {
+            return Ok(self.unknown(open, place, pending).await);
+        }
+        let parent = Parent { place: Some(place), ..self.parent.clone() };
         // The identity comes with the value that the script holds; a text that is no id names no tool.
         let tool = pending.tool_id.parse().map_or_else(|_| Asked::ByName(pending.tool_id.clone()), Asked::ById);
         let arguments = serde_json::to_vec(&pending.arguments).unwrap_or_default();
@@ -171,16 +261,89 @@ impl Run<'_> {
             meta: serde_json::Map::new(),
             progress: None,
             cancel: self.cancel.child_token(),
-            pending: Some(pending.clone()),
+            pending: Some(pending),
+            can_wait: self.whole,
         };
-        let mut reply = call::call(self.gate, &self.caller, &parent, ask).await?;
-        let entry = reply.journal.take().ok_or(AuditError::Unavailable)?;
-        Ok((reply, entry))
+        let Reply { id, outcome, answer, journal, whole } = call::call(self.gate, &self.caller, &parent, ask).await?;
+        let held = match answer {
+            Reached::Refused(refusal) if journal.is_none() => refusal.waiting,
+            _ => None,
+        };
+        if journal.is_none() && held.is_none() {
+            return Err(AuditError::Unavailable);
+        }
+        Ok(Made { call: id, outcome, line: journal, held, whole })
+    }
+
+    /// Whether a call of which nobody knows what became of it can be made once more: its tool says that this does no harm.
+    fn may_repeat(&self, pending: &PendingCall) -> bool {
+        let id: Option<ToolId> = pending.tool_id.parse().ok();
+        let Some(scoped) = id.and_then(|id| self.caller.scope().by_id(id)) else { return false };
+        let hint = |name| scoped.tool.definition.get("annotations").and_then(|a| a.get(name)) == Some(&Value::Bool(true));
+        hint("readOnlyHint") || hint("idempotentHint")
+    }
+
+    /// The script reads that nobody knows. The call's own row says the same.
+    async fn unknown(&self, open: CallId, place: ScriptPlace, pending: PendingCall) -> Made {
+        let trail = &self.caller.config().trail;
+        let arguments = trail.payload(serde_json::to_vec(&pending.arguments).unwrap_or_default()).await;
+        let line = call::journal_entry(pending, wire::Answer::Error(UNKNOWN.to_owned()));
+        let kept = call::journal_line(self.caller.tenant(), (place, open), arguments.is_whole(), &line, trail).await;
+        let whole = kept.entry.is_whole();
+        self.parent.put(None, Some(kept));
+        Made { call: open, outcome: Outcome::Unknown, line: Some(line), held: None, whole }
+    }
+
+    /// Write what has happened, and let go: no thread and no memory waits with a run. Whoever finds its approvals decided, takes
+    /// it up again.
+    async fn suspend(mut self, reply: StepReply) -> Result<RunAnswer, AuditError> {
+        let carry = self.parent.take_carry();
+        if !carry.is_empty()
+            && let Err(error) = self.gate.audit.after(carry).await
+        {
+            return self.close(Err(error)).await;
+        }
+        let (store, claim, key, now) = (self.gate.store.clone(), self.claim, self.caller.key, self.gate.clock.now());
+        let guard = self.in_flight.take();
+        // A run that nobody drives and nobody can take up would stand there for ever.
+        let suspended = tokio::spawn(async move {
+            let mut pause = std::time::Duration::from_millis(50);
+            while let Err(error) = waiting::suspend(&store, claim.tenant, claim.run, key, now).await {
+                tracing::warn!(%error, run = %claim.run, "a run that waits cannot be put down; it is tried again");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(std::time::Duration::from_secs(1));
+            }
+            drop(guard);
+        });
+        let in_time = tokio::time::timeout(std::time::Duration::from_secs(10), suspended).await;
+        in_time.map_err(|_| AuditError::Unavailable)?.map_err(|_| AuditError::Unavailable)?;
+        metrics::counter!("tollgate_script_runs_suspended_total").increment(1);
+        let approvals = self.held.iter().map(|(waiting, pending)| {
+            json!({
+                "id": waiting.approval,
+                "tool": format!("{}.{}", pending.server, pending.tool),
+                "sequence": pending.sequence,
+                "expires_at": waiting.expires_at.to_rfc3339_opts(SecondsFormat::Secs, true),
+            })
+        });
+        let approvals: Vec<_> = approvals.collect();
+        Ok(RunAnswer { value: waits(self.claim.run, &reply.logs.into(), &self.calls.into(), &approvals.into()), failed: false })
+    }
+
+    /// What this driver's calls came to is the truth; the rest of the story is told by the one that has the run.
+    async fn let_go(self) -> Result<RunAnswer, AuditError> {
+        tracing::warn!(run = %self.claim.run, "another worker has taken over a run of this one, which was taken for dead");
+        let Entry { request, completions, .. } = self.parent.take_carry();
+        self.gate.audit.after(Entry { request, completions, ..Entry::default() }).await?;
+        Err(AuditError::Unavailable)
     }
 
     /// The end of the run goes into one commit with what its last calls carry. Where the database does not take it in time the
     /// caller is refused, and it is written later: a run that has ended must not stand there as running.
-    async fn close(mut self, reply: Result<StepReply, AuditError>) -> Result<RunAnswer, AuditError> {
+    ///
+    /// # Errors
+    /// When the row cannot be written in time, and the error that was handed in.
+    pub async fn close(mut self, reply: Result<StepReply, AuditError>) -> Result<RunAnswer, AuditError> {
         let (reply, broken) = match reply {
             Ok(reply) => (reply, None),
             Err(error) => (StepReply::failed(self::error(ErrorKind::Sandbox, &error.to_string())), Some(error)),
@@ -199,7 +362,7 @@ impl Run<'_> {
         };
         let end = RunEnd {
             tenant: self.caller.tenant(),
-            id: self.id,
+            id: self.claim.run,
             state,
             ticks: reply.ticks,
             result: maybe(result.as_ref()).await,
@@ -215,7 +378,7 @@ impl Run<'_> {
             return Err(error);
         }
         let mut value = json!({
-            "script_run_id": self.id,
+            "script_run_id": self.claim.run,
             "state": state,
             "result": result,
             "logs": reply.logs,
@@ -243,7 +406,30 @@ async fn never_ran(gate: &Gate, caller: &Caller, id: ScriptRunId) -> RunEnd {
     }
 }
 
-const KEY_HAS_ENDED: &str = "The key of this run has ended or lost its tool group, so the run makes no more calls.";
+/// What `executeToolCode` answers of a run that waits for people.
+#[must_use]
+pub fn waits(run: ScriptRunId, logs: &Value, calls: &Value, approvals: &Value) -> Value {
+    json!({
+        "script_run_id": run,
+        "state": "waiting_approval",
+        "result": null,
+        "logs": logs,
+        "calls": calls,
+        "approvals": approvals,
+        "message": format!("The run has paused until people decide, and then goes on by itself. Do not send the script again: call \
+    executeToolCode with {{\"resume\": \"{run}\"}} for its result."),
+    })
+}
+
+/// A step of a run that ends here, whatever it would have done.
+#[must_use]
+pub fn given_up(message: &str) -> StepReply {
+    StepReply::failed(error(ErrorKind::Sandbox, message))
+}
+
+const UNKNOWN: &str = "unknown whether this call took effect: the gateway's worker ended while it ran, and the tool does not say that \
+it may be called twice";
+pub const KEY_HAS_ENDED: &str = "The key of this run has ended or lost its tool group, so the run makes no more calls.";
 
 fn error(kind: ErrorKind, message: &str) -> ScriptError {
     ScriptError { kind, message: message.to_owned(), line: None, column: None }

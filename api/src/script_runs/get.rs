@@ -1,11 +1,12 @@
 use serde::Serialize;
 use serde_json::value::RawValue;
 use tollgate_domain::{CallId, ScriptRunId};
-use tollgate_store::calls;
+use tollgate_store::{approvals, calls};
 use utoipa::ToSchema;
 
 use super::ScriptRun;
 use crate::{
+    approvals::Approval,
     ctx::{Ctx, Id, Resource},
     problem::Answer,
     tool_calls::json,
@@ -29,6 +30,8 @@ pub struct ScriptRunDetail {
     pub error: Option<Box<RawValue>>,
     /// What the script saw of its calls, in order: with source, catalogue and engine this replays the run.
     pub journal: Vec<JournalEntry>,
+    /// What it waits for, without arguments.
+    pub approvals: Vec<Approval>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -48,6 +51,7 @@ impl Resource for ScriptRunDetail {}
 pub async fn handle(ctx: Ctx, Id(id): Id<ScriptRunId>) -> Answer {
     let mut tx = ctx.app.store.tenant_snapshot(ctx.tenant).await?;
     let calls::ScriptRunDetail { run, source, result, logs, error, journal } = calls::get_run(&mut tx, ctx.tenant, id).await?;
+    let waits_for = approvals::of_run(&mut tx, ctx.tenant, id).await?;
     let entry = |e: calls::JournalEntry| JournalEntry { sequence: e.sequence, call_id: e.call_id, entry: e.entry.map(json) };
     Ok(ctx.ok(&ScriptRunDetail {
         run: ScriptRun::from(run),
@@ -56,5 +60,6 @@ pub async fn handle(ctx: Ctx, Id(id): Id<ScriptRunId>) -> Answer {
         logs: logs.map(json),
         error: error.map(json),
         journal: journal.into_iter().map(entry).collect(),
+        approvals: waits_for.into_iter().map(Approval::from).collect(),
     }))
 }

@@ -25,6 +25,7 @@ fn path(template: &str, tenant: &str) -> String {
         ("call_id", "call"),
         ("erasure_id", "era"),
         ("export_job_id", "exp"),
+        ("approval_id", "apr"),
     ];
     let mut path = template.replace("/v1/tenants/{tenant_id}", tenant);
     for (name, prefix) in kinds {

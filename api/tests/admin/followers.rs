@@ -105,6 +105,7 @@ async fn record_calls(store: &Store, tenant: TenantId, calls: Vec<(String, bool)
             definition: None,
             decision: if refused { Decision::Denied } else { Decision::Permitted },
             reason: refused.then_some(Reason::UnknownTool),
+            approval: None,
             quote: Quote { price_id: None, amount: Picos(0) },
             currency: Currency::USD,
             worker: WorkerId::mint(now()),

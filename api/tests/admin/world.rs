@@ -17,12 +17,12 @@ use tollgate_api::{
 };
 use tollgate_boot::Config;
 use tollgate_domain::{
-    CallId, Clock, Decision, KeyId, LlmRequestId, Origin, Outcome, Picos, PlatformTokenId, Secret, SecretKind, Secrets, TenantId,
-    WorkerId, price::Quote,
+    ApprovalId, CallId, Clock, Decision, KeyId, LlmRequestId, Origin, Outcome, Picos, PlatformTokenId, Secret, SecretKind,
+    Secrets, TenantId, WorkerId, policy::Reason, price::Quote,
 };
 use tollgate_store::{
     Store,
-    audit::{AuditWriter, Completion, Entry, Intent, QueueLimits},
+    audit::{AuditWriter, Completion, Entry, Intent, QueueLimits, ScriptPlace},
     auth,
     payload::Payload,
     sealer,
@@ -179,9 +179,8 @@ impl Trail {
         Self { store, audit, tenant: tenant.rsplit('/').next().unwrap().parse().unwrap(), key: KeyId::mint(now), now }
     }
 
-    pub async fn open(&self) -> CallId {
-        let id = CallId::mint(self.now);
-        let intent = Intent {
+    fn intent(&self, id: CallId) -> Intent {
+        Intent {
             tenant: self.tenant,
             id,
             request: LlmRequestId::mint(self.now),
@@ -195,14 +194,32 @@ impl Trail {
             definition: None,
             decision: Decision::Permitted,
             reason: None,
+            approval: None,
             quote: Quote { price_id: None, amount: Picos(2_000_000_000) },
             currency: "USD".parse().unwrap(),
             worker: WorkerId::mint(self.now),
             arguments: Payload::whole(&b"{\n\"a\": 1}"[..]),
             at: self.now,
-        };
-        self.audit.before(Entry { intent: Some(intent), ..Entry::default() }).await.unwrap();
+        }
+    }
+
+    pub async fn open(&self) -> CallId {
+        let id = CallId::mint(self.now);
+        self.audit.before(Entry { intent: Some(self.intent(id)), ..Entry::default() }).await.unwrap();
         id
+    }
+
+    /// A call that waits for people.
+    pub async fn hold(&self, id: CallId, approval: ApprovalId, place: Option<ScriptPlace>) {
+        let held = Intent {
+            decision: Decision::Held,
+            reason: Some(Reason::ApprovalRequired),
+            approval: Some(approval),
+            arguments: Payload::whole(&br#"{"all":true}"#[..]),
+            place,
+            ..self.intent(id)
+        };
+        self.audit.before(Entry { intent: Some(held), ..Entry::default() }).await.unwrap();
     }
 
     pub async fn close(&self, id: CallId) {

@@ -27,6 +27,7 @@ pub struct Config {
     pub gateway: Gateway,
     pub upstream: Upstream,
     pub audit: Audit,
+    pub approvals: Approvals,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -250,6 +251,22 @@ impl Destination {
         }
         let (name, prefix) = self.url.strip_prefix("s3://").map(|rest| rest.split_once('/').unwrap_or((rest, "")))?;
         (!name.is_empty()).then_some(Place::Bucket { name, prefix: prefix.trim_matches('/') })
+    }
+}
+
+/// Calls that wait for people.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Approvals {
+    /// How long a call may wait to be decided on, and then to be made.
+    pub expire_hours: u32,
+    /// Calls of one key that may wait at once. Beyond, a call that needs an approval is refused.
+    pub waiting_per_key: u32,
+}
+
+impl Default for Approvals {
+    fn default() -> Self {
+        Self { expire_hours: 24, waiting_per_key: 1000 }
     }
 }
 

@@ -30,8 +30,8 @@ Example:
 unpaid = [o for o in crm.list_orders(customer_id=c.id) if o[\"status\"] == \"unpaid\"]
 result = {\"count\": len(unpaid), \"total\": sum([o[\"total\"] for o in unpaid])}
 
-Every call is checked and recorded. When state is \"waiting_approval\", the run has paused until a person approves and then goes on by itself: \
-do not send it again.";
+Every call is checked and recorded. When state is \"waiting_approval\", the run has paused until people decide and then goes on by itself: do \
+not send it again, call executeToolCode with resume set to its script_run_id for the result.";
 
 /// `listToolFiles`, `readToolFile`, `getToolDocs` and `executeToolCode` as MCP tool objects, and `searchTools` where there is
 /// much to search.
@@ -63,7 +63,7 @@ pub fn meta_tools(with_search: bool) -> Vec<Value> {
             "name": "executeToolCode",
             "title": "Run a tool script",
             "description": EXECUTE,
-            "inputSchema": object(json!({"code": text("The script")}), &["code"]),
+            "inputSchema": object(json!({"code": text("The script"), "resume": text("Instead of code: the script_run_id to get the result of")}), &[]),
             "outputSchema": execute_output(),
             // What a script does is what the tools it calls do.
             "annotations": {"readOnlyHint": false, "destructiveHint": true, "idempotentHint": false, "openWorldHint": true},
@@ -102,11 +102,13 @@ fn execute_output() -> Value {
         "type": "object",
         "properties": {
             "script_run_id": {"type": "string"},
-            "state": {"type": "string", "enum": ["done", "failed", "waiting_approval"]},
+            "state": {"type": "string", "enum": ["done", "failed", "waiting_approval", "running"]},
             "result": {"description": "The value of `result`; null where the script set none"},
             "logs": {"type": "array", "items": {"type": "string"}},
             "error": {"description": "Set when state is failed: what went wrong, where, and what to write instead"},
             "calls": {"type": "array", "items": call},
+            "approvals": {"type": "array", "items": {"type": "object"}, "description": "What the run waits for"},
+            "message": {"type": "string", "description": "What to do next"},
         },
         "required": ["script_run_id", "state", "result", "logs", "calls"],
     })

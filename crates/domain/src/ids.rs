@@ -145,6 +145,7 @@ ids! {
     LlmRequestId = "req";
     ScriptRunId = "run";
     CallId = "call";
+    ApprovalId = "apr";
     AdminEventId = "evt";
     SyncRequestId = "sync";
     /// Of payloads that were taken away on purpose.

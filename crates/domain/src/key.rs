@@ -54,6 +54,19 @@ impl Pepper {
     pub fn new(key: &[u8]) -> Self {
         Self(hmac::Key::new(hmac::HMAC_SHA256, key))
     }
+
+    /// A hash of these parts that nobody can make, or guess at, without the pepper. `purpose` keeps its uses apart.
+    #[must_use]
+    pub fn mac(&self, purpose: &str, parts: &[&[u8]]) -> [u8; 32] {
+        let mut context = hmac::Context::with_key(&self.0);
+        for part in [purpose.as_bytes()].iter().chain(parts) {
+            context.update(&part.len().to_le_bytes());
+            context.update(part);
+        }
+        let mut mac = [0; 32];
+        mac.copy_from_slice(context.sign().as_ref());
+        mac
+    }
 }
 
 impl fmt::Debug for Pepper {

@@ -1,5 +1,6 @@
 //! The nouns and rules of Tollgate, pure: no I/O, no SQL, no HTTP, no clock of its own.
 
+pub mod approval;
 pub mod call;
 pub mod clock;
 pub mod ids;
@@ -15,6 +16,7 @@ pub mod seal;
 pub mod search;
 pub mod tool;
 
+pub use approval::ApprovalState;
 pub use call::{Decision, Durability, Origin, Outcome};
 pub use clock::{Clock, SystemClock};
 pub use ids::*;

@@ -8,7 +8,7 @@ words! {
         Owner = "owner",
         /// Everything but owners and the tenant's deletion.
         Admin = "admin",
-        /// Reads, revokes keys, edits upstreams.
+        /// Reads, revokes keys, edits upstreams, decides on calls that wait.
         Operator = "operator",
         /// Prices, budgets, reports.
         Finance = "finance",
@@ -37,6 +37,9 @@ pub enum Action {
     WriteUpstreams,
     /// Approve a quarantined definition.
     ApproveTools,
+    /// Calls that wait for people.
+    ReadApprovals,
+    DecideApprovals,
     ReadPrices,
     WritePrices,
     ReadReports,
@@ -64,6 +67,8 @@ impl Action {
         Self::WriteToolGroups,
         Self::WriteUpstreams,
         Self::ApproveTools,
+        Self::ReadApprovals,
+        Self::DecideApprovals,
         Self::ReadPrices,
         Self::WritePrices,
         Self::ReadReports,
@@ -88,6 +93,8 @@ impl Role {
                     | A::ReadConfig
                     | A::RevokeKeys
                     | A::WriteUpstreams
+                    | A::ReadApprovals
+                    | A::DecideApprovals
                     | A::ReadPrices
                     | A::ReadReports
                     | A::ReadAudit
@@ -95,7 +102,10 @@ impl Role {
             ),
             Self::Finance => matches!(action, A::ReadTenant | A::ReadConfig | A::ReadPrices | A::WritePrices | A::ReadReports),
             Self::Auditor => {
-                matches!(action, A::ReadTenant | A::ReadReports | A::ReadAudit | A::ExportAudit | A::ReadAdminEvents)
+                matches!(
+                    action,
+                    A::ReadTenant | A::ReadReports | A::ReadAudit | A::ExportAudit | A::ReadApprovals | A::ReadAdminEvents
+                )
             }
         }
     }

@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use tollgate_domain::{
-    AdminEventId, CallId, KeyId, LlmRequestId, PriceId, ScriptRunId, TeamId, TenantId, ToolId, UpstreamId, WorkerId,
+    AdminEventId, ApprovalId, CallId, KeyId, LlmRequestId, PriceId, ScriptRunId, TeamId, TenantId, ToolId, UpstreamId, WorkerId,
 };
 use uuid::Uuid;
 
@@ -139,6 +139,9 @@ pub struct ScriptStart<'a> {
     pub limits: Cow<'a, str>,
     pub catalog_sha256: Hash,
     pub source: Commitment,
+    /// The tool group by whose route it came in. Left out where there is none, as in lines of before there was this field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub route: Option<Cow<'a, str>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -172,6 +175,9 @@ pub struct CallIntent<'a> {
     pub error: Option<Cow<'a, str>>,
     pub latency_us: Option<i64>,
     pub amount_picos: Option<i64>,
+    /// For which it was held, or under which it was made. Left out where there is none, as in lines of before there was this field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approval_id: Option<ApprovalId>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -7,8 +7,8 @@ use chrono::{DateTime, Utc};
 use futures::TryStreamExt;
 use sqlx::{Postgres, QueryBuilder, Row, postgres::PgRow};
 use tollgate_domain::{
-    CallId, Currency, Decision, KeyId, LlmRequestId, Origin, Outcome, Picos, PriceId, ScriptRunId, TeamId, TenantId, ToolId,
-    UpstreamId, ids, search::Words, tool::DefinitionHash,
+    ApprovalId, CallId, Currency, Decision, KeyId, LlmRequestId, Origin, Outcome, Picos, PriceId, ScriptRunId, TeamId, TenantId,
+    ToolId, UpstreamId, ids, search::Words, tool::DefinitionHash,
 };
 use uuid::Uuid;
 
@@ -95,6 +95,7 @@ pub struct ToolCall {
     pub definition_sha256: Option<DefinitionHash>,
     pub decision: Decision,
     pub reason: Option<String>,
+    pub approval_id: Option<ApprovalId>,
     /// `None` while the call is open.
     pub outcome: Option<Outcome>,
     /// The exact JSON text, unless the next says otherwise.
@@ -160,7 +161,7 @@ pub async fn get(tx: &mut Tx, tenant: TenantId, id: CallId) -> StoreResult<ToolC
 pub(crate) fn select_calls(tenant: TenantId, payloads: Payloads) -> QueryBuilder<Postgres> {
     let mut query = QueryBuilder::new(
         "SELECT t.call_id, t.llm_request_id, t.script_run_id, t.sequence, t.origin, t.key_id, t.team_id, t.upstream_id,
-                t.upstream_name, t.tool_id, t.tool_name, t.definition_sha256, t.decision, t.reason, t.outcome, t.error,
+                t.upstream_name, t.tool_id, t.tool_name, t.definition_sha256, t.decision, t.reason, t.approval_id, t.outcome, t.error,
                 t.opened_at, t.closed_at, t.latency_us, t.price_id, t.amount_picos, t.currency, ",
     );
     // Whether it was erased is asked only where a payload is missing: most have theirs.
@@ -256,6 +257,7 @@ pub(crate) fn tool_call(row: &PgRow, payloads: bool) -> StoreResult<ToolCall> {
         definition_sha256: hash.and_then(DefinitionHash::from_slice),
         decision: word(decision)?,
         reason: row.try_get("reason")?,
+        approval_id: id(row, "approval_id")?,
         outcome: outcome.map(word).transpose()?,
         arguments: read(arguments)?,
         arguments_form: form(row.try_get("arguments_form")?)?,

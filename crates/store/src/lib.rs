@@ -2,6 +2,7 @@
 //! tenant as their first argument, and row-level security is the second wall behind it.
 
 pub mod admins;
+pub mod approvals;
 pub mod audit;
 pub mod auth;
 pub mod bundle;
@@ -38,6 +39,7 @@ pub mod tokens;
 pub mod tools;
 pub mod tx;
 pub mod upstreams;
+pub mod waiting;
 pub mod workers;
 
 pub use change::{Actor, Change};

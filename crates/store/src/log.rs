@@ -56,7 +56,7 @@ const REQUESTS: &str = "SELECT llm_request_id, key_id, team_id, origin, method, 
     WHERE tenant_id = $1 AND llm_request_id = ANY($2)";
 const STARTS: &str =
     "SELECT script_run_id, llm_request_id, key_id, team_id, worker_id, engine, limits, catalog_sha256, source_sha256,
-    source_form, source_kept_sha256, opened_at FROM script_run_starts WHERE tenant_id = $1 AND script_run_id = ANY($2)";
+    source_form, source_kept_sha256, opened_at, route FROM script_run_starts WHERE tenant_id = $1 AND script_run_id = ANY($2)";
 const CALLS: &str = "SELECT * FROM tool_call_events WHERE tenant_id = $1 AND call_id = ANY($2)";
 const JOURNAL: &str = "SELECT script_run_id, sequence, call_id, entry_sha256, entry_form, entry_kept_sha256 FROM script_journal
     WHERE tenant_id = $1 AND script_run_id = ANY($2)";
@@ -91,6 +91,7 @@ fn start(tenant: TenantId, row: &PgRow) -> StoreResult<Line<'_>> {
         limits: text(row, "limits")?.into(),
         catalog_sha256: hash(row.try_get("catalog_sha256")?)?,
         source: required(commitment(row, ["source_sha256", "source_form", "source_kept_sha256"])?)?,
+        route: words(row, "route")?,
     }))
 }
 
@@ -136,6 +137,7 @@ fn call(tenant: TenantId, row: &PgRow) -> StoreResult<Line<'_>> {
         error: words(row, "error")?,
         latency_us: row.try_get("latency_us")?,
         amount_picos: row.try_get("amount_picos")?,
+        approval_id: maybe(row, "approval_id")?,
     }))
 }
 

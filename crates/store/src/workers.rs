@@ -5,31 +5,32 @@ use tollgate_domain::{Picos, WorkerId};
 use uuid::Uuid;
 
 use crate::{
-    audit::{AuditWriter, Entry, Resolution, RunResolution},
+    audit::{AuditWriter, Entry, Resolution},
     error::{StoreError, StoreResult},
     tx::Store,
+    waiting::{self, Claim},
 };
 
 /// Heartbeats are judged by the database's clock alone: workers need not agree on the time.
 pub const STALE_AFTER_SECONDS: f64 = 10.0;
-/// Rows that one sweep resolves at most; the next goes on.
+/// Calls that one sweep resolves at most, and runs that it takes over; the next goes on.
 const SWEEP: i64 = 5_000;
+const RUNS: i64 = 200;
 
-/// Say that `worker` lives and has closed every call and run below `oldest_open`. Registers the worker at the first time.
+/// Say that `worker` lives and has closed every call and run below `oldest_open`. Registers the worker at the first time, and
+/// says whether it did: a worker that was registered before has been taken for dead, and others have its runs.
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn heartbeat(store: &Store, worker: WorkerId, oldest_open: Uuid) -> StoreResult<()> {
+pub async fn heartbeat(store: &Store, worker: WorkerId, oldest_open: Uuid) -> StoreResult<bool> {
     let mut tx = store.control().await?;
-    sqlx::query!(
+    let registered = sqlx::query_scalar(
         "INSERT INTO workers (worker_id, started_at, heartbeat_at, oldest_open_call) VALUES ($1, clock_timestamp(), clock_timestamp(), $2)
-         ON CONFLICT (worker_id) DO UPDATE SET heartbeat_at = clock_timestamp(), oldest_open_call = $2",
-        worker.uuid(),
-        oldest_open,
-    )
-    .execute(&mut *tx)
-    .await?;
-    Ok(tx.commit().await?)
+         ON CONFLICT (worker_id) DO UPDATE SET heartbeat_at = clock_timestamp(), oldest_open_call = $2 RETURNING xmax = 0",
+    );
+    let registered = registered.bind(worker.uuid()).bind(oldest_open).fetch_one(&mut *tx).await?;
+    tx.commit().await?;
+    Ok(registered)
 }
 
 /// Forget a worker that has ended with nothing open.
@@ -46,7 +47,8 @@ pub async fn retire(store: &Store, worker: WorkerId) -> StoreResult<()> {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Swept {
     pub calls: usize,
-    pub runs: usize,
+    /// Runs of the dead worker, whose next turn is whose sweep this was.
+    pub runs: Vec<Claim>,
 }
 
 #[derive(sqlx::FromRow)]
@@ -58,8 +60,8 @@ struct Dead {
     dead_at: DateTime<Utc>,
 }
 
-/// Resolve as `unknown` the calls that one dead worker left open, and fail its runs. `None` when no worker is dead. Safe to
-/// run anywhere, at once: the dead worker's row is locked until its resolutions are durable.
+/// Resolve as `unknown` the calls that one dead worker left open, and take over its runs: whoever calls this drives them. `None`
+/// when no worker is dead. Safe to run anywhere, at once: the dead worker's row is locked until its resolutions are durable.
 ///
 /// # Errors
 /// When the database does not answer; the next sweep finds the same.
@@ -91,43 +93,25 @@ pub async fn sweep(store: &Store, audit: &AuditWriter, own: WorkerId) -> StoreRe
     )
     .fetch_all(&mut *tx)
     .await?;
-    let runs = sqlx::query!(
-        "SELECT r.tenant_id, r.script_run_id FROM tenants t
-         CROSS JOIN LATERAL (SELECT s.tenant_id, s.script_run_id FROM script_run_starts s
-           WHERE s.tenant_id = t.tenant_id AND s.script_run_id >= $1 AND s.worker_id = $2
-             AND NOT EXISTS (SELECT FROM script_run_ends e
-                             WHERE e.tenant_id = s.tenant_id AND e.script_run_id = s.script_run_id)) r
-         LIMIT $3",
-        dead.oldest_open_call,
-        dead.worker_id,
-        SWEEP,
-    )
-    .fetch_all(&mut *tx)
-    .await?;
-
-    let swept = Swept { calls: calls.len(), runs: runs.len() };
+    let resolved = calls.len();
     let resolutions = calls.into_iter().map(|call| Resolution {
         tenant: call.tenant_id.into(),
         id: call.call_id.into(),
         amount: Picos(call.quoted_picos.unwrap_or(0)),
         at: dead.dead_at,
     });
-    let run_resolutions = runs.into_iter().map(|run| RunResolution {
-        tenant: run.tenant_id.into(),
-        id: run.script_run_id.into(),
-        at: dead.dead_at,
-    });
-    let entry = Entry { resolutions: resolutions.collect(), run_resolutions: run_resolutions.collect(), ..Entry::default() };
+    let entry = Entry { resolutions: resolutions.collect(), ..Entry::default() };
     if !entry.is_empty() {
         // Dropped when it takes too long: the next sweep finds the same, and must not find it in the queue as well.
         audit.before(entry).await.map_err(|_| StoreError::Unavailable(sqlx::Error::PoolTimedOut))?;
     }
-    let all = usize::try_from(SWEEP).unwrap_or(usize::MAX);
-    if swept.calls < all && swept.runs < all {
+    let runs = waiting::claim_crashed(&mut tx, (dead.worker_id, dead.oldest_open_call), own, RUNS, dead.dead_at).await?;
+    let most = |limit: i64| usize::try_from(limit).unwrap_or(usize::MAX);
+    if resolved < most(SWEEP) && runs.len() < most(RUNS) {
         sqlx::query!("DELETE FROM workers WHERE worker_id = $1", dead.worker_id).execute(&mut *tx).await?;
     }
     tx.commit().await?;
-    Ok(Some(swept))
+    Ok(Some(Swept { calls: resolved, runs }))
 }
 
 /// Housekeeping that any worker may do at any time: partitions ahead of time, idempotency keys and answered sync requests

@@ -429,6 +429,7 @@ async fn the_same_entry_twice_is_one_row_and_the_first_counts(pool: PgPool) {
         catalog_sha256: [0; 32],
         engine: "e".to_owned(),
         limits: "{}".to_owned(),
+        route: None,
         worker: who.worker,
         at: support::now(),
     };

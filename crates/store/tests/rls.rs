@@ -62,6 +62,11 @@ const ROWS: &[(&str, &str)] = &[
     ("tool_call_payloads", "(tenant_id, call_id, kind, size, body) VALUES ($1, $2, 0, 0, '')"),
     ("call_blocks", "(tenant_id, first_call_id, last_call_id, calls, filter, built_at) VALUES ($1, $2, $2, 1, '', now())"),
     ("late_calls", "(tenant_id, call_id) VALUES ($1, $2)"),
+    ("approvals", "(tenant_id, approval_id, state, key_id, tool_id, upstream_id, upstream_name, tool_name, call_id, llm_request_id, arguments_hmac,
+       policy, confirmations, requested_at, expires_at) VALUES ($1, $2, 'pending', $1, $1, $1, 'u', 't', $1, $1, uuid_send($2), '', 1, now(), now())"),
+    ("approval_confirmations", "(tenant_id, approval_id, principal, label, decision, at) VALUES ($1, $1, $2::text, 'l', 'approve', now())"),
+    ("suspended_runs", "(tenant_id, script_run_id, key_id, since) VALUES ($1, $2, $1, now())"),
+    ("script_run_turns", "(tenant_id, script_run_id, turn, worker_id, why, journal, at) VALUES ($1, $2, 1, $1, 'crashed', 0, now())"),
 ];
 
 /// What each role may do with a whole table: Select, Insert, Update, Delete; `u` is an update of some columns.
@@ -69,6 +74,8 @@ const GRANTS: &str = "\
 _sqlx_migrations: - - - - -
 admin_events: SI - - I -
 admins: SIUD S - - -
+approval_confirmations: SIu - - - -
+approvals: SIu Su - - -
 audit_batches: I - - SID I
 audit_entries: S - - SI -
 audit_erased: SI - - - -
@@ -89,12 +96,14 @@ llm_requests: S - - - I
 platform_tokens: - SIU - - -
 prices: SI - - - -
 script_catalogs: S - - - I
-script_journal: S - - - I
+script_journal: S S - - I
 script_payloads: S - SD - I
 script_run_ends: S S - - I
 script_run_starts: S S - - I
+script_run_turns: SI SI - - -
 script_runs: S S - - -
 service_tokens: SIUD S - - -
+suspended_runs: SID SD - - -
 sync_requests: SIUD SD - - -
 teams: SIUD - - - -
 tenants: SIU S - - -
@@ -330,7 +339,11 @@ async fn t39_a_tenant_reads_and_writes_its_own_rows_alone(pool: PgPool) {
     let foreign = format!("tenant_id = '{}'", b.uuid());
     for (table, _) in ROWS {
         let mut tx = store.tenant(a).await.unwrap();
-        let column = "tenant_id";
+        let column = match *table {
+            "approvals" => "state",
+            "approval_confirmations" => "reason",
+            _ => "tenant_id",
+        };
         assert_eq!(number(&mut tx, &format!("SELECT count(*) FROM {table}")).await, 1, "{table}: its own");
         assert_eq!(number(&mut tx, &format!("SELECT count(*) FROM {table} WHERE {foreign}")).await, 0, "{table}: another's");
         drop(tx);
@@ -443,7 +456,7 @@ async fn control_reads_across_tenants_what_it_was_granted(pool: PgPool) {
     for (table, _) in ROWS.iter().filter(|(table, _)| may("tollgate_control", table, 'S')) {
         assert_eq!(number(&mut tx, &format!("SELECT count(*) FROM {table}")).await, 2, "{table}");
     }
-    for table in ["idempotency_keys", "sync_requests"] {
+    for table in ["idempotency_keys", "sync_requests", "suspended_runs"] {
         assert_eq!(run(&mut tx, &format!("DELETE FROM {table}")).await, Ok(2), "{table}");
     }
 }

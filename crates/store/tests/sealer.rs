@@ -70,6 +70,7 @@ async fn one_of_each(who: &Who, store: &Store, audit: &AuditWriter) {
         catalog_sha256: [9; 32],
         engine: "e".to_owned(),
         limits: "{}".to_owned(),
+        route: None,
         worker: who.worker,
         at: support::now(),
     };

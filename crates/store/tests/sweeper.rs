@@ -11,12 +11,17 @@ use tollgate_evidence::{batch, line::Kind};
 use tollgate_store::{
     Store,
     audit::{AuditWriter, Entry, Intent, NewRun, RunEnd, ScriptPlace},
-    calls,
     payload::{self, Payload},
+    waiting::{self, Claim},
     workers,
 };
 
 use support::{QUEUE, Who, closes, count, opens, row, tamper, tenant};
+
+/// So many calls, and no run.
+fn swept(calls: usize) -> workers::Swept {
+    workers::Swept { calls, runs: Vec::new() }
+}
 
 struct Crash {
     store: Store,
@@ -65,6 +70,7 @@ impl Crash {
             catalog_sha256: [0; 32],
             engine: "e".to_owned(),
             limits: "{}".to_owned(),
+            route: None,
             worker: self.who.worker,
             at: support::now(),
         }
@@ -96,7 +102,7 @@ async fn a_dead_workers_open_calls_end_as_unknown_and_cost_what_was_quoted(pool:
     c.age(c.who.worker, 9.0).await;
     assert_eq!(c.sweep().await, None, "late is not dead");
     c.age(c.who.worker, 11.0).await;
-    assert_eq!(c.sweep().await, Some(workers::Swept { calls: 4, runs: 0 }));
+    assert_eq!(c.sweep().await, Some(swept(4)));
     assert_eq!(c.sweep().await, None, "it is forgotten");
 
     for call in open.iter().chain([&foreign]) {
@@ -140,24 +146,22 @@ async fn two_sweeps_of_one_worker_sign_the_same_lines(pool: PgPool) {
     let c = crash(&pool).await;
     let begin = ids::floor(support::now());
     join_all((0..3).map(|_| c.open(c.who.intent("{}")))).await;
-    c.audit.before(Entry { run: Some(c.run()), ..Entry::default() }).await.unwrap();
     c.beat(c.who.worker, begin).await;
     c.age(c.who.worker, 60.0).await;
     sqlx::query("CREATE TABLE kept AS TABLE workers").execute(&pool).await.unwrap();
-    assert_eq!(c.sweep().await, Some(workers::Swept { calls: 3, runs: 1 }));
+    assert_eq!(c.sweep().await, Some(swept(3)));
     tamper(&pool, "DELETE FROM tool_call_events WHERE kind = 2").await;
-    tamper(&pool, "DELETE FROM script_run_ends WHERE kind = 2").await;
     tamper(&pool, "INSERT INTO workers SELECT * FROM kept").await;
-    assert_eq!(c.sweep().await, Some(workers::Swept { calls: 3, runs: 1 }));
+    assert_eq!(c.sweep().await, Some(swept(3)));
 
     let batches: Vec<Vec<u8>> = sqlx::query_scalar("SELECT entries FROM audit_batches").fetch_all(&pool).await.unwrap();
     let entries = batches.iter().flat_map(|packed| batch::unpack(packed).unwrap());
-    let resolutions = entries.filter(|entry| matches!(entry.place.kind, Kind::CallResolution | Kind::ScriptResolution));
+    let resolutions = entries.filter(|entry| entry.place.kind == Kind::CallResolution);
     let mut leaves: Vec<_> = resolutions.map(|entry| (entry.place.id, entry.leaf.0)).collect();
-    assert_eq!(leaves.len(), 8, "both were signed");
+    assert_eq!(leaves.len(), 6, "both were signed");
     leaves.sort_unstable();
     leaves.dedup();
-    assert_eq!(leaves.len(), 4, "the same lines");
+    assert_eq!(leaves.len(), 3, "the same lines");
 }
 
 #[sqlx::test(migrator = "tollgate_store::MIGRATOR")]
@@ -176,13 +180,13 @@ async fn a_sweep_that_dies_half_way_is_done_again(pool: PgPool) {
             .await
             .unwrap();
     }
-    assert_eq!(c.sweep().await, Some(workers::Swept { calls: 2, runs: 0 }));
+    assert_eq!(c.sweep().await, Some(swept(2)));
     assert_eq!(row(&pool, calls[0].id).await.2, Some(7), "the first resolution stands");
     assert_eq!(count(&pool, "SELECT count(*) FROM tool_calls WHERE outcome = 'unknown'").await, 4);
 }
 
 #[sqlx::test(migrator = "tollgate_store::MIGRATOR")]
-async fn a_dead_workers_runs_fail_with_a_reason(pool: PgPool) {
+async fn a_dead_workers_runs_are_taken_over_by_one(pool: PgPool) {
     let c = crash(&pool).await;
     let begin = ids::floor(support::now());
     let (running, done) = (c.run(), c.run());
@@ -205,22 +209,39 @@ async fn a_dead_workers_runs_fail_with_a_reason(pool: PgPool) {
     let nested = c.open(nested).await;
     c.beat(c.who.worker, begin).await;
     c.age(c.who.worker, 60.0).await;
-    assert_eq!(c.sweep().await, Some(workers::Swept { calls: 1, runs: 1 }));
-
-    let mut tx = c.store.tenant(c.who.tenant).await.unwrap();
-    let failed = calls::get_run(&mut tx, c.who.tenant, running.id).await.unwrap();
-    let error: serde_json::Value = serde_json::from_str(failed.error.as_deref().unwrap()).unwrap();
-    assert_eq!((failed.run.state.as_str(), failed.run.closed_at.is_some()), ("failed", true));
-    assert_eq!(error["kind"], "sandbox");
-    assert!(error["message"].as_str().unwrap().starts_with("The worker ended while the script ran."), "{error}");
-    assert_eq!(failed.source.as_deref(), Some("result = 1"));
-    let kept: String = sqlx::query_scalar("SELECT state FROM script_runs WHERE script_run_id = $1")
-        .bind(done.id.uuid())
-        .fetch_one(&pool)
-        .await
-        .unwrap();
-    assert_eq!(kept, "done");
+    let claim = Claim { tenant: c.who.tenant, run: running.id, turn: 1 };
+    assert_eq!(c.sweep().await, Some(workers::Swept { calls: 1, runs: vec![claim] }), "what has ended is nobody's any more");
+    assert_eq!(c.sweep().await, None);
     assert_eq!(row(&pool, nested.id).await.0.as_deref(), Some("unknown"));
+    assert!(!waiting::is_ours(&c.store, Claim { turn: 0, ..claim }).await.unwrap(), "it was the dead worker's");
+    assert!(waiting::is_ours(&c.store, claim).await.unwrap());
+
+    // What the next driver finds.
+    let kept = waiting::load(&c.store, claim).await.unwrap();
+    assert_eq!(
+        (kept.source.as_deref(), kept.journal.as_deref(), kept.open),
+        (Some("result = 1"), Some(&[][..]), vec![(1, nested.id)])
+    );
+    assert!(!kept.ended && kept.stuck == 1 && kept.key == c.who.key);
+
+    // It dies as well, and so does the one after it: a turn is found by the worker who has it, however old the run is.
+    let mut driver = WorkerId::from_uuid(uuid::Uuid::nil());
+    for turn in 2..4 {
+        let next = WorkerId::mint(support::now());
+        c.beat(driver, ids::floor(support::now() + chrono::TimeDelta::hours(1))).await;
+        c.age(driver, 60.0).await;
+        let taken = workers::sweep(&c.store, &c.audit, next).await.unwrap().unwrap();
+        assert_eq!(taken.runs, [Claim { turn, ..claim }]);
+        driver = next;
+    }
+    assert_eq!(waiting::load(&c.store, Claim { turn: 3, ..claim }).await.unwrap().stuck, 3, "it got no further");
+    // A run that waits for people is nobody's, whoever dies.
+    waiting::suspend(&c.store, c.who.tenant, running.id, c.who.key, support::now()).await.unwrap();
+    c.beat(driver, begin).await;
+    c.age(driver, 60.0).await;
+    assert_eq!(c.sweep().await, Some(swept(0)));
+    let found = waiting::state_of(&c.store, c.who.tenant, c.who.key, running.id).await.unwrap();
+    assert_eq!(found, ("waiting_approval".to_owned(), false));
 }
 
 /// More than one sweep takes: the rest is the next one's, for calls and for runs.
@@ -229,9 +250,12 @@ async fn a_sweep_leaves_nothing_behind_however_much_there_is(pool: PgPool) {
     let c = crash(&pool).await;
     let begin = ids::floor(support::now());
     for batch in 0..2 {
-        let all: i64 = 5_500 * batch;
+        let all: i64 = 450 * batch;
         // What happened stays, also for a superuser's DELETE; a month that is dropped is gone.
-        sqlx::query("TRUNCATE tool_call_events, script_run_starts, script_run_ends").execute(&pool).await.unwrap();
+        sqlx::query("TRUNCATE tool_call_events, script_run_starts, script_run_ends, script_run_turns")
+            .execute(&pool)
+            .await
+            .unwrap();
         let (calls, runs) = if batch == 0 { (5_500, 3) } else { (3, all) };
         sqlx::query(
             "INSERT INTO tool_call_events (tenant_id, call_id, kind, at, llm_request_id, key_id, tool_name, decision, worker_id, quoted_picos)
@@ -259,13 +283,13 @@ async fn a_sweep_leaves_nothing_behind_however_much_there_is(pool: PgPool) {
         c.age(c.who.worker, 60.0).await;
         let (mut swept_calls, mut swept_runs) = (0, 0);
         while let Some(swept) = c.sweep().await {
-            assert!(swept.calls <= 5_000 && swept.runs <= 5_000, "{swept:?}");
+            assert!(swept.calls <= 5_000 && swept.runs.len() <= 200, "{swept:?}");
             swept_calls += swept.calls;
-            swept_runs += swept.runs;
+            swept_runs += swept.runs.len();
         }
         assert_eq!((swept_calls, swept_runs), (usize::try_from(calls).unwrap(), usize::try_from(runs).unwrap()));
         assert_eq!(count(&pool, "SELECT count(*) FROM tool_calls WHERE outcome IS NULL").await, 0);
-        assert_eq!(count(&pool, "SELECT count(*) FROM script_runs WHERE state = 'running'").await, 0);
+        assert_eq!(count(&pool, "SELECT count(*) FROM script_run_turns").await, runs);
     }
 }
 
@@ -276,14 +300,14 @@ async fn a_worker_that_was_only_late_comes_back_and_one_that_retires_is_forgotte
     let call = c.open(c.who.intent("{}")).await;
     c.beat(c.who.worker, begin).await;
     c.age(c.who.worker, 60.0).await;
-    assert_eq!(c.sweep().await, Some(workers::Swept { calls: 1, runs: 0 }));
+    assert_eq!(c.sweep().await, Some(swept(1)));
     // It was cut off: it beats again and closes its call.
     c.beat(c.who.worker, begin).await;
     c.audit.after(closes(c.who.completion(call.id, Outcome::Ok, b"{}"))).await.unwrap();
     assert_eq!(row(&pool, call.id).await.0.as_deref(), Some("ok"));
     let late = c.open(c.who.intent("{}")).await;
     c.age(c.who.worker, 60.0).await;
-    assert_eq!(c.sweep().await, Some(workers::Swept { calls: 1, runs: 0 }), "what it opened after its return");
+    assert_eq!(c.sweep().await, Some(swept(1)), "what it opened after its return");
     assert_eq!(row(&pool, late.id).await.0.as_deref(), Some("unknown"));
 
     c.beat(c.who.worker, begin).await;

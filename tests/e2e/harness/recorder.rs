@@ -65,6 +65,8 @@ struct Memory {
     cancelled: Vec<Value>,
     tools: Vec<Value>,
     answers: HashMap<String, String>,
+    /// Tools whose calls are received and not answered.
+    held: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -99,7 +101,14 @@ impl Recorder {
 
     fn of(modern: bool) -> Self {
         let (news, _) = broadcast::channel(64);
-        let memory = Memory { calls: vec![], others: vec![], cancelled: vec![], tools: default_tools(), answers: HashMap::new() };
+        let memory = Memory {
+            calls: vec![],
+            others: vec![],
+            cancelled: vec![],
+            tools: default_tools(),
+            answers: HashMap::new(),
+            held: vec![],
+        };
         let shared = Shared {
             memory: Mutex::new(memory),
             running: AtomicUsize::new(0),
@@ -171,7 +180,13 @@ impl Recorder {
         self.shared.held.store(true, Ordering::SeqCst);
     }
 
+    /// [`Self::hold`], for these tools alone.
+    pub fn hold_tools(&self, tools: &[&str]) {
+        self.memory().held = tools.iter().map(|&tool| tool.to_owned()).collect();
+    }
+
     pub fn release(&self) {
+        self.memory().held.clear();
         self.shared.held.store(false, Ordering::SeqCst);
     }
 
@@ -345,7 +360,7 @@ async fn listen(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Respon
 }
 
 async fn call_tool(shared: &Arc<Shared>, call: Received) -> Response {
-    while shared.held.load(Ordering::SeqCst) {
+    while shared.held.load(Ordering::SeqCst) || shared.memory.lock().expect("lock").held.contains(&call.tool) {
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
     let own = shared.memory.lock().expect("lock").answers.get(&call.tool).cloned();

@@ -167,15 +167,19 @@ impl Turn {
             progress: self.progress,
             cancel: self.cancel,
             pending: None,
+            can_wait: false,
         };
         let reply = call::call(&self.gate, &self.caller, &parent, ask).await?;
         match &reply.answer {
-            Reached::Refused(reason @ (Reason::UnknownTool | Reason::NotInScope | Reason::Quarantined)) => {
-                Err(RpcError::new(RpcError::INVALID_PARAMS, format!("{}: {}", reason.told(), clip(&name))).into())
-            }
-            Reached::Refused(reason @ (Reason::BadArguments | Reason::CodeModeOnly)) => {
-                Err(RpcError::new(RpcError::INVALID_PARAMS, reason.told()).into())
-            }
+            Reached::Refused(refusal) => match refusal.reason {
+                Reason::UnknownTool | Reason::NotInScope | Reason::Quarantined => {
+                    Err(RpcError::new(RpcError::INVALID_PARAMS, format!("{}: {}", refusal.told(), clip(&name))).into())
+                }
+                Reason::BadArguments | Reason::CodeModeOnly => {
+                    Err(RpcError::new(RpcError::INVALID_PARAMS, refusal.told()).into())
+                }
+                _ => Ok(for_era(self.era, call::result_of(&reply).get())),
+            },
             // The upstream's own words, unchanged.
             Reached::Answer(Answer::Error(error)) => {
                 Err(RpcError { code: error.code.0, message: error.message.to_string(), data: error.data.clone() }.into())
@@ -210,6 +214,7 @@ impl Turn {
             progress: None,
             cancel: CancellationToken::new(),
             pending: None,
+            can_wait: false,
         };
         match call::refuse(&self.gate, &self.caller, &self.mint().await, ask, Reason::UnknownParent).await {
             Ok(_) => RpcError::new(RpcError::INVALID_PARAMS, Reason::UnknownParent.told()).into(),

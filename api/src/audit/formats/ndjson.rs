@@ -29,7 +29,9 @@ impl Encoder for Lines {
     fn push(&mut self, calls: Vec<calls::ToolCall>) -> Result<Bytes, Unwritable> {
         let mut lines = Vec::new();
         for call in calls {
-            line(&mut lines, &Line { call: ToolCall::from(call), tenant_id: &self.tenant })?;
+            // The columns of all formats are the same, and readers of files count on them.
+            let call = ToolCall::from(calls::ToolCall { approval_id: None, ..call });
+            line(&mut lines, &Line { call, tenant_id: &self.tenant })?;
         }
         Ok(lines.into())
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use tracing_subscriber::EnvFilter;
 
-use super::{Config, Destination, Limits, Oidc, Place, Program, followers};
+use super::{Approvals, Config, Destination, Limits, Oidc, Place, Program, followers};
 
 /// RFC 7518 names of the algorithms whose verification key cannot sign.
 const ASYMMETRIC: [&str; 9] = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA"];
@@ -30,9 +30,20 @@ impl Config {
             }
         }
         check_limits(&self.limits)?;
+        check_approvals(&self.approvals)?;
         followers::check(&self.audit)?;
         check_telemetry(&self.telemetry)
     }
+}
+
+fn check_approvals(approvals: &Approvals) -> Check {
+    if !(1..=87_600).contains(&approvals.expire_hours) {
+        return Err("approvals.expire_hours must be between 1 and 87600 (ten years); leave it out for a day".to_owned());
+    }
+    if approvals.waiting_per_key == 0 {
+        return Err("approvals.waiting_per_key must be more than 0; leave it out for the default".to_owned());
+    }
+    Ok(())
 }
 
 fn check_program(program: &Program) -> Check {

@@ -123,6 +123,7 @@ impl Maker {
             error: None,
             latency_us: None,
             amount_picos: None,
+            approval_id: None,
         };
         (Line::CallIntent(line), vec![payload])
     }
@@ -156,6 +157,7 @@ impl Maker {
             limits: "{}".into(),
             catalog_sha256: Hash::of(&[CATALOG.as_bytes()]),
             source,
+            route: None,
         };
         let call: CallId = self.id();
         let (entry, journal) = self.payload(Part::Journal, "{\"sequence\":1}");

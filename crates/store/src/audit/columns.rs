@@ -83,6 +83,7 @@ struct Runs {
     source: Committed,
     worker: Vec<Uuid>,
     at: Vec<DateTime<Utc>>,
+    route: Vec<Option<String>>,
 }
 
 #[derive(Default)]
@@ -114,6 +115,7 @@ struct Events {
     latency_us: Vec<Option<i64>>,
     amount: Vec<Option<i64>>,
     result: Committed,
+    approval: Vec<Option<Uuid>>,
 }
 
 #[derive(Default)]
@@ -241,6 +243,7 @@ impl Batch {
             limits: n.limits.as_str().into(),
             catalog_sha256: Hash(n.catalog_sha256),
             source,
+            route: n.route.as_deref().map(text),
         };
         self.runs.push(&line);
         self.catalogs.push(n.tenant.uuid(), &n.catalog_sha256, &n.catalog);
@@ -279,6 +282,7 @@ impl Batch {
             error: n.reason.map(|r| r.told().into()),
             latency_us: outcome.map(|_| 0),
             amount_picos: outcome.map(|_| 0),
+            approval_id: n.approval,
         };
         self.events.push_intent(&line);
         self.sign(&Line::CallIntent(line), n.at);
@@ -376,12 +380,12 @@ impl Batch {
                                              team_id, upstream_id, upstream_name, tool_id, tool_name, definition_sha256, decision,
                                              reason, price_id, quoted_picos, currency, worker_id, arguments_sha256, arguments_form,
                                              arguments_kept_sha256, outcome, error, latency_us, amount_picos, result_sha256,
-                                             result_form, result_kept_sha256)
+                                             result_form, result_kept_sha256, approval_id)
                SELECT * FROM UNNEST($10::uuid[], $11::uuid[], $12::smallint[], $13::timestamptz[], $14::uuid[], $15::text[],
                                     $16::uuid[], $17::int[], $18::uuid[], $19::uuid[], $20::uuid[], $21::text[], $22::uuid[],
                                     $23::text[], $24::bytea[], $25::text[], $26::text[], $27::uuid[], $28::bigint[], $29::text[],
                                     $30::uuid[], $31::bytea[], $32::smallint[], $33::bytea[], $34::text[], $35::text[],
-                                    $36::bigint[], $37::bigint[], $38::bytea[], $39::smallint[], $40::bytea[])
+                                    $36::bigint[], $37::bigint[], $38::bytea[], $39::smallint[], $40::bytea[], $55::uuid[])
                ON CONFLICT DO NOTHING),
              payloads AS (
                INSERT INTO tool_call_payloads (tenant_id, call_id, kind, size, salt, body)
@@ -399,6 +403,7 @@ impl Batch {
             &e.latency_us as _, &e.amount as _, &e.result.sha256 as _, &e.result.form as _, &e.result.kept_sha256 as _,
             &p.tenant as _, &p.call as _, &p.kind as _, &p.size as _, &p.salt as _, &p.body as _,
             b.writer_id, b.sequence, b.at, b.previous.0.as_slice(), b.root.0.as_slice(), b.key_id, signed.signature, signed.entries,
+            &e.approval as _,
         )
         .execute(connection)
         .await?;
@@ -410,9 +415,9 @@ impl Batch {
         sqlx::query!(
             "WITH runs AS (
                INSERT INTO script_run_starts (tenant_id, script_run_id, llm_request_id, key_id, team_id, catalog_sha256, engine,
-                                              limits, source_sha256, source_form, source_kept_sha256, worker_id, opened_at)
+                                              limits, source_sha256, source_form, source_kept_sha256, worker_id, opened_at, route)
                SELECT * FROM UNNEST($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::uuid[], $6::bytea[], $7::text[],
-                                    $8::text[], $9::bytea[], $10::smallint[], $11::bytea[], $12::uuid[], $13::timestamptz[])
+                                    $8::text[], $9::bytea[], $10::smallint[], $11::bytea[], $12::uuid[], $13::timestamptz[], $46::text[])
                ON CONFLICT DO NOTHING),
              journal AS (
                INSERT INTO script_journal (tenant_id, script_run_id, sequence, call_id, entry_sha256, entry_form, entry_kept_sha256)
@@ -442,6 +447,7 @@ impl Batch {
             &d.error.sha256 as _, &d.error.form as _, &d.error.kept_sha256 as _,
             &c.tenant as _, &c.sha256 as _, &c.body as _,
             &t.tenant as _, &t.run as _, &t.part as _, &t.sequence as _, &t.size as _, &t.salt as _, &t.body as _,
+            &r.route as _,
         )
         .execute(connection)
         .await?;
@@ -489,6 +495,7 @@ impl Runs {
         self.source.push(Some(&n.source));
         self.worker.push(n.worker_id.uuid());
         self.at.push(n.at);
+        self.route.push(owned(n.route.as_ref()));
     }
 }
 
@@ -521,6 +528,7 @@ impl Events {
         self.latency_us.push(n.latency_us);
         self.amount.push(n.amount_picos);
         self.result.push(None);
+        self.approval.push(n.approval_id.map(Into::into));
     }
 
     fn push_end(&mut self, kind: i16, n: &line::CallEnd<'_>) {
@@ -551,6 +559,7 @@ impl Events {
         self.latency_us.push(n.latency_us);
         self.amount.push(Some(n.amount_picos));
         self.result.push(n.result.as_ref());
+        self.approval.push(None);
     }
 }
 

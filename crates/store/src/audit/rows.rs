@@ -4,8 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 use tollgate_domain::{
-    CallId, Currency, Decision, KeyId, LlmRequestId, Origin, Outcome, Picos, ScriptRunId, TeamId, TenantId, ToolId, UpstreamId,
-    WorkerId, policy::Reason, price::Quote, tool::DefinitionHash,
+    ApprovalId, CallId, Currency, Decision, KeyId, LlmRequestId, Origin, Outcome, Picos, ScriptRunId, TeamId, TenantId, ToolId,
+    UpstreamId, WorkerId, policy::Reason, price::Quote, tool::DefinitionHash,
 };
 
 use crate::payload::Payload;
@@ -39,6 +39,8 @@ pub struct NewRun {
     pub engine: String,
     /// The ceilings of its steps, as JSON text.
     pub limits: String,
+    /// The tool group by whose route it came in.
+    pub route: Option<String>,
     pub worker: WorkerId,
     pub at: DateTime<Utc>,
 }
@@ -60,6 +62,8 @@ pub struct Intent {
     pub definition: Option<DefinitionHash>,
     pub decision: Decision,
     pub reason: Option<Reason>,
+    /// For which it is held, or under which it is made.
+    pub approval: Option<ApprovalId>,
     pub quote: Quote,
     pub currency: Currency,
     pub worker: WorkerId,

@@ -101,6 +101,7 @@ impl Who {
             definition: Some(DefinitionHash([7; 32])),
             decision: Decision::Permitted,
             reason: None,
+            approval: None,
             quote: Quote { price_id: None, amount: Picos(2_000_000_000) },
             currency: "USD".parse::<Currency>().unwrap(),
             worker: self.worker,

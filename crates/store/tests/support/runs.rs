@@ -50,6 +50,7 @@ pub async fn record(who: &Who, audit: &AuditWriter, trail: &TrailPolicy, argumen
         catalog_sha256: tollgate_evidence::Hash::of(&[b"{}"]).0,
         engine: "e".to_owned(),
         limits: "{}".to_owned(),
+        route: None,
         worker: who.worker,
         at: now(),
     };
