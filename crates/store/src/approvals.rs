@@ -13,10 +13,9 @@ use uuid::Uuid;
 use crate::{
     calls::{self, Form, LIST_PAYLOADS},
     change::Change,
-    error::{StoreError, StoreResult},
+    error::{StoreError, StoreResult, word},
     page::{Page, PageRequest},
     tx::{Store, Tx},
-    upstreams::word,
 };
 
 /// A call that people have to confirm.
@@ -168,11 +167,11 @@ pub async fn decide(change: &mut Change, id: ApprovalId, verdict: &Verdict<'_>) 
     );
     let row = row.bind(tenant).bind(id.uuid()).bind(verdict.principal).fetch_one(&mut *change.tx).await?;
     let said: Option<&str> = row.try_get("said")?;
-    let word = if verdict.approves { "approve" } else { "deny" };
-    if said == Some(word) {
+    let says = if verdict.approves { "approve" } else { "deny" };
+    if said == Some(says) {
         return Ok(false);
     }
-    let state: ApprovalState = word_of(row.try_get("state")?)?;
+    let state: ApprovalState = word(row.try_get("state")?)?;
     if state != ApprovalState::Pending || row.try_get::<DateTime<Utc>, _>("expires_at")? <= change.now {
         return Err(StoreError::Conflict(decided(state).to_owned()));
     }
@@ -193,7 +192,7 @@ pub async fn decide(change: &mut Change, id: ApprovalId, verdict: &Verdict<'_>) 
     .bind(id.uuid())
     .bind(verdict.principal)
     .bind(verdict.label)
-    .bind(word)
+    .bind(says)
     .bind(verdict.reason)
     .bind(change.now)
     .execute(&mut *change.tx)
@@ -243,10 +242,6 @@ const fn decided(state: ApprovalState) -> &'static str {
     }
 }
 
-fn word_of(text: &str) -> StoreResult<ApprovalState> {
-    word(text)
-}
-
 /// What approvers read: the arguments as the trail keeps them.
 async fn with_arguments(tx: &mut Tx, tenant: TenantId, approval: &mut Approval) -> StoreResult<()> {
     match calls::get(tx, tenant, approval.call_id).await {
@@ -262,7 +257,7 @@ fn approval(row: &PgRow) -> StoreResult<Approval> {
     let id = |column: &str| row.try_get::<Uuid, _>(column);
     Ok(Approval {
         id: id("approval_id")?.into(),
-        state: word_of(row.try_get("state")?)?,
+        state: word(row.try_get("state")?)?,
         key_id: id("key_id")?.into(),
         team_id: row.try_get::<Option<Uuid>, _>("team_id")?.map(Into::into),
         tool_id: id("tool_id")?.into(),

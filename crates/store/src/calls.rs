@@ -13,12 +13,11 @@ use tollgate_domain::{
 use uuid::Uuid;
 
 use crate::{
-    error::{StoreError, StoreResult},
+    error::{StoreError, StoreResult, word},
     page::{Page, PageRequest},
     payload,
     search::walk,
     tx::Tx,
-    upstreams::word,
 };
 
 /// In a list, a payload larger than this is left out.

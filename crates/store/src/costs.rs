@@ -6,9 +6,8 @@ use tollgate_domain::{Currency, KeyId, Outcome, TeamId, TenantId, ToolId, Upstre
 use uuid::Uuid;
 
 use crate::{
-    error::{StoreError, StoreResult},
+    error::{StoreError, StoreResult, word},
     tx::Store,
-    upstreams::word,
 };
 
 /// Groups that one report has at most.

@@ -13,7 +13,11 @@ use futures::TryStreamExt;
 use serde_json::{Value, json};
 use sqlx::{QueryBuilder, Row, postgres::PgRow};
 use tollgate_domain::{CallId, ErasureId, KeyId, TenantId, ids};
-use tollgate_evidence::{erasure, line::Part};
+use tollgate_evidence::{
+    erasure::{self, Erased},
+    line::Part,
+    merkle::Growing,
+};
 use uuid::Uuid;
 
 use crate::{
@@ -167,12 +171,17 @@ pub async fn erase(change: &mut Change, selection: &Selection, selected: &Select
         ));
     }
     let id = ErasureId::mint(change.now);
-    let counts =
-        Counts { calls: CALLS.erase(change, id, &selected.calls).await?, runs: RUNS.erase(change, id, &selected.runs).await? };
+    let mut gone = CALLS.erase(change, &selected.calls).await?;
+    let calls = rows_of(&gone);
+    gone.extend(RUNS.erase(change, &selected.runs).await?);
+    let counts = Counts { calls, runs: rows_of(&gone) - calls };
+    gone.sort_unstable();
     let erasure = Erasure { id, at: change.now, by: change.actor.id.clone(), reason, selection: selection.described(), counts };
     record(change, &erasure).await?;
-    // Of the list as it is stored: what proves it later is read from there.
-    let root = list::root(&mut change.tx, change.tenant, id).await?;
+    list::insert(&mut change.tx, change.tenant, id, &gone).await?;
+    // Over what was taken, and not over what the database says was written down: a line more in there is excused by nothing.
+    let mut root = Growing::default();
+    gone.iter().for_each(|item| root.push(item.leaf()));
     let commitment = erasure::Commitment::sign(change.tenant, id, &root, change.keys().signer());
     let detail = json!({
         "reason": erasure.reason, "selection": erasure.selection, "calls": counts.calls, "runs": counts.runs,
@@ -198,6 +207,10 @@ async fn record(change: &mut Change, erasure: &Erasure) -> StoreResult<()> {
     .execute(&mut *change.tx)
     .await?;
     Ok(())
+}
+
+fn rows_of(gone: &[Erased]) -> i64 {
+    number(gone.iter().map(|item| item.row).collect::<BTreeSet<_>>().len())
 }
 
 /// A kind of row that has payloads: where they lie and under which name.
@@ -291,23 +304,23 @@ impl Kind {
         Ok(sum)
     }
 
-    /// Delete the payloads of these rows and list them; how many rows had any.
-    async fn erase(&self, change: &mut Change, erasure: ErasureId, rows: &BTreeSet<Uuid>) -> StoreResult<i64> {
+    /// Delete the payloads of these rows; what went.
+    async fn erase(&self, change: &mut Change, rows: &BTreeSet<Uuid>) -> StoreResult<Vec<Erased>> {
         let rows: Vec<Uuid> = rows.iter().copied().collect();
-        let mut sum = 0;
+        let mut all = Vec::new();
         for some in rows.chunks(BATCH) {
             // The one role that may take payloads away can do nothing else, so it is taken for that alone.
             sqlx::query("SET LOCAL ROLE tollgate_eraser").execute(&mut *change.tx).await?;
             let mut query = self.of(change.tenant, some, &["DELETE FROM "]);
             query.push(" RETURNING ").push(self.item);
             let gone: Vec<(Uuid, i16, i32)> = query.build_query_as().fetch_all(&mut *change.tx).await?;
-            sqlx::query("SET LOCAL ROLE tollgate_app").execute(&mut *change.tx).await?;
-            sum += number(gone.iter().map(|(row, ..)| row).collect::<BTreeSet<_>>().len());
             let parts = i16::from(self.parts.code());
-            list::insert(&mut change.tx, change.tenant, erasure, gone.into_iter().map(|(row, part, n)| (row, parts + part, n)))
-                .await?;
+            sqlx::query("SET LOCAL ROLE tollgate_app").execute(&mut *change.tx).await?;
+            for (row, part, sequence) in gone {
+                all.push(list::item(row, parts + part, sequence)?);
+            }
         }
-        Ok(sum)
+        Ok(all)
     }
 
     /// A statement on the payloads of these rows that begins with `what`.

@@ -75,3 +75,11 @@ impl From<sqlx::Error> for StoreError {
         }
     }
 }
+
+/// A word of a column as the type that it is of.
+///
+/// # Errors
+/// [`StoreError::Corrupt`] for a word that the type does not know.
+pub(crate) fn word<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str) -> StoreResult<T> {
+    text.parse().map_err(|e| StoreError::Corrupt(format!("{text:?}: {e}")))
+}

@@ -10,11 +10,10 @@ use uuid::Uuid;
 
 use crate::{
     change::Change,
-    error::{StoreError, StoreResult},
+    error::{StoreError, StoreResult, word},
     page::{Page, PageRequest},
     tools::{self, ToolFilter, ToolRow},
     tx::Tx,
-    upstreams::word,
 };
 
 #[derive(Debug, Clone)]

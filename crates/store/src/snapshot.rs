@@ -14,7 +14,7 @@ use tollgate_domain::{
 use uuid::Uuid;
 
 use crate::{
-    error::{StoreError, StoreResult},
+    error::{StoreError, StoreResult, word},
     settings::{self, TrailPolicy},
     tx::{Store, Tx},
 };
@@ -91,10 +91,6 @@ pub async fn reload_tenant(store: &Store, tenant: TenantId, before: Option<&Tena
     };
     tx.commit().await?;
     Ok(config)
-}
-
-fn word<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str) -> StoreResult<T> {
-    text.parse().map_err(|e| StoreError::Corrupt(format!("{text:?}: {e}")))
 }
 
 async fn upstreams(tx: &mut Tx, tenant: TenantId) -> StoreResult<HashMap<UpstreamId, UpstreamConfig>> {

@@ -13,10 +13,9 @@ use uuid::Uuid;
 
 use crate::{
     change::{Actor, Change},
-    error::{StoreError, StoreResult},
+    error::{StoreError, StoreResult, word},
     page::{Page, PageRequest},
     tx::{Store, Tx},
-    upstreams::word,
 };
 
 /// A tool as an upstream lists it at this moment.

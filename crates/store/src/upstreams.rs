@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::{
     change::Change,
-    error::{StoreError, StoreResult},
+    error::{StoreError, StoreResult, word},
     page::{Page, PageRequest},
     tx::{Store, Tx},
 };
@@ -198,10 +198,6 @@ async fn select(
             })
         })
         .collect()
-}
-
-pub(crate) fn word<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str) -> StoreResult<T> {
-    text.parse().map_err(|e| StoreError::Corrupt(format!("{text:?}: {e}")))
 }
 
 fn transport_json(transport: &Transport) -> StoreResult<Value> {

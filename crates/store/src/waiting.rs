@@ -7,10 +7,9 @@ use tollgate_domain::{CallId, KeyId, LlmRequestId, Origin, Outcome, ScriptRunId,
 use uuid::Uuid;
 
 use crate::{
-    error::{StoreError, StoreResult},
+    error::{StoreError, StoreResult, word},
     payload,
     tx::{Store, Tx},
-    upstreams::word,
 };
 
 /// Runs that one round takes at most.

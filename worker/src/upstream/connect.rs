@@ -6,15 +6,14 @@ use http::{HeaderName, HeaderValue};
 use rmcp::{
     ClientHandler, RoleClient,
     model::{
-        ClientConfig, ClientRequest, Implementation, ListToolsRequest, PaginatedRequestParams, PingRequest,
-        ProgressNotificationParam, ProgressToken, ProtocolVersion,
+        ClientConfig, ClientRequest, Implementation, ListToolsRequest, PaginatedRequestParams, PingRequest, ProtocolVersion,
     },
     service::{ClientLifecycleMode, NotificationContext, Peer, RunningService, serve_client_with_lifecycle},
     transport::{StreamableHttpClientTransport, Transport, streamable_http_client::StreamableHttpClientTransportConfig},
 };
 use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
-use tokio::sync::{Mutex, Notify, mpsc};
+use tokio::sync::Notify;
 use tollgate_boot::Config;
 use tollgate_domain::{
     Sealer, UpstreamId,
@@ -24,6 +23,7 @@ use tollgate_store::{snapshot::UpstreamConfig, tools::Discovered};
 
 use super::{
     http::{RawHttp, may_connect},
+    progress::{InOrder, Routes},
     raw,
     stdio::ProgramTransport,
 };
@@ -40,24 +40,14 @@ const MAX_PAGES: usize = 1_000;
 const MAX_LIST_BYTES: usize = 32 << 20;
 const MAX_DEFINITION_BYTES: usize = 512 << 10;
 
-/// What the upstream says about a call while it runs.
-pub type Progress = mpsc::Sender<ProgressNotificationParam>;
-
 /// Receives what upstreams send on their own account.
 #[derive(Debug, Clone, Default)]
 pub struct Listener {
-    pub progress: Arc<Mutex<HashMap<ProgressToken, Progress>>>,
+    pub progress: Routes,
     pub list_changed: Arc<Notify>,
 }
 
 impl ClientHandler for Listener {
-    async fn on_progress(&self, params: ProgressNotificationParam, _: NotificationContext<RoleClient>) {
-        if let Some(to) = self.progress.lock().await.get(&params.progress_token) {
-            // A caller that does not read its progress loses some of it, never the result.
-            drop(to.try_send(params));
-        }
-    }
-
     async fn on_tool_list_changed(&self, _: NotificationContext<RoleClient>) {
         self.list_changed.notify_one();
     }
@@ -191,6 +181,7 @@ where
     T: Transport<RoleClient> + 'static,
 {
     let listener = Listener::default();
+    let transport = InOrder::new(transport, listener.progress.clone());
     let service = tokio::time::timeout(within, serve_client_with_lifecycle(listener.clone(), transport, era))
         .await
         .map_err(|_| format!("no answer to the handshake within {} s", within.as_secs()))?

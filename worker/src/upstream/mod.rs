@@ -3,6 +3,7 @@
 mod connect;
 mod http;
 mod link;
+mod progress;
 mod raw;
 mod stdio;
 
@@ -24,8 +25,8 @@ use tollgate_boot::{Config, Shutdown};
 use tollgate_domain::{Outcome, Sealer, TenantId, UpstreamId, WorkerId, clock::SharedClock, policy::Permit, policy::Reason};
 use tollgate_store::{Store, sync};
 
-pub use connect::Progress;
 use link::Link;
+pub use progress::Progress;
 
 use crate::scope::Directory;
 
@@ -190,7 +191,7 @@ impl Upstreams {
         meta.insert(raw::ARGUMENTS.to_owned(), ask.text.into());
         options.meta = Some(RequestMetaObject::from(meta));
         let request = ClientRequest::CallToolRequest(CallToolRequest::new(params));
-        // Held until the token is known, so that no progress comes before its receiver.
+        // Held until the token is known.
         let mut routes = connection.connection.listener.progress.lock().await;
         let mut handle = match connection.connection.peer().send_cancellable_request(request, options).await {
             Ok(handle) => handle,
@@ -198,7 +199,7 @@ impl Upstreams {
         };
         let route = ask.progress.map(|to| {
             routes.insert(handle.progress_token.clone(), to);
-            Route { token: handle.progress_token.clone(), routes: Arc::clone(&connection.connection.listener.progress) }
+            Route { token: handle.progress_token.clone(), routes: connection.connection.listener.progress.clone() }
         });
         drop(routes);
 
@@ -267,7 +268,7 @@ fn finished(result: rmcp::model::ServerResult) -> Ended {
 
 struct Route {
     token: ProgressToken,
-    routes: Arc<tokio::sync::Mutex<HashMap<ProgressToken, Progress>>>,
+    routes: progress::Routes,
 }
 
 impl Route {

@@ -38,6 +38,8 @@ pub const VERSION: u32 = 1;
 pub const CHUNK: usize = 4096;
 /// The largest file that a verifier reads, in bytes.
 pub const MAX_FILE: u64 = 256 << 20;
+/// The most lines of one, far more than a chunk has entries.
+pub const MAX_LINES: usize = 1 << 20;
 
 pub const README: &str = "README.txt";
 pub const KEYS: &str = "keys.json";

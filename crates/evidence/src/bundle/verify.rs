@@ -5,7 +5,7 @@ mod payloads;
 mod seals;
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     io::{self, Read},
 };
 
@@ -17,7 +17,7 @@ use payloads::Expected;
 pub use payloads::{Replay, RunRecord};
 
 use super::{
-    ERASURES, FileEntry, KEYS, MANIFEST, MAX_FILE, Manifest, PROOF, README, SIGNATURE, VERSION,
+    ERASURES, FileEntry, KEYS, MANIFEST, MAX_FILE, MAX_LINES, Manifest, PROOF, README, SIGNATURE, VERSION,
     chunk::Chunk,
     manifest_message,
     report::{Finding, Problem, Report},
@@ -63,9 +63,13 @@ pub fn verify_beside<'a>(
     let mut tar = tar::Archive::new(zstd::Decoder::new(archive)?);
     let mut verifier = Verifier { trust, replay, anchors, ..Verifier::default() };
     let mut last = String::from("the archive");
-    for entry in tar.entries()? {
+    // Raw: a bundle has short names and plain files, so whatever tar would make of other headers is no part of one.
+    for entry in tar.entries()?.raw(true) {
         let read = entry.and_then(|mut entry| {
             let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+            if !entry.header().entry_type().is_file() {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, format!("{name} is no plain file")));
+            }
             if entry.size() > MAX_FILE {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, format!("{name} is larger than a bundle's files are")));
             }
@@ -79,14 +83,35 @@ pub fn verify_beside<'a>(
                 last = name;
             }
             Err(error) if verifier.files.is_empty() && error.kind() != io::ErrorKind::UnexpectedEof => return Err(error),
+            // A disk or a network that fails says nothing of the bundle.
+            Err(error) if error.raw_os_error().is_some() => return Err(error),
             // Behind this nothing can be read: the file that is missing is the one after it.
             Err(error) => {
                 verifier.whole(Problem::Truncated, &last, format!("the archive cannot be read behind this file: {error}"));
-                break;
+                return Ok(verifier.finish());
             }
         }
     }
+    if !is_blank(tar.into_inner())? {
+        verifier.whole(Problem::Added, &last, "something stands behind the end of the archive");
+    }
     Ok(verifier.finish())
+}
+
+/// Whether nothing but zeros is left.
+fn is_blank(mut rest: impl Read) -> io::Result<bool> {
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        match rest.read(&mut buffer) {
+            Ok(0) => return Ok(true),
+            Ok(read) if buffer[..read].iter().all(|byte| *byte == 0) => {}
+            Ok(_) => return Ok(false),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.raw_os_error().is_some() => return Err(error),
+            // What cannot be unpacked is no blank.
+            Err(_) => return Ok(false),
+        }
+    }
 }
 
 #[derive(Default)]
@@ -111,6 +136,9 @@ struct Verifier<'a> {
     dubious: HashSet<u64>,
     runs: HashMap<Uuid, RunRecord>,
     ended: Vec<Uuid>,
+    /// Those that scripts ran against, and those that are here. Their texts only where scripts are run again.
+    named_catalogs: BTreeMap<Hash, String>,
+    known_catalogs: HashSet<Hash>,
     catalogs: HashMap<Hash, String>,
     manifest: Option<(Manifest, Vec<u8>)>,
     ended_by_manifest: bool,
@@ -133,6 +161,13 @@ impl Verifier<'_> {
         // The manifest and its signature end the archive, once: a second one would speak for what the first does not name.
         if self.ended_by_manifest && !(name == SIGNATURE && !self.signature_seen) {
             return self.whole(Problem::Added, name, "nothing may follow the manifest but its one signature");
+        }
+        if content.iter().filter(|byte| **byte == b'\n').count() > MAX_LINES {
+            return self.whole(
+                Problem::Added,
+                name,
+                format!("this file has more than {MAX_LINES} lines, and those of a bundle have fewer"),
+            );
         }
         let bytes = u64::try_from(content.len()).unwrap_or(u64::MAX);
         let entry = FileEntry { name: name.to_owned(), bytes, sha256: Hash::of(&[content]) };
@@ -203,6 +238,12 @@ impl Verifier<'_> {
         }
         if !self.chunk.prefix.is_empty() {
             self.chunk.seals.clear();
+        }
+        for (hash, run) in std::mem::take(&mut self.named_catalogs) {
+            if !self.known_catalogs.contains(&hash) {
+                let name = format!("{}/catalogs.ndjson", self.chunk.prefix);
+                self.whole(Problem::Removed, &name, format!("the catalogue {hash} that {run} ran against is missing"));
+            }
         }
         self.end_payloads();
         self.end_runs();

@@ -7,10 +7,9 @@ use tollgate_domain::{
 };
 use uuid::Uuid;
 
-use super::word_of;
 use crate::{
     audit::ScriptPlace,
-    error::{StoreError, StoreResult},
+    error::{StoreError, StoreResult, word},
     tx::{Store, Tx},
 };
 
@@ -137,7 +136,7 @@ async fn find(tx: &mut Tx, ask: &Ask) -> StoreResult<Option<Found>> {
 fn found(row: &PgRow) -> StoreResult<Found> {
     Ok(Found {
         id: row.try_get::<Uuid, _>("approval_id")?.into(),
-        state: word_of(row.try_get("state")?)?,
+        state: word(row.try_get("state")?)?,
         expires_at: row.try_get("expires_at")?,
         binds: row.try_get("binds")?,
         reason: row.try_get("reason")?,

@@ -1,7 +1,7 @@
-//! The list of what an erasure took, payload by payload. However long it is, none of it is held but a page.
+//! The list of what an erasure took, payload by payload.
 
 use tollgate_domain::{ErasureId, TenantId};
-use tollgate_evidence::{erasure::Erased, line::Part, merkle::Growing};
+use tollgate_evidence::{erasure::Erased, line::Part};
 use uuid::Uuid;
 
 use crate::{
@@ -12,38 +12,24 @@ use crate::{
 /// Lines that are read at a time.
 const PAGE: i64 = 10_000;
 
-/// Write down rows, parts by their number, and sequences.
-pub(super) async fn insert(
-    tx: &mut Tx,
-    tenant: TenantId,
-    erasure: ErasureId,
-    gone: impl Iterator<Item = (Uuid, i16, i32)>,
-) -> StoreResult<()> {
-    let (mut rows, mut parts, mut sequences) = (Vec::new(), Vec::new(), Vec::new());
-    for (row, part, sequence) in gone {
-        rows.push(row);
-        parts.push(part);
-        sequences.push(sequence);
-    }
+/// Write down what went.
+pub(super) async fn insert(tx: &mut Tx, tenant: TenantId, erasure: ErasureId, gone: &[Erased]) -> StoreResult<()> {
     let insert = sqlx::query(
         "INSERT INTO audit_erased (tenant_id, row_id, part, sequence, erasure_id)
          SELECT $1, r, p, s, $5 FROM unnest($2::uuid[], $3::smallint[], $4::int[]) AS gone(r, p, s)",
     );
+    let rows: Vec<Uuid> = gone.iter().map(|item| item.row).collect();
+    let parts: Vec<i16> = gone.iter().map(|item| item.part.code().into()).collect();
+    let sequences: Vec<i32> = gone.iter().map(|item| i32::try_from(item.sequence).unwrap_or(i32::MAX)).collect();
     insert.bind(tenant.uuid()).bind(rows).bind(parts).bind(sequences).bind(erasure.uuid()).execute(&mut **tx).await?;
     Ok(())
 }
 
-/// The root over the list of an erasure.
-pub(super) async fn root(tx: &mut Tx, tenant: TenantId, erasure: ErasureId) -> StoreResult<Growing> {
-    let (mut root, mut after) = (Growing::default(), None);
-    loop {
-        let page = page(tx, tenant, erasure, after).await?;
-        page.iter().for_each(|item| root.push(item.leaf()));
-        after = page.last().copied();
-        if after.is_none() {
-            return Ok(root);
-        }
-    }
+/// One payload, by the number of its part.
+pub(super) fn item(row: Uuid, part: i16, sequence: i32) -> StoreResult<Erased> {
+    let part = u8::try_from(part).ok().and_then(Part::from_code);
+    let item = part.zip(u32::try_from(sequence).ok()).map(|(part, sequence)| Erased { row, part, sequence });
+    item.ok_or_else(|| StoreError::Corrupt(format!("a payload of {row}")))
 }
 
 /// What of the list follows `after`, in its order; nothing at its end.
@@ -58,10 +44,5 @@ pub(crate) async fn page(tx: &mut Tx, tenant: TenantId, erasure: ErasureId, afte
          ORDER BY row_id, part, sequence LIMIT $6",
     );
     let rows = rows.bind(tenant.uuid()).bind(erasure.uuid()).bind(row).bind(part).bind(sequence).bind(PAGE);
-    let item = |(row, part, sequence): (Uuid, i16, i32)| {
-        let part = u8::try_from(part).ok().and_then(Part::from_code)?;
-        Some(Erased { row, part, sequence: u32::try_from(sequence).ok()? })
-    };
-    let items: Option<Vec<Erased>> = rows.fetch_all(&mut **tx).await?.into_iter().map(item).collect();
-    items.ok_or_else(|| StoreError::Corrupt(format!("the list of {erasure}")))
+    rows.fetch_all(&mut **tx).await?.into_iter().map(|(row, part, sequence)| item(row, part, sequence)).collect()
 }

@@ -70,6 +70,7 @@ impl Verifier<'_> {
                     ..RunRecord::default()
                 };
                 self.report.scripts += 1;
+                self.named_catalogs.insert(start.catalog_sha256, record.id.clone());
                 if self.replay.is_some() {
                     self.runs.insert(start.id.uuid(), record);
                 }
@@ -123,6 +124,7 @@ impl Verifier<'_> {
         for (number, text) in lines(content).enumerate() {
             match exact::<CatalogLine>(text) {
                 Some(catalog) if Hash::of(&[catalog.body.as_bytes()]) == catalog.sha256 => {
+                    self.known_catalogs.insert(catalog.sha256);
                     if self.replay.is_some() {
                         self.catalogs.insert(catalog.sha256, catalog.body);
                     }
