@@ -324,6 +324,9 @@ fn numbers(builder: &mut GlobalsBuilder) {
     ) -> starlark::Result<Value<'v>> {
         let Some(value) = value else { return Ok(eval.heap().alloc(0)) };
         let text = value.unpack_str().map(|t| t.trim().replace('_', ""));
+        if text.as_ref().is_some_and(|t| t.len() > INTEGER_DIGITS) {
+            return Err(too_many_digits());
+        }
         let given = text.as_ref().map_or(value, |t| eval.heap().alloc(t.as_str()));
         let mut arguments = vec![given];
         arguments.extend(base);
@@ -338,6 +341,27 @@ fn numbers(builder: &mut GlobalsBuilder) {
         let given = value.unpack_str().map_or(value, |t| eval.heap().alloc(t.trim()));
         convert_number(eval, "float", &[given], value)
     }
+}
+
+/// Of an integer that is read from text or shown as text, as Python has it: both take the square of their number in time.
+/// Source: `sys.int_info.default_max_str_digits`.
+const INTEGER_DIGITS: usize = 4_300;
+
+/// `INTEGER_DIGITS` in bits, rounded up: what has more can be told without a conversion.
+const INTEGER_BITS: i32 = 14_285;
+
+fn too_many_digits() -> starlark::Error {
+    Raised::value(format!("An integer of more than {INTEGER_DIGITS} digits is neither read from text nor shown. Use floats."))
+}
+
+/// # Errors
+/// Python's ValueError, if `value` is an integer of too many digits for a text.
+pub fn check_digits<'v>(heap: Heap<'v>, value: Value<'v>) -> starlark::Result<()> {
+    if value.get_type() != "int" || i64::unpack_value(value).ok().flatten().is_some() {
+        return Ok(());
+    }
+    let rest = value.right_shift(heap.alloc(INTEGER_BITS), heap)?;
+    if matches!(rest.unpack_i32(), Some(0 | -1)) { Ok(()) } else { Err(too_many_digits()) }
 }
 
 /// Of an integer that `**` makes.

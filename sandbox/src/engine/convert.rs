@@ -8,6 +8,7 @@ use starlark::values::list::ListRef;
 use starlark::values::tuple::TupleRef;
 use starlark::values::{Heap, UnpackValue, Value, ValueLike};
 
+use super::builtins::check_digits;
 use super::classes::{self, Instance};
 use super::dates;
 use super::limits::VALUE_DEPTH;
@@ -106,9 +107,12 @@ impl<'v> Converter<'v> {
     fn number_or_sequence(&mut self, value: Value<'v>, depth: usize) -> Result<Json, ConvertError> {
         match value.get_type() {
             "int" => {
+                // What 64 bits do not hold would reach a tool as a rounded float.
+                if check_digits(self.heap, value).is_err() {
+                    return Err(unsupported("an integer of more than 64 bits (use a float)"));
+                }
                 let text = value.to_str();
                 self.spend(text.len())?;
-                // What 64 bits do not hold would reach a tool as a rounded float.
                 if text.parse::<i64>().is_err() && text.parse::<u64>().is_err() {
                     return Err(unsupported("an integer of more than 64 bits (write str(n) instead)"));
                 }

@@ -8,6 +8,7 @@ use starlark::values::list::ListRef;
 use starlark::values::tuple::TupleRef;
 use starlark::values::{UnpackValue, Value, ValueLike};
 
+use super::builtins::check_digits;
 use super::classes::{self, Instance};
 use super::dates;
 use super::format;
@@ -87,6 +88,7 @@ fn write<'v>(
         out.push_str(&format!("<class '{}'>", value.to_str()));
         return Ok(());
     }
+    check_digits(eval.heap(), value)?;
     out.push_str(&value.to_str());
     Ok(())
 }
