@@ -68,7 +68,7 @@ impl Seal {
     /// The position after its last entry.
     #[must_use]
     pub fn end(&self) -> u64 {
-        self.first + u64::from(self.count)
+        self.first.saturating_add(u64::from(self.count))
     }
 }
 

@@ -27,7 +27,7 @@ impl Chunk {
 
     /// Where the entry of this line belongs in the log.
     pub(super) fn position(&self, at: usize) -> u64 {
-        self.seals.first().map_or(0, |signed| signed.seal.first) + u64::try_from(at).unwrap_or(0)
+        self.seals.first().map_or(0, |signed| signed.seal.first).saturating_add(u64::try_from(at).unwrap_or(0))
     }
 
     fn finding(&self, problem: Problem, at: usize, text: impl Into<String>) -> Finding {

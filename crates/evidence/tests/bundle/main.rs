@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "helpers of tests are tests")]
 
 mod anchors;
+mod archives;
 mod edits;
 mod world;
 

@@ -10,7 +10,7 @@ use crate::{
     erasure::{ACTION, Commitment, Erased, FIELD},
     line::{self, Line},
     merkle::Growing,
-    seal::InclusionProof,
+    seal::{InclusionProof, SignedSeal},
 };
 
 /// The erasures of a bundle. They stand before the chunks, so that each is known when a payload names it.
@@ -19,6 +19,8 @@ pub(super) struct Erasures {
     open: Option<Open>,
     /// By their id as text. 24 bytes for each payload that any of them took away: all that a verifier keeps across chunks.
     known: HashMap<String, Known>,
+    /// The logs that their events stand in, each by its newest seal and the first folder that names it.
+    heads: Vec<(SignedSeal, String)>,
     /// They have been compared with the tenant of the seals.
     placed: bool,
 }
@@ -47,7 +49,10 @@ impl Verifier<'_> {
     pub(super) fn take_erasure(&mut self, prefix: &str, name: &str, content: &[u8]) {
         self.end_erasure();
         let event = match self.erasure_event(content) {
-            Ok((tenant, erasure, commitment)) => {
+            Ok((tenant, erasure, commitment, head)) => {
+                if self.erasures.heads.iter().all(|(known, _)| *known != head) {
+                    self.erasures.heads.push((head, prefix.to_owned()));
+                }
                 let known = Known { prefix: prefix.to_owned(), tenant, items: None };
                 self.erasures.known.insert(erasure.to_string(), known);
                 Some((erasure, commitment))
@@ -60,7 +65,7 @@ impl Verifier<'_> {
         self.erasures.open = Some(Open { prefix: prefix.to_owned(), event, ..Open::default() });
     }
 
-    fn erasure_event(&mut self, content: &[u8]) -> Result<(TenantId, ErasureId, Commitment), (Problem, String)> {
+    fn erasure_event(&mut self, content: &[u8]) -> Result<(TenantId, ErasureId, Commitment, SignedSeal), (Problem, String)> {
         let edited = |text: &str| (Problem::Edited, text.to_owned());
         let proof: InclusionProof = exact(content).ok_or_else(|| edited("this is no proof that an erasure stands in the log"))?;
         for signed in [&proof.seal, &proof.head] {
@@ -82,7 +87,7 @@ impl Verifier<'_> {
         if !commitment.is_signed_by(event.tenant_id, erasure, &self.keys) {
             return Err((Problem::Signature, "what the event says was erased is not signed by a trusted key".to_owned()));
         }
-        Ok((event.tenant_id, erasure, commitment))
+        Ok((event.tenant_id, erasure, commitment, proof.head))
     }
 
     pub(super) fn take_erased(&mut self, prefix: &str, name: &str, content: &[u8]) {
@@ -151,6 +156,18 @@ impl Verifier<'_> {
             self.whole(Problem::Foreign, &format!("{prefix}/proof.json"), "this erasure belongs to another tenant");
         }
         self.erasures.known.retain(|_, known| known.tenant == tenant);
+    }
+
+    /// Their events stand in the log of this bundle, and not in another one that the same key once signed: a copy of the
+    /// installation, say, in which somebody erased what they liked.
+    pub(super) fn erasures_lead_to(&mut self, head: &SignedSeal) {
+        for (other, prefix) in std::mem::take(&mut self.erasures.heads) {
+            if other != *head {
+                let text =
+                    format!("the log that this stands in ends with another seal than this one, with {}", head.seal.sequence);
+                self.whole(Problem::Edited, &format!("{prefix}/proof.json"), text);
+            }
+        }
     }
 
     /// Whether a sealed erasure of this id took this payload away; otherwise the finding that `wrong` makes of it. Where the list

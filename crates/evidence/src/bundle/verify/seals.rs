@@ -94,7 +94,7 @@ impl Verifier<'_> {
         };
         let problem = if seal.tenant_id != before.tenant_id {
             Some((Problem::Foreign, "this seal belongs to another tenant".to_owned()))
-        } else if seal.sequence > before.sequence + 1 {
+        } else if before.sequence.checked_add(1).is_some_and(|next| seal.sequence > next) {
             let text = format!("seal {} follows seal {}: what lies between is missing", seal.sequence, before.sequence);
             Some((Problem::Removed, text))
         } else if seal.sequence <= before.sequence {
@@ -163,6 +163,7 @@ impl Verifier<'_> {
             if proof.to != proof.from {
                 self.beside(PROOF, None, &proof.to);
             }
+            self.erasures_lead_to(&proof.to);
             self.head = Some(proof.to);
         }
     }
