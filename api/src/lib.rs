@@ -20,6 +20,7 @@ pub mod admin_events;
 pub mod admins;
 pub mod approvals;
 pub mod audit;
+pub mod budgets;
 pub mod keys;
 pub mod llm_requests;
 pub mod prices;

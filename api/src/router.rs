@@ -103,6 +103,11 @@ pub(crate) fn entries() -> Vec<Entry> {
         GET    "/v1/tenants/{tenant_id}/prices"                           ReadPrices      prices::list::handle;
         GET    "/v1/tenants/{tenant_id}/prices/{price_id}"                ReadPrices      prices::get::handle;
         GET    "/v1/tenants/{tenant_id}/rate-card"                        ReadPrices      prices::rate_card::handle;
+        POST   "/v1/tenants/{tenant_id}/budgets"                          WriteBudgets    budgets::create::handle;
+        GET    "/v1/tenants/{tenant_id}/budgets"                          ReadPrices      budgets::list::handle;
+        GET    "/v1/tenants/{tenant_id}/budgets/{budget_id}"              ReadPrices      budgets::get::handle;
+        PATCH  "/v1/tenants/{tenant_id}/budgets/{budget_id}"              WriteBudgets    budgets::update::handle;
+        DELETE "/v1/tenants/{tenant_id}/budgets/{budget_id}"              WriteBudgets    budgets::delete::handle;
         GET    "/v1/tenants/{tenant_id}/reports/costs"                    ReadReports     reports::costs::handle;
         // --- what has happened
         GET    "/v1/tenants/{tenant_id}/llm-requests"                     ReadAudit       llm_requests::list::handle;

@@ -8,7 +8,7 @@ pub mod update;
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
-use tollgate_domain::TenantId;
+use tollgate_domain::{TenantId, TimeZone};
 use tollgate_store::tenants;
 use utoipa::ToSchema;
 
@@ -24,6 +24,9 @@ pub struct Tenant {
     pub slug: String,
     /// ISO 4217. All of the tenant's money is in it.
     pub currency: String,
+    /// An IANA name: where its days, weeks and months begin.
+    #[schema(value_type = String, examples("UTC"))]
+    pub time_zone: TimeZone,
     pub created_at: DateTime<Utc>,
     pub updated_at: DateTime<Utc>,
     /// For the ETag.
@@ -33,8 +36,8 @@ pub struct Tenant {
 
 impl From<tenants::Tenant> for Tenant {
     fn from(row: tenants::Tenant) -> Self {
-        let tenants::Tenant { id, name, slug, currency, created_at, updated_at, version } = row;
-        Self { id, name, slug, currency: currency.to_string(), created_at, updated_at, version }
+        let tenants::Tenant { id, name, slug, currency, zone, created_at, updated_at, version } = row;
+        Self { id, name, slug, currency: currency.to_string(), time_zone: zone, created_at, updated_at, version }
     }
 }
 

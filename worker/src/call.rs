@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tollgate_codemode::{value::answer_of, wire};
 use tollgate_domain::{
     ApprovalId, CallId, Decision, Durability, LlmRequestId, Origin, Outcome, TenantId, ToolId,
+    budget::Spender,
     policy::{self, Permit, Reason, Verdict},
     price::Quote,
     redact::MARKER,
@@ -27,8 +28,12 @@ use crate::{
     approve,
     caller::Caller,
     gate::{Gate, InFlightGuard},
+    spend::{Hold, Short},
     upstream::{Answer, Dispatch, Ended, Progress},
 };
+
+/// How often a call asks for other leases when the ones that it drew from have ended.
+const LEASES: u32 = 3;
 
 /// What a caller asks for.
 #[derive(Debug)]
@@ -82,6 +87,14 @@ impl Parent {
     #[must_use]
     pub fn take_carry(&self) -> Entry {
         std::mem::take(&mut self.carry.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Have an entry that was not written go along with the next one.
+    fn carry_again(&self, entry: Option<Entry>) {
+        if let Some(mut entry) = entry {
+            entry.intent = None;
+            *self.carry.lock().unwrap_or_else(PoisonError::into_inner) = entry;
+        }
     }
 
     /// Have these written with what is written next.
@@ -166,9 +179,33 @@ pub async fn call(gate: &Gate, caller: &Caller, parent: &Parent, ask: Ask) -> Re
         },
     };
     let quote = caller.config().rates.quote(tool.id, tool.upstream.id, row.intent.at);
-    let open = row.open(quote).await?; // durable before the upstream hears of it
+    let mut tries = 0;
+    let open = loop {
+        let hold = match reserve(gate, caller, &row.intent, &tool, quote).await {
+            Ok(hold) => hold, // before, never after
+            Err(Short::Exhausted(short)) => {
+                let note = Some(short.to_string());
+                let refusal = Refusal { note, ..Refusal::from(Reason::BudgetExhausted) };
+                return row.refuse(refusal, Decision::Denied).await;
+            }
+            Err(Short::Unavailable) => return Err(AuditError::Overloaded),
+        };
+        match row.open(quote, hold).await? {
+            Opened::Open(open) => break open, // durable before the upstream hears of it
+            // Taken for dead, this worker has lost what it held; it asks anew.
+            Opened::LeaseEnded(back) if tries < LEASES => (row, tries) = (*back, tries + 1),
+            Opened::LeaseEnded(_) => return Err(AuditError::Overloaded),
+        }
+    };
     let ended = reach(gate, caller, permit, dispatch).await; // consumes the permit: no permit, no call
     open.close(&tool, ended).await // the reply is released when its row is durable
+}
+
+async fn reserve(gate: &Gate, caller: &Caller, intent: &Intent, tool: &Tool, quote: Quote) -> Result<Hold, Short> {
+    let config = caller.config();
+    let spender = Spender { team: caller.team, key: caller.key, upstream: tool.upstream.id, tool: tool.id };
+    let all = (caller.tenant(), config.zone, config.budgets.as_slice());
+    gate.wallets.reserve(all, (intent.id, intent.at), &spender, quote.amount).await
 }
 
 fn find<'a>(caller: &'a Caller, asked: &Asked) -> Option<&'a ScopedTool> {
@@ -262,6 +299,7 @@ impl<'a> Row<'a> {
             reason: None,
             approval: None,
             quote: Quote::default(),
+            leases: Vec::new(),
             currency: caller.config().currency,
             worker: gate.worker,
             arguments: trail.payload(Arc::clone(&ask.arguments)).await,
@@ -313,23 +351,31 @@ impl<'a> Row<'a> {
         Ok(Reply { id, outcome, answer: Reached::Refused(refusal), journal, whole })
     }
 
-    async fn open(mut self, quote: Quote) -> Result<Open<'a>, AuditError> {
-        self.intent.quote = quote;
+    async fn open(mut self, quote: Quote, hold: Hold) -> Result<Opened<'a>, AuditError> {
+        (self.intent.quote, self.intent.leases) = (quote, hold.leases());
         let guard = self.gate.in_flight.enter(self.intent.id.uuid());
         let mut entry = self.parent.take_carry();
         let carries_the_past = !entry.completions.is_empty();
         entry.intent = Some(self.intent.clone());
+        let carried = (!self.intent.leases.is_empty()).then(|| entry.clone());
         let written = if carries_the_past { self.gate.audit.after(entry).await } else { self.gate.audit.before(entry).await };
         match written {
-            Ok(()) => {}
+            Ok(()) => hold.written(),
             // It was never queued: there is nothing to take back.
-            Err(AuditError::Overloaded) => return Err(AuditError::Overloaded),
+            Err(AuditError::Overloaded) => {
+                hold.unwritten();
+                return Err(AuditError::Overloaded);
+            }
+            Err(AuditError::LeaseEnded) => {
+                self.parent.carry_again(carried);
+                return Ok(Opened::LeaseEnded(Box::new(self)));
+            }
             Err(error) => {
                 self.abandon(guard);
                 return Err(error);
             }
         }
-        Ok(Open { row: self, quote, started: Instant::now(), guard })
+        Ok(Opened::Open(Open { row: self, quote, started: Instant::now(), guard }))
     }
 
     /// The intent may yet become durable though nobody acted on it: say so behind it, so that it does not stand open.
@@ -350,6 +396,13 @@ impl<'a> Row<'a> {
             let _ = audit.after_keeping(Entry { completions: vec![completion], ..Entry::default() }, Some(Box::new(guard))).await;
         });
     }
+}
+
+/// What became of an intent.
+enum Opened<'a> {
+    Open(Open<'a>),
+    /// It was not written, because a lease had ended.
+    LeaseEnded(Box<Row<'a>>),
 }
 
 /// A call whose intent is durable. It is closed, or the sweeper resolves it.

@@ -12,7 +12,7 @@ use tollgate_domain::{Secrets, WorkerId, clock::SharedClock, ids};
 use tollgate_store::{Store, audit::AuditWriter};
 use uuid::Uuid;
 
-use crate::{sandbox::SandboxPool, scope::Directory, upstream::Upstreams};
+use crate::{sandbox::SandboxPool, scope::Directory, spend::Wallets, upstream::Upstreams};
 
 #[derive(Debug, Clone)]
 pub struct Gate {
@@ -23,6 +23,7 @@ pub struct Gate {
     pub worker: WorkerId,
     pub directory: Directory,
     pub audit: AuditWriter,
+    pub wallets: Wallets,
     pub upstreams: Upstreams,
     pub sandbox: SandboxPool,
     pub in_flight: InFlight,

@@ -10,6 +10,7 @@ mod resume;
 mod sandbox;
 mod scope;
 mod script;
+mod spend;
 mod upstream;
 mod verbatim;
 
@@ -95,6 +96,7 @@ async fn serve_with(parts: WorkerParts, writer: fn(&Store, &Config) -> AuditWrit
     };
     let upstreams = upstream::Upstreams::start(tools, &directory, &shutdown)?;
     let audit = writer(&store, &config);
+    let wallets = spend::Wallets::new(store.clone(), worker, Arc::clone(&clock));
     let gate = Gate {
         store: store.clone(),
         config: Arc::clone(&config),
@@ -103,6 +105,7 @@ async fn serve_with(parts: WorkerParts, writer: fn(&Store, &Config) -> AuditWrit
         worker,
         directory,
         audit,
+        wallets: wallets.clone(),
         upstreams: upstreams.clone(),
         sandbox,
         in_flight: in_flight.clone(),
@@ -116,6 +119,8 @@ async fn serve_with(parts: WorkerParts, writer: fn(&Store, &Config) -> AuditWrit
     shutdown.spawn(seal(gate.clone(), shutdown.clone()));
     shutdown.spawn(index(gate.clone(), shutdown.clone()));
     shutdown.spawn(retire(gate.clone(), shutdown.clone()));
+    // Until the last call has ended: a lease that is not renewed is taken for a dead worker's.
+    let keeping = tokio::spawn(wallets.clone().keep());
 
     let address = listener.local_addr()?;
     let router = mcp::routes(gate, address).merge(health.router());
@@ -129,6 +134,8 @@ async fn serve_with(parts: WorkerParts, writer: fn(&Store, &Config) -> AuditWrit
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     upstreams.stop();
+    keeping.abort();
+    wallets.close().await;
     beats.abort();
     if in_flight.count() == 0 {
         workers::retire(&store, worker).await?;

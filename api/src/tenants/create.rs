@@ -1,6 +1,6 @@
 use serde::Deserialize;
 use serde_json::json;
-use tollgate_domain::{Currency, ids};
+use tollgate_domain::{Currency, TimeZone, ids};
 use tollgate_store::tenants;
 use utoipa::ToSchema;
 
@@ -22,12 +22,15 @@ pub struct NewTenant {
     /// ISO 4217; USD when left out. It cannot be changed later.
     #[schema(pattern = "^[A-Z]{3}$")]
     pub currency: Option<String>,
+    /// The IANA name of the zone in which its days, weeks and months begin; UTC when left out.
+    #[schema(examples("Europe/Berlin"))]
+    pub time_zone: Option<String>,
 }
 
 /// Make a tenant.
 #[utoipa::path(post, path = "/v1/tenants", request_body = NewTenant, responses((status = 201, description = "Made.", body = Tenant)))]
 pub async fn handle(ctx: Ctx, body: Json<NewTenant>) -> Answer {
-    let NewTenant { name, slug, currency } = body.value;
+    let NewTenant { name, slug, currency, time_zone } = body.value;
     let mut checks = Checks::default();
     checks.name("/name", &name);
     if let Some(slug) = &slug {
@@ -37,6 +40,7 @@ pub async fn handle(ctx: Ctx, body: Json<NewTenant>) -> Answer {
         Some(text) => checks.parse("/currency", text).unwrap_or(Currency::USD),
         None => Currency::USD,
     };
+    let zone = time_zone.and_then(|zone| checks.parse::<TimeZone>("/time_zone", &zone)).unwrap_or_default();
     checks.done()?;
     let slugs = match slug {
         Some(chosen) => vec![chosen],
@@ -49,12 +53,12 @@ pub async fn handle(ctx: Ctx, body: Json<NewTenant>) -> Answer {
     };
 
     let mut write = ctx.post(&body.sha256).await?;
-    let tenant = tenants::create(&mut write, &name, &slugs, currency).await?;
+    let tenant = tenants::create(&mut write, &name, &slugs, (currency, zone)).await?;
     write
         .event(
             "tenant.create",
             &tenant.id,
-            json!({"name": tenant.name, "slug": tenant.slug, "currency": tenant.currency.as_str()}),
+            json!({"name": tenant.name, "slug": tenant.slug, "currency": tenant.currency.as_str(), "time_zone": tenant.zone}),
         )
         .await?;
     write.created(&Tenant::from(tenant)).await

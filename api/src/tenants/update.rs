@@ -1,5 +1,6 @@
 use serde::Deserialize;
 use serde_json::json;
+use tollgate_domain::TimeZone;
 use tollgate_store::tenants;
 use utoipa::ToSchema;
 
@@ -12,22 +13,27 @@ use crate::{check::Checks, ctx::Ctx, json::Json, problem::Answer};
 pub struct TenantPatch {
     #[schema(min_length = 1, max_length = 200)]
     pub name: Option<String>,
+    /// The IANA name of the zone in which its days, weeks and months begin. Budgets go over to it with their next period.
+    #[schema(examples("Europe/Berlin"))]
+    pub time_zone: Option<String>,
 }
 
-/// Rename a tenant.
+/// Change a tenant.
 #[utoipa::path(patch, path = "/v1/tenants/{tenant_id}", request_body = TenantPatch, responses((status = 200, description = "Changed.", body = Tenant)))]
 pub async fn handle(ctx: Ctx, body: Json<TenantPatch>) -> Answer {
     let mut checks = Checks::default();
     if let Some(name) = &body.value.name {
         checks.name("/name", name);
     }
+    let zone = body.value.time_zone.and_then(|zone| checks.parse::<TimeZone>("/time_zone", &zone));
     checks.done()?;
 
     let mut write = ctx.change().await?;
-    let tenant = tenants::lock(&mut write).await?;
+    let mut tenant = tenants::lock(&mut write).await?;
     write.matches(&Tenant::from(tenant.clone()))?;
-    let name = body.value.name.unwrap_or_else(|| tenant.name.clone());
-    let tenant = tenants::rename(&mut write, tenant, name).await?;
-    write.event("tenant.update", &tenant.id, json!({"name": tenant.name})).await?;
+    tenant.name = body.value.name.unwrap_or(tenant.name);
+    tenant.zone = zone.unwrap_or(tenant.zone);
+    let tenant = tenants::update(&mut write, tenant).await?;
+    write.event("tenant.update", &tenant.id, json!({"name": tenant.name, "time_zone": tenant.zone})).await?;
     write.ok(&Tenant::from(tenant)).await
 }

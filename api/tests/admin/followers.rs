@@ -107,6 +107,7 @@ async fn record_calls(store: &Store, tenant: TenantId, calls: Vec<(String, bool)
             reason: refused.then_some(Reason::UnknownTool),
             approval: None,
             quote: Quote { price_id: None, amount: Picos(0) },
+            leases: Vec::new(),
             currency: Currency::USD,
             worker: WorkerId::mint(now()),
             arguments: Payload::whole(arguments.into_bytes()),

@@ -196,6 +196,7 @@ impl Trail {
             reason: None,
             approval: None,
             quote: Quote { price_id: None, amount: Picos(2_000_000_000) },
+            leases: Vec::new(),
             currency: "USD".parse().unwrap(),
             worker: WorkerId::mint(self.now),
             arguments: Payload::whole(&b"{\n\"a\": 1}"[..]),

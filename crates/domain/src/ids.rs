@@ -146,6 +146,8 @@ ids! {
     ScriptRunId = "run";
     CallId = "call";
     ApprovalId = "apr";
+    BudgetId = "bud";
+    RateLimitId = "rl";
     AdminEventId = "evt";
     SyncRequestId = "sync";
     /// Of payloads that were taken away on purpose.

@@ -1,6 +1,7 @@
 //! The nouns and rules of Tollgate, pure: no I/O, no SQL, no HTTP, no clock of its own.
 
 pub mod approval;
+pub mod budget;
 pub mod call;
 pub mod clock;
 pub mod ids;
@@ -15,8 +16,10 @@ pub mod scope;
 pub mod seal;
 pub mod search;
 pub mod tool;
+pub mod zone;
 
 pub use approval::ApprovalState;
+pub use budget::Budget;
 pub use call::{Decision, Durability, Origin, Outcome};
 pub use clock::{Clock, SystemClock};
 pub use ids::*;
@@ -25,3 +28,4 @@ pub use money::{Currency, Picos};
 pub use redact::{Redacted, RedactionPattern, RedactionRules, Redactor, RuleError};
 pub use role::{Action, Role};
 pub use seal::{Sealer, Secrets};
+pub use zone::TimeZone;

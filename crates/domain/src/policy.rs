@@ -34,6 +34,8 @@ words! {
         UnknownParent = "unknown_parent",
         /// The arguments are not a JSON object, or too large.
         BadArguments = "bad_arguments",
+        /// The call may cost more than is left of a budget.
+        BudgetExhausted = "budget_exhausted",
     }
 }
 
@@ -52,6 +54,7 @@ impl Reason {
             }
             Self::DefinitionChanged => "The tool's definition changed a moment ago and waits for an admin's approval",
             Self::UnknownParent => "The LLM request named as the parent of this call is not one that this key has made",
+            Self::BudgetExhausted => "The call was not made, because it does not fit a budget",
             Self::BadArguments => "The arguments must be a JSON object within the size limit",
         }
     }

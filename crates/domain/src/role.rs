@@ -40,8 +40,11 @@ pub enum Action {
     /// Calls that wait for people.
     ReadApprovals,
     DecideApprovals,
+    /// Prices and budgets.
     ReadPrices,
     WritePrices,
+    /// Budgets and limits.
+    WriteBudgets,
     ReadReports,
     /// Tool calls, LLM requests, script runs, and their export.
     ReadAudit,
@@ -71,6 +74,7 @@ impl Action {
         Self::DecideApprovals,
         Self::ReadPrices,
         Self::WritePrices,
+        Self::WriteBudgets,
         Self::ReadReports,
         Self::ReadAudit,
         Self::WriteAudit,
@@ -100,7 +104,10 @@ impl Role {
                     | A::ReadAudit
                     | A::ReadAdminEvents
             ),
-            Self::Finance => matches!(action, A::ReadTenant | A::ReadConfig | A::ReadPrices | A::WritePrices | A::ReadReports),
+            Self::Finance => matches!(
+                action,
+                A::ReadTenant | A::ReadConfig | A::ReadPrices | A::WritePrices | A::WriteBudgets | A::ReadReports
+            ),
             Self::Auditor => {
                 matches!(
                     action,

@@ -27,7 +27,7 @@ use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tollgate_evidence::{Hash, sign::KeyRing};
 use uuid::Uuid;
 
-use crate::{error::StoreResult, ledger::SignedBatch, tx::Store};
+use crate::{error::StoreError, ledger::SignedBatch, tx::Store};
 use columns::Batch;
 use link::{Failure, Link};
 pub use rows::{Completion, Entry, Intent, JournalRow, NewRequest, NewRun, Resolution, RunEnd, RunResolution, ScriptPlace};
@@ -53,6 +53,19 @@ pub enum AuditError {
     Overloaded,
     #[error("the audit trail cannot be written at present")]
     Unavailable,
+    /// The entry was not written and will not be: its call draws from a lease that has ended. A new lease, and a new entry.
+    #[error("a lease of a budget has ended")]
+    LeaseEnded,
+}
+
+/// Why a batch was not written, and is not tried again as it is.
+#[derive(Debug, thiserror::Error)]
+enum Unwritten {
+    #[error("{0}")]
+    Store(#[from] StoreError),
+    /// `certain`: nobody can find it in the database later.
+    #[error("a lease of a budget has ended")]
+    LeaseEnded { certain: bool },
 }
 
 struct Job {
@@ -248,7 +261,11 @@ impl Task {
 
     async fn alone(&mut self, job: Job) {
         let mut one = vec![job];
-        let Err(error) = self.commit(&mut one).await else { return };
+        let error = match self.commit(&mut one).await {
+            Ok(()) => return,
+            Err(Unwritten::LeaseEnded { certain }) => return self.refuse(one, certain).await,
+            Err(error) => error,
+        };
         // What has happened is told with less rather than not at all: a call that was made must not stand open for ever.
         if let Some(job) = one.first_mut().filter(|job| !job.abandonable) {
             tracing::error!(%error, entry = job.entry.names(), "the database refuses an audit row; it is written without its payloads");
@@ -264,8 +281,29 @@ impl Task {
         }
     }
 
+    /// A call that draws from a lease that has ended is not made. Where that is certain, its caller has all that the entry carries, and
+    /// puts it into another; else what it carries is written here, so that it is not lost with the call.
+    async fn refuse(&mut self, mut one: Vec<Job>, certain: bool) {
+        let Some(mut job) = one.pop() else { return };
+        if certain {
+            let _ = job.done.send(Err(AuditError::LeaseEnded));
+            return;
+        }
+        job.entry.intent = None;
+        let (nobody, _) = oneshot::channel();
+        let done = std::mem::replace(&mut job.done, nobody);
+        job.abandonable = false;
+        if !job.entry.is_empty() {
+            one.push(job);
+            if let Err(error) = self.commit(&mut one).await {
+                tracing::error!(%error, "the database refuses an audit row");
+            }
+        }
+        let _ = done.send(Err(AuditError::Unavailable));
+    }
+
     /// Write a batch and acknowledge it. Leaves `batch` empty, or as it was when the database refuses it as a whole.
-    async fn commit(&mut self, batch: &mut Vec<Job>) -> StoreResult<()> {
+    async fn commit(&mut self, batch: &mut Vec<Job>) -> Result<(), Unwritten> {
         let mut pause = Duration::from_millis(20);
         let (mut in_doubt, mut doubts) = (None, 0);
         for attempt in 1.. {
@@ -293,9 +331,15 @@ impl Task {
                 // It stays in doubt while the database is away or refuses: it may hold the batch under its number already.
                 Err(Failure::Refused(error)) if !doubted => {
                     if !error.is_transient() || (attempt >= WHOLE_TRIES && batch.len() > 1) {
-                        return Err(error);
+                        return Err(error.into());
                     }
                     error
+                }
+                Err(Failure::LeaseEnded) => {
+                    if doubted {
+                        self.chain = Chain::new();
+                    }
+                    return Err(Unwritten::LeaseEnded { certain: !doubted });
                 }
                 Err(Failure::Taken) => {
                     tracing::error!(writer = %self.chain.writer, "another batch stands under a writer's next number; its chain begins anew");
@@ -306,7 +350,7 @@ impl Task {
                 // twice, and are there for certain.
                 Err(Failure::InDoubt(error)) if doubts >= DOUBTS && batch.len() > 1 => {
                     self.chain = Chain::new();
-                    return Err(error);
+                    return Err(error.into());
                 }
                 Err(Failure::InDoubt(error)) => {
                     (in_doubt, doubts) = (Some(prepared), doubts + 1);

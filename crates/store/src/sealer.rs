@@ -28,6 +28,7 @@ use crate::{
     error::{StoreError, StoreResult},
     events, ledger,
     locks::SEALER,
+    spend,
     tx::{Store, Tx},
 };
 
@@ -50,6 +51,8 @@ pub struct Round {
 
 struct Waiting {
     batch: Batch,
+    /// The transaction that wrote it.
+    xid: String,
     signature: Vec<u8>,
     packed: Vec<u8>,
 }
@@ -90,6 +93,7 @@ pub async fn round(store: &Store, now: DateTime<Utc>) -> StoreResult<Round> {
     // Ordered, so that what is written is written in one order everywhere.
     let mut logs: BTreeMap<TenantId, Vec<Sealed>> = BTreeMap::new();
     let mut concerned: BTreeMap<TenantId, Vec<String>> = BTreeMap::new();
+    let mut ends = spend::Ends::default();
     for wait in &waiting {
         let known = done.anomalies.len();
         let Some(entries) = examine(wait, &mut chains, store.keys(), &mut done.anomalies) else { continue };
@@ -99,6 +103,7 @@ pub async fn round(store: &Store, now: DateTime<Utc>) -> StoreResult<Round> {
             tenants.into_iter().for_each(|tenant| concerned.entry(tenant).or_default().extend_from_slice(found));
         }
         for entry in entries {
+            ends.push(entry.tenant, &entry.place, &wait.xid);
             logs.entry(entry.tenant).or_default().push((entry.place, entry.leaf));
         }
     }
@@ -108,19 +113,21 @@ pub async fn round(store: &Store, now: DateTime<Utc>) -> StoreResult<Round> {
     }
     settle(&mut tx, &waiting, &chains, now).await?;
     concerned.insert(PLATFORM, done.anomalies.clone());
-    note(&mut tx, store.keys(), &concerned, now).await?;
+    // Last: whoever asks for a lease of one of these budgets waits for this commit.
+    let passed = spend::settle(&mut tx, ends).await?;
+    note(&mut tx, store.keys(), &concerned, &passed, now).await?;
     tx.commit().await?;
     Ok(done)
 }
 
 async fn waiting(tx: &mut Tx) -> StoreResult<Vec<Waiting>> {
     let rows = sqlx::query!(
-        "WITH next AS (
+        r#"WITH next AS (
            SELECT writer_id, sequence, max(xid::text::numeric) OVER (PARTITION BY writer_id ORDER BY sequence) AS place
            FROM audit_batches ORDER BY place, writer_id, sequence LIMIT $1)
-         SELECT b.writer_id, b.sequence, b.at, b.previous, b.root, b.key_id, b.signature, b.entries
+         SELECT b.writer_id, b.sequence, b.xid::text AS "xid!", b.at, b.previous, b.root, b.key_id, b.signature, b.entries
          FROM next n JOIN audit_batches b ON b.writer_id = n.writer_id AND b.sequence = n.sequence
-         ORDER BY n.place, b.writer_id, b.sequence",
+         ORDER BY n.place, b.writer_id, b.sequence"#,
         BATCHES
     );
     let hash = |bytes: &[u8]| Hash::from_slice(bytes).unwrap_or(Hash::ZERO);
@@ -137,6 +144,7 @@ async fn waiting(tx: &mut Tx) -> StoreResult<Vec<Waiting>> {
                 root: hash(&row.root),
                 key_id: row.key_id,
             },
+            xid: row.xid,
             signature: row.signature,
             packed: row.entries,
         })
@@ -159,7 +167,7 @@ fn examine(
     keys: &KeyRing,
     anomalies: &mut Vec<String>,
 ) -> Option<Vec<batch::Entry>> {
-    let Waiting { batch, signature, packed } = wait;
+    let Waiting { batch, signature, packed, .. } = wait;
     let (last, root) = chains.get(&batch.writer_id).copied().unwrap_or((0, Hash::ZERO));
     let name = format!("batch {} of writer {}", batch.sequence, batch.writer_id);
     if batch.sequence == last && batch.root == root {
@@ -309,8 +317,18 @@ async fn settle(tx: &mut Tx, waiting: &[Waiting], chains: &HashMap<Uuid, (i64, H
 
 /// An anomaly belongs to the installation, because which tenant's rows are missing is what nobody can say; and to the tenants whose
 /// rows came in such a batch, so that their bundles tell of it.
-async fn note(tx: &mut Tx, keys: &KeyRing, anomalies: &BTreeMap<TenantId, Vec<String>>, now: DateTime<Utc>) -> StoreResult<()> {
+async fn note(
+    tx: &mut Tx,
+    keys: &KeyRing,
+    anomalies: &BTreeMap<TenantId, Vec<String>>,
+    passed: &[spend::Passed],
+    now: DateTime<Utc>,
+) -> StoreResult<()> {
     let mut lines = Vec::new();
+    for spend::Passed { tenant, budget, detail } in passed {
+        let what = ("budget.threshold", budget.to_string());
+        lines.push(events::insert(tx, *tenant, &Actor::system("sealer"), now, (what.0, &what.1, detail)).await?);
+    }
     for (tenant, texts) in anomalies {
         for text in texts {
             let detail = json!({"anomaly": text});

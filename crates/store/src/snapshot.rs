@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use serde_json::Value;
 pub use sqlx::postgres::PgListener;
 use tollgate_domain::{
-    Currency, KeyId, Picos, PriceId, TeamId, TenantId, ToolGroupId, ToolId, UpstreamId,
+    Budget, Currency, KeyId, Picos, PriceId, TeamId, TenantId, TimeZone, ToolGroupId, ToolId, UpstreamId,
     price::{Price, RateCard, Target},
     scope::{Grant, ToolGroup, ToolNames},
     tool::{DefinitionHash, Tool, ToolStatus, Upstream},
@@ -14,6 +14,7 @@ use tollgate_domain::{
 use uuid::Uuid;
 
 use crate::{
+    budgets,
     error::{StoreError, StoreResult, word},
     settings::{self, TrailPolicy},
     tx::{Store, Tx},
@@ -23,6 +24,8 @@ use crate::{
 pub struct TenantConfig {
     pub tenant: TenantId,
     pub currency: Currency,
+    pub zone: TimeZone,
+    pub budgets: Vec<Budget>,
     /// The revision at which the tenant last changed when this was read.
     pub revision: i64,
     pub upstreams: HashMap<UpstreamId, UpstreamConfig>,
@@ -72,15 +75,20 @@ pub async fn load_tenant(store: &Store, tenant: TenantId) -> StoreResult<TenantC
 /// As [`load_tenant`].
 pub async fn reload_tenant(store: &Store, tenant: TenantId, before: Option<&TenantConfig>) -> StoreResult<TenantConfig> {
     let mut tx = store.tenant_snapshot(tenant).await?;
-    let row = sqlx::query!("SELECT currency, revision FROM tenants WHERE tenant_id = $1 AND deleted_at IS NULL", tenant.uuid())
-        .fetch_optional(&mut *tx)
-        .await?
-        .ok_or(StoreError::NotFound)?;
+    let row = sqlx::query!(
+        "SELECT currency, time_zone, revision FROM tenants WHERE tenant_id = $1 AND deleted_at IS NULL",
+        tenant.uuid()
+    )
+    .fetch_optional(&mut *tx)
+    .await?
+    .ok_or(StoreError::NotFound)?;
     let upstreams = upstreams(&mut tx, tenant).await?;
     let tools = tools(&mut tx, tenant, &upstreams, before).await?;
     let config = TenantConfig {
         tenant,
         currency: row.currency.parse().map_err(|e| StoreError::Corrupt(format!("currency: {e}")))?,
+        zone: word(&row.time_zone)?,
+        budgets: budgets::all(&mut tx, tenant).await?,
         revision: row.revision,
         tools,
         groups: groups(&mut tx, tenant).await?,

@@ -1,6 +1,6 @@
 //! A batch as columns: one array a column, one statement a batch.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{borrow::Cow, collections::BTreeSet, sync::Arc};
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
@@ -32,6 +32,8 @@ pub(super) struct Batch {
     texts: Texts,
     lines: Vec<batch::Entry>,
     newest: DateTime<Utc>,
+    /// What its calls draw from.
+    leases: BTreeSet<Uuid>,
 }
 
 /// What of a payload stands in its row.
@@ -116,6 +118,8 @@ struct Events {
     amount: Vec<Option<i64>>,
     result: Committed,
     approval: Vec<Option<Uuid>>,
+    /// Arrays as text: Postgres has no arrays of arrays of different lengths.
+    leases: Vec<Option<String>>,
 }
 
 #[derive(Default)]
@@ -284,7 +288,8 @@ impl Batch {
             amount_picos: outcome.map(|_| 0),
             approval_id: n.approval,
         };
-        self.events.push_intent(&line);
+        self.leases.extend(&n.leases);
+        self.events.push_intent(&line, &n.leases);
         self.sign(&Line::CallIntent(line), n.at);
     }
 
@@ -365,10 +370,12 @@ impl Batch {
         !(self.runs.id.is_empty() && self.journal.run.is_empty() && self.ends.run.is_empty())
     }
 
-    /// What every call writes, and the signature of the batch; false where the batch was there, or another of its number.
+    /// What every call writes, and the signature of the batch; false where the batch was there, or another of its number. The leases
+    /// that calls draw from stay open until the transaction ends; it fails where one has ended.
     pub(super) async fn insert_calls(&self, connection: &mut PgConnection, signed: &SignedBatch) -> sqlx::Result<bool> {
         let Self { requests: q, events: e, payloads: p, .. } = self;
         let b = &signed.batch;
+        let leases: Vec<Uuid> = self.leases.iter().copied().collect();
         let done = sqlx::query!(
             "WITH requests AS (
                INSERT INTO llm_requests (tenant_id, llm_request_id, key_id, team_id, origin, method, model, client, at)
@@ -380,19 +387,25 @@ impl Batch {
                                              team_id, upstream_id, upstream_name, tool_id, tool_name, definition_sha256, decision,
                                              reason, price_id, quoted_picos, currency, worker_id, arguments_sha256, arguments_form,
                                              arguments_kept_sha256, outcome, error, latency_us, amount_picos, result_sha256,
-                                             result_form, result_kept_sha256, approval_id)
-               SELECT * FROM UNNEST($10::uuid[], $11::uuid[], $12::smallint[], $13::timestamptz[], $14::uuid[], $15::text[],
+                                             result_form, result_kept_sha256, approval_id, leases)
+               SELECT a1, a2, a3, a4, a5, a6, a7, a8, a9, a10, a11, a12, a13, a14, a15, a16, a17, a18, a19, a20, a21, a22, a23, a24,
+                      a25, a26, a27, a28, a29, a30, a31, a32, a33::uuid[]
+               FROM UNNEST($10::uuid[], $11::uuid[], $12::smallint[], $13::timestamptz[], $14::uuid[], $15::text[],
                                     $16::uuid[], $17::int[], $18::uuid[], $19::uuid[], $20::uuid[], $21::text[], $22::uuid[],
                                     $23::text[], $24::bytea[], $25::text[], $26::text[], $27::uuid[], $28::bigint[], $29::text[],
                                     $30::uuid[], $31::bytea[], $32::smallint[], $33::bytea[], $34::text[], $35::text[],
-                                    $36::bigint[], $37::bigint[], $38::bytea[], $39::smallint[], $40::bytea[], $55::uuid[])
+                                    $36::bigint[], $37::bigint[], $38::bytea[], $39::smallint[], $40::bytea[], $55::uuid[],
+                                    $56::text[])
+                 AS n(a1, a2, a3, a4, a5, a6, a7, a8, a9, a10, a11, a12, a13, a14, a15, a16, a17, a18, a19, a20, a21, a22, a23,
+                      a24, a25, a26, a27, a28, a29, a30, a31, a32, a33)
                ON CONFLICT DO NOTHING),
              payloads AS (
                INSERT INTO tool_call_payloads (tenant_id, call_id, kind, size, salt, body)
                SELECT * FROM UNNEST($41::uuid[], $42::uuid[], $43::smallint[], $44::int[], $45::bytea[], $46::bytea[])
                ON CONFLICT DO NOTHING)
              INSERT INTO audit_batches (writer_id, sequence, at, previous, root, key_id, signature, entries)
-             VALUES ($47, $48, $49, $50, $51, $52, $53, $54)
+             SELECT $47::uuid, $48::bigint, $49::timestamptz, $50::bytea, $51::bytea, $52::text, $53::bytea, $54::bytea
+             FROM tollgate_hold_leases($57::uuid[])
              ON CONFLICT DO NOTHING",
             &q.tenant as _, &q.id as _, &q.key as _, &q.team as _, &q.origin as _, &q.method as _, &q.model as _, &q.client as _,
             &q.at as _,
@@ -403,7 +416,7 @@ impl Batch {
             &e.latency_us as _, &e.amount as _, &e.result.sha256 as _, &e.result.form as _, &e.result.kept_sha256 as _,
             &p.tenant as _, &p.call as _, &p.kind as _, &p.size as _, &p.salt as _, &p.body as _,
             b.writer_id, b.sequence, b.at, b.previous.0.as_slice(), b.root.0.as_slice(), b.key_id, signed.signature, signed.entries,
-            &e.approval as _,
+            &e.approval as _, &e.leases as _, &leases,
         )
         .execute(connection)
         .await?;
@@ -500,7 +513,7 @@ impl Runs {
 }
 
 impl Events {
-    fn push_intent(&mut self, n: &line::CallIntent<'_>) {
+    fn push_intent(&mut self, n: &line::CallIntent<'_>, leases: &[Uuid]) {
         self.tenant.push(n.tenant_id.uuid());
         self.call.push(n.id.uuid());
         self.kind.push(0);
@@ -529,6 +542,8 @@ impl Events {
         self.amount.push(n.amount_picos);
         self.result.push(None);
         self.approval.push(n.approval_id.map(Into::into));
+        let leases: Vec<String> = leases.iter().map(Uuid::to_string).collect();
+        self.leases.push((!leases.is_empty()).then(|| format!("{{{}}}", leases.join(","))));
     }
 
     fn push_end(&mut self, kind: i16, n: &line::CallEnd<'_>) {
@@ -560,6 +575,7 @@ impl Events {
         self.amount.push(Some(n.amount_picos));
         self.result.push(n.result.as_ref());
         self.approval.push(None);
+        self.leases.push(None);
     }
 }
 

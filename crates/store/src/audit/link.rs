@@ -26,6 +26,8 @@ pub(super) enum Failure {
     Refused(StoreError),
     /// It may have been.
     InDoubt(StoreError),
+    /// It was not: a call draws from a lease that has ended.
+    LeaseEnded,
     /// Its rows were, and its number is another batch's: under a new one they have to be signed again.
     Taken,
 }
@@ -39,6 +41,9 @@ impl From<sqlx::Error> for Failure {
         let Some(code) = told.filter(|told| told.severity() == PgSeverity::Error).map(|told| told.code().to_owned()) else {
             return Self::InDoubt(StoreError::Unavailable(error));
         };
+        if code == "TG001" {
+            return Self::LeaseEnded;
+        }
         let is = |classes: &[&str]| classes.iter().any(|class| code.starts_with(class));
         if is(&["08", "57P"]) {
             Self::InDoubt(StoreError::Unavailable(error))

@@ -8,6 +8,8 @@ use tollgate_domain::{
     UpstreamId, WorkerId, policy::Reason, price::Quote, tool::DefinitionHash,
 };
 
+use uuid::Uuid;
+
 use crate::payload::Payload;
 
 /// The parent of calls.
@@ -65,6 +67,8 @@ pub struct Intent {
     /// For which it is held, or under which it is made.
     pub approval: Option<ApprovalId>,
     pub quote: Quote,
+    /// The leases of budgets from which the quoted amount is drawn.
+    pub leases: Vec<Uuid>,
     pub currency: Currency,
     pub worker: WorkerId,
     /// The exact JSON text of the arguments.

@@ -103,6 +103,7 @@ impl Who {
             reason: None,
             approval: None,
             quote: Quote { price_id: None, amount: Picos(2_000_000_000) },
+            leases: Vec::new(),
             currency: "USD".parse::<Currency>().unwrap(),
             worker: self.worker,
             arguments: Payload::whole(arguments.as_ref()),

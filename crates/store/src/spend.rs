@@ -1,0 +1,199 @@
+//! Leases of budgets: what a worker may let calls draw from without asking again. The rules are SQL functions, because each must be one
+//! statement that is its own transaction; see the head of their migration for why the sum of all that calls cost stays below a limit.
+
+use std::time::Duration;
+
+use tollgate_domain::{BudgetId, Picos, TenantId, WorkerId, budget::Window};
+use tollgate_evidence::line::{Kind, Place};
+use uuid::Uuid;
+
+use crate::{
+    budgets::number,
+    error::StoreResult,
+    tx::{Store, Tx},
+};
+
+/// How long a lease lives that nobody renews.
+pub const LEASE: Duration = Duration::from_secs(30);
+
+/// What a worker asks for.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted {
+    pub tenant: TenantId,
+    pub budget: BudgetId,
+    pub window: Window,
+    /// Less is of no use.
+    pub need: Picos,
+    /// What all need who wait.
+    pub waiting: Picos,
+    /// What would last for a while.
+    pub want: Picos,
+    /// No call that will draw from the lease has a smaller id.
+    pub floor: Uuid,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Granted {
+    pub lease: Uuid,
+    /// Nothing, where there is not what was needed.
+    pub amount: Picos,
+    /// What nobody holds.
+    pub remaining: Picos,
+    /// What other workers hold and may not need.
+    pub idle: i128,
+}
+
+/// Take a lease.
+///
+/// # Errors
+/// When the database does not answer. It may have been granted; nobody draws from it, and it is given back when it expires.
+pub async fn lease(store: &Store, worker: WorkerId, wanted: &Wanted) -> StoreResult<Granted> {
+    let lease = Uuid::new_v4();
+    let Wanted { tenant, budget, window, need, waiting, want, floor } = wanted;
+    let mut tx = store.control().await?;
+    let (amount, remaining, idle) = sqlx::query_as::<_, (i64, i64, String)>(
+        "SELECT amount, remaining, idle::text FROM tollgate_lease($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
+    )
+    .bind(tenant.uuid())
+    .bind(budget.uuid())
+    .bind(window.starts_at)
+    .bind(window.ends_at)
+    .bind(window.counts_from)
+    .bind(worker.uuid())
+    .bind(lease)
+    .bind(floor)
+    .bind(need.0)
+    .bind(waiting.0)
+    .bind(want.0)
+    .bind(LEASE.as_secs_f64())
+    .fetch_one(&mut *tx)
+    .await?;
+    tx.commit().await?;
+    Ok(Granted { lease, amount: Picos(amount), remaining: Picos(remaining), idle: number(&idle)? })
+}
+
+/// Those of these leases that are still the worker's, now for [`LEASE`] from now.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn renew(store: &Store, worker: WorkerId, leases: &[Uuid]) -> StoreResult<Vec<Uuid>> {
+    let mut tx = store.control().await?;
+    let kept = sqlx::query_scalar("SELECT tollgate_renew_leases($1, $2, $3)");
+    let kept = kept.bind(worker.uuid()).bind(leases).bind(LEASE.as_secs_f64()).fetch_all(&mut *tx).await?;
+    tx.commit().await?;
+    Ok(kept)
+}
+
+/// Close a lease. `drawn`: what calls drew from it; `None` where that is to be read from their rows.
+///
+/// # Errors
+/// When the database does not answer; asking again is harmless.
+pub async fn close(store: &Store, lease: Uuid, drawn: Option<Picos>) -> StoreResult<()> {
+    let mut tx = store.control().await?;
+    let close = sqlx::query("SELECT tollgate_close_lease($1, $2)").bind(lease).bind(drawn.map(|picos| picos.0));
+    close.execute(&mut *tx).await?;
+    Ok(tx.commit().await?)
+}
+
+/// Leases that one round of [`reap`] closes.
+const REAPED: i32 = 100;
+
+/// Close the leases of workers that have not renewed them. Any worker may, at any time.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn reap(store: &Store) -> StoreResult<usize> {
+    let mut tx = store.control().await?;
+    let expired = sqlx::query_scalar::<_, Uuid>("SELECT tollgate_expired_leases($1)").bind(REAPED).fetch_all(&mut *tx).await?;
+    tx.commit().await?;
+    for lease in &expired {
+        close(store, *lease, None).await?;
+    }
+    Ok(expired.len())
+}
+
+/// Ask the other workers for what they hold of a budget and do not need at once.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn recall(store: &Store, budget: BudgetId) -> StoreResult<()> {
+    let mut tx = store.control().await?;
+    sqlx::query("SELECT tollgate_recall($1)").bind(budget.uuid()).execute(&mut *tx).await?;
+    Ok(tx.commit().await?)
+}
+
+/// A threshold that a window has passed.
+#[derive(Debug, Clone)]
+pub(crate) struct Passed {
+    pub tenant: TenantId,
+    pub detail: serde_json::Value,
+    pub budget: BudgetId,
+}
+
+#[derive(sqlx::FromRow)]
+struct Threshold {
+    tenant_id: Uuid,
+    budget_id: Uuid,
+    starts_at: chrono::DateTime<chrono::Utc>,
+    ends_at: chrono::DateTime<chrono::Utc>,
+    threshold: i16,
+    spent: String,
+    limit_picos: i64,
+}
+
+/// The ends of calls that one round of the sealer meets, each with the transaction that named it.
+#[derive(Default)]
+pub(crate) struct Ends {
+    tenants: Vec<Uuid>,
+    calls: Vec<Uuid>,
+    kinds: Vec<i16>,
+    xids: Vec<String>,
+}
+
+impl Ends {
+    pub fn push(&mut self, tenant: TenantId, place: &Place, xid: &str) {
+        let kind = match place.kind {
+            Kind::CallCompletion => 1,
+            Kind::CallResolution => 2,
+            _ => return,
+        };
+        self.tenants.push(tenant.uuid());
+        self.calls.push(place.id);
+        self.kinds.push(kind);
+        self.xids.push(xid.to_owned());
+    }
+}
+
+/// Charge the budgets of the calls whose ends are sealed, and give back what they did not cost.
+pub(crate) async fn settle(tx: &mut Tx, ends: Ends) -> StoreResult<Vec<Passed>> {
+    let Ends { tenants, calls, kinds, xids } = ends;
+    if calls.is_empty() {
+        return Ok(Vec::new());
+    }
+    let passed = sqlx::query_as::<_, Threshold>(
+        "SELECT tenant_id, budget_id, starts_at, ends_at, threshold, spent::text AS spent, limit_picos FROM tollgate_settle($1, $2, $3, $4)
+         ORDER BY tenant_id, budget_id, starts_at, threshold",
+    );
+    let passed = passed.bind(tenants).bind(calls).bind(kinds).bind(xids).fetch_all(&mut **tx).await?;
+    let mut told = Vec::new();
+    for row in passed {
+        let alerted = sqlx::query("SELECT tollgate_alerted($1, $2, $3, $4)");
+        alerted.bind(row.tenant_id).bind(row.budget_id).bind(row.starts_at).bind(row.threshold).execute(&mut **tx).await?;
+        let detail = serde_json::json!({
+            "threshold_percent": row.threshold, "spent": tollgate_domain::money::decimal(number(&row.spent)?),
+            "limit": Picos(row.limit_picos), "window_starts_at": row.starts_at, "window_ends_at": row.ends_at,
+        });
+        told.push(Passed { tenant: row.tenant_id.into(), detail, budget: row.budget_id.into() });
+    }
+    Ok(told)
+}
+
+/// A connection of its own that hears of [`recall`].
+///
+/// # Errors
+/// When no connection is to be had.
+pub async fn listen(store: &Store) -> StoreResult<crate::snapshot::PgListener> {
+    let mut listener = crate::snapshot::PgListener::connect_with(store.pool()).await?;
+    listener.listen("tollgate_recall").await?;
+    Ok(listener)
+}

@@ -1,0 +1,331 @@
+//! Leases of budgets: whatever workers, crashes, sweepers and sealers do, and in whatever order, a limit holds to the pico, and in the
+//! end what a budget says was spent is the sum of its calls' rows.
+
+mod support;
+
+use std::collections::HashMap;
+
+use sqlx::{PgPool, Row};
+use tollgate_domain::{
+    Budget, BudgetId, Outcome, Picos, TenantId, TimeZone, WorkerId,
+    budget::{BudgetScope, Enforcement, Period, Window},
+    ids,
+};
+use tollgate_store::{
+    Actor, Store,
+    audit::{AuditError, AuditWriter, Entry, Intent, Resolution},
+    budgets,
+    spend::{self, Granted, Wanted},
+};
+use uuid::Uuid;
+
+use support::{QUEUE, Who, closes, now, opens, seal_all, tenant};
+
+async fn budget(store: &Store, tenant: TenantId, limit: i64, thresholds: Vec<u8>) -> (Budget, Window) {
+    let budget = Budget {
+        id: BudgetId::mint(now()),
+        name: "b".to_owned(),
+        scope: BudgetScope::default(),
+        limit: Picos(limit),
+        period: Period::Month,
+        rolling_days: None,
+        enforcement: Enforcement::Hard,
+        thresholds,
+    };
+    let mut change = store.change(tenant, Actor::system("test"), now()).await.unwrap();
+    budgets::create(&mut change, &budget, 10).await.unwrap();
+    change.commit().await.unwrap();
+    let window = budget.window(TimeZone::UTC, now());
+    (budget, window)
+}
+
+fn wanted(tenant: TenantId, budget: &Budget, window: Window, need: i64, want: i64) -> Wanted {
+    let floor = ids::floor(now() - chrono::TimeDelta::minutes(1));
+    Wanted { tenant, budget: budget.id, window, need: Picos(need), waiting: Picos(need), want: Picos(want), floor }
+}
+
+/// What a budget's windows say: granted, spent.
+async fn stands(pool: &PgPool, budget: BudgetId) -> (i128, i128) {
+    let row = sqlx::query(
+        "SELECT COALESCE(sum(granted), 0)::text, COALESCE(sum(spent), 0)::text FROM budget_windows WHERE budget_id = $1",
+    );
+    let row = row.bind(budget.uuid()).fetch_one(pool).await.unwrap();
+    (row.get::<String, _>(0).parse().unwrap(), row.get::<String, _>(1).parse().unwrap())
+}
+
+async fn sum_of_rows(pool: &PgPool, tenant: TenantId) -> i128 {
+    let sum = sqlx::query_scalar::<_, String>("SELECT COALESCE(sum(amount_picos), 0)::text FROM tool_calls WHERE tenant_id = $1");
+    sum.bind(tenant.uuid()).fetch_one(pool).await.unwrap().parse().unwrap()
+}
+
+/// A worker's leases are no longer renewed.
+async fn expire(pool: &PgPool, worker: WorkerId) {
+    let expire = sqlx::query("UPDATE budget_leases SET expires_at = clock_timestamp() - interval '1 s' WHERE worker_id = $1");
+    expire.bind(worker.uuid()).execute(pool).await.unwrap();
+}
+
+#[sqlx::test(migrator = "tollgate_store::MIGRATOR")]
+async fn t58_a_call_cannot_draw_from_a_lease_that_has_ended_and_its_neighbours_do_not_suffer(pool: PgPool) {
+    let store = Store::from_pool(pool.clone());
+    let who = Who::new(tenant(&pool).await);
+    let (budget, window) = budget(&store, who.tenant, 1000, vec![]).await;
+    let audit = AuditWriter::start(&store, QUEUE);
+    audit.before(Entry { request: Some(who.request()), ..Entry::default() }).await.unwrap();
+    let lease = |need| {
+        let (store, wanted) = (store.clone(), wanted(who.tenant, &budget, window, need, need));
+        async move { spend::lease(&store, who.worker, &wanted).await.unwrap() }
+    };
+    let (closed, expired, open) = (lease(100).await, lease(100).await, lease(100).await);
+    spend::close(&store, closed.lease, Some(Picos(0))).await.unwrap();
+    let past = "UPDATE budget_leases SET expires_at = clock_timestamp() - interval '1 ms' WHERE lease_id = $1";
+    sqlx::query(past).bind(expired.lease).execute(&pool).await.unwrap();
+
+    let calls = [vec![closed.lease], vec![open.lease], vec![open.lease, expired.lease], vec![], vec![Uuid::new_v4()]];
+    let mut tasks = Vec::new();
+    for leases in calls {
+        let intent = Intent { leases, ..who.intent("{}") };
+        let audit = audit.clone();
+        tasks.push(tokio::spawn(async move { (intent.id, audit.before(opens(intent)).await) }));
+    }
+    let mut answers = Vec::new();
+    for task in tasks {
+        answers.push(task.await.unwrap());
+    }
+    let ended = Err(AuditError::LeaseEnded);
+    assert_eq!(answers.iter().map(|(_, answer)| *answer).collect::<Vec<_>>(), [ended, Ok(()), ended, Ok(()), ended]);
+    for (call, answer) in answers {
+        let there = sqlx::query_scalar::<_, bool>("SELECT EXISTS (SELECT FROM tool_call_events WHERE call_id = $1)");
+        assert_eq!(there.bind(call.uuid()).fetch_one(&pool).await.unwrap(), answer.is_ok());
+    }
+}
+
+#[sqlx::test(migrator = "tollgate_store::MIGRATOR")]
+async fn t58_near_the_limit_slices_shrink_and_none_is_granted_beyond_it(pool: PgPool) {
+    let store = Store::from_pool(pool.clone());
+    let tenant = tenant(&pool).await;
+    let (budget, window) = budget(&store, tenant, 1600, vec![]).await;
+    let worker = WorkerId::mint(now());
+    let take = |need, want| {
+        let (store, wanted) = (store.clone(), wanted(tenant, &budget, window, need, want));
+        async move { spend::lease(&store, worker, &wanted).await.unwrap() }
+    };
+    assert_eq!(take(1, 10_000).await.amount, Picos(100));
+    assert_eq!(take(1, 10_000).await.amount, Picos(93));
+    assert_eq!(take(700, 10_000).await.amount, Picos(700));
+    assert_eq!(take(707, 1).await.amount, Picos(707));
+    let none = take(1, 1).await;
+    assert_eq!((none.amount, none.remaining), (Picos(0), Picos(0)));
+    assert_eq!(stands(&pool, budget.id).await, (1600, 0));
+    // What others hold is told, so that they can be asked for it; what one holds oneself is not.
+    let other = spend::lease(&store, WorkerId::mint(now()), &wanted(tenant, &budget, window, 1, 1)).await.unwrap();
+    assert_eq!((none.idle, other.idle), (0, 1600));
+
+    // At once, from everywhere.
+    let (second, window) = small(&store, tenant).await;
+    let mut tasks = Vec::new();
+    for n in 0..40_i64 {
+        let (store, wanted) = (store.clone(), wanted(tenant, &second, window, 7 + n % 3, 30));
+        tasks.push(tokio::spawn(async move { spend::lease(&store, WorkerId::mint(now()), &wanted).await.unwrap().amount.0 }));
+    }
+    let mut granted = 0;
+    for task in tasks {
+        granted += task.await.unwrap();
+    }
+    assert!(granted <= 100, "{granted}");
+    assert_eq!(stands(&pool, second.id).await.0, i128::from(granted));
+}
+
+async fn small(store: &Store, tenant: TenantId) -> (Budget, Window) {
+    budget(store, tenant, 100, vec![]).await
+}
+
+/// Dice that fall the same way each time.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, below: i64) -> i64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % below.unsigned_abs()) as i64
+    }
+}
+
+/// One open call: its intent, what it was opened at, whether the sweeper has resolved it.
+struct Open {
+    intent: Intent,
+    resolved: bool,
+}
+
+/// A worker as the database sees it: leases, and what is left of each.
+struct Worker {
+    id: WorkerId,
+    leases: HashMap<BudgetId, Vec<(Granted, i64)>>,
+}
+
+impl Worker {
+    fn new() -> Self {
+        Self { id: WorkerId::mint(now()), leases: HashMap::new() }
+    }
+}
+
+struct Play {
+    pool: PgPool,
+    store: Store,
+    audit: AuditWriter,
+    who: Who,
+    budgets: Vec<(Budget, Window)>,
+    workers: Vec<Worker>,
+    open: Vec<Open>,
+    dice: Dice,
+    refused: usize,
+}
+
+impl Play {
+    async fn step(&mut self) {
+        match self.dice.roll(100) {
+            0..45 => self.call().await,
+            45..80 => self.complete().await,
+            80..84 => self.give_back().await,
+            84..87 => self.crash().await,
+            87..91 => drop(spend::reap(&self.store).await.unwrap()),
+            91..96 => self.resolve().await,
+            _ => drop(seal_all(&self.store).await),
+        }
+    }
+
+    /// Draw from every budget, as a worker's wallet does, and write the row.
+    async fn call(&mut self) {
+        let at = self.dice.roll(self.workers.len() as i64) as usize;
+        let amount = 1 + self.dice.roll(1_000);
+        let mut leases = Vec::new();
+        for (budget, window) in &self.budgets {
+            let worker = &mut self.workers[at];
+            let held = worker.leases.entry(budget.id).or_default();
+            let lease = match held.iter_mut().find(|(_, left)| *left >= amount) {
+                Some((lease, left)) => {
+                    *left -= amount;
+                    lease.lease
+                }
+                None => {
+                    let want = wanted(self.who.tenant, budget, *window, amount, amount * 8);
+                    let granted = spend::lease(&self.store, worker.id, &want).await.unwrap();
+                    if granted.amount.0 < amount {
+                        self.refused += 1;
+                        // All or nothing: what the others gave stays drawn until the lease is closed by its rows.
+                        return self.forget(at).await;
+                    }
+                    held.push((granted, granted.amount.0 - amount));
+                    granted.lease
+                }
+            };
+            leases.push(lease);
+        }
+        let quote = tollgate_domain::price::Quote { price_id: None, amount: Picos(amount) };
+        let intent = Intent { leases, quote, worker: self.workers[at].id, ..self.who.intent("{}") };
+        match self.audit.before(opens(intent.clone())).await {
+            Ok(()) => self.open.push(Open { intent, resolved: false }),
+            Err(AuditError::LeaseEnded) => self.workers[at] = Worker::new(),
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    async fn complete(&mut self) {
+        if self.open.is_empty() {
+            return;
+        }
+        let open = self.open.swap_remove(self.dice.roll(self.open.len() as i64) as usize);
+        let amount = Picos(self.dice.roll(open.intent.quote.amount.0 + 1));
+        let mut completion = self.who.completion(open.intent.id, Outcome::Ok, b"{}");
+        completion.amount = amount;
+        self.audit.after(closes(completion)).await.unwrap();
+    }
+
+    /// Close a worker's leases by what is read from the rows: it does not know what it has drawn.
+    async fn forget(&mut self, at: usize) {
+        for (lease, _) in std::mem::take(&mut self.workers[at].leases).into_values().flatten() {
+            spend::close(&self.store, lease.lease, None).await.unwrap();
+        }
+    }
+
+    async fn give_back(&mut self) {
+        let at = self.dice.roll(self.workers.len() as i64) as usize;
+        for (lease, left) in std::mem::take(&mut self.workers[at].leases).into_values().flatten() {
+            let drawn = Picos(lease.amount.0 - left);
+            spend::close(&self.store, lease.lease, Some(drawn)).await.unwrap();
+            // An answer that was lost: it is closed once.
+            spend::close(&self.store, lease.lease, Some(Picos(0))).await.unwrap();
+        }
+    }
+
+    /// A worker that does not renew; it may not be dead, and its next call finds out.
+    async fn crash(&mut self) {
+        let at = self.dice.roll(self.workers.len() as i64) as usize;
+        expire(&self.pool, self.workers[at].id).await;
+        if self.dice.roll(2) == 0 {
+            self.workers[at] = Worker::new();
+        }
+    }
+
+    /// The sweeper takes a call's worker for dead; the truth may still come.
+    async fn resolve(&mut self) {
+        let Some(open) = self.open.iter_mut().find(|open| !open.resolved) else { return };
+        open.resolved = true;
+        let (tenant, id, amount) = (open.intent.tenant, open.intent.id, open.intent.quote.amount);
+        let resolutions = vec![Resolution { tenant, id, amount, at: now() }];
+        self.audit.before(Entry { resolutions, ..Entry::default() }).await.unwrap();
+    }
+
+    async fn check(&self) {
+        let rows = sum_of_rows(&self.pool, self.who.tenant).await;
+        for (budget, _) in &self.budgets {
+            let (granted, spent) = stands(&self.pool, budget.id).await;
+            assert!(granted <= i128::from(budget.limit.0), "{granted} of {}", budget.limit.0);
+            assert!(spent <= granted && rows <= granted, "spent {spent}, rows {rows}, granted {granted}");
+        }
+    }
+}
+
+#[sqlx::test(migrator = "tollgate_store::MIGRATOR")]
+async fn t59_the_ledger_is_the_sum_of_the_rows_whatever_happens(pool: PgPool) {
+    let operations = std::env::var("TOLLGATE_OPERATIONS").ok().and_then(|n| n.parse().ok()).unwrap_or(4_000_usize);
+    let store = Store::from_pool(pool.clone());
+    let who = Who::new(tenant(&pool).await);
+    let scale = i64::try_from(operations).unwrap();
+    let budgets = vec![
+        budget(&store, who.tenant, 80 * scale, vec![50, 100]).await,
+        budget(&store, who.tenant, 60 * scale, vec![]).await,
+        budget(&store, who.tenant, 1_000 * scale, vec![]).await,
+    ];
+    let audit = AuditWriter::start(&store, QUEUE);
+    audit.before(Entry { request: Some(who.request()), ..Entry::default() }).await.unwrap();
+    let workers = (0..3).map(|_| Worker::new()).collect();
+    let mut play =
+        Play { pool: pool.clone(), store: store.clone(), audit, who, budgets, workers, open: vec![], dice: Dice(7), refused: 0 };
+    for n in 0..operations {
+        play.step().await;
+        if n % 50 == 0 {
+            play.check().await;
+        }
+    }
+    assert!(play.refused > 10, "the limit was never reached: {}", play.refused);
+    while !play.open.is_empty() {
+        play.complete().await;
+    }
+    let expire = "UPDATE budget_leases SET expires_at = clock_timestamp() - interval '1 s'";
+    sqlx::query(expire).execute(&pool).await.unwrap();
+    while spend::reap(&store).await.unwrap() > 0 {}
+    seal_all(&store).await;
+    let rows = sum_of_rows(&pool, play.who.tenant).await;
+    for (budget, _) in &play.budgets {
+        // Settled and remaining make up the limit, and settled is the trail.
+        assert_eq!(stands(&pool, budget.id).await, (rows, rows));
+    }
+    let open = sqlx::query_scalar::<_, i64>("SELECT count(*) FROM budget_leases WHERE closed_at IS NULL")
+        .fetch_one(&pool)
+        .await
+        .unwrap();
+    assert_eq!(open, 0);
+    let alerts = "SELECT count(*) FROM admin_events WHERE action = 'budget.threshold'";
+    assert_eq!(support::count(&pool, alerts).await, 1, "half of the first budget, once");
+}
