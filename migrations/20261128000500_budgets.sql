@@ -62,9 +62,10 @@ CREATE TABLE budget_leases (
   -- By the database's clock, as is all that has to do with leases.
   expires_at timestamptz NOT NULL,
   closed_at  timestamptz,
-  PRIMARY KEY (lease_id),
+  PRIMARY KEY (tenant_id, lease_id),
   FOREIGN KEY (tenant_id, budget_id, starts_at) REFERENCES budget_windows
 );
+CREATE UNIQUE INDEX budget_leases_by_id ON budget_leases (lease_id);
 CREATE INDEX budget_leases_by_window ON budget_leases (tenant_id, budget_id, starts_at) WHERE closed_at IS NULL;
 CREATE INDEX budget_leases_by_expiry ON budget_leases (expires_at) WHERE closed_at IS NULL;
 CREATE INDEX budget_leases_by_closing ON budget_leases (closed_at) WHERE closed_at IS NOT NULL;
@@ -245,7 +246,7 @@ BEGIN
   END LOOP;
 END $$;
 GRANT SELECT, INSERT, UPDATE ON budgets TO tollgate_app;
-GRANT SELECT ON budget_windows, budget_leases TO tollgate_app;
+GRANT SELECT ON budget_windows, budget_leases, resolved_calls TO tollgate_app;
 
 REVOKE ALL ON FUNCTION tollgate_lease(uuid, uuid, timestamptz, timestamptz, timestamptz, uuid, uuid, uuid, bigint, bigint, bigint, float8),
   tollgate_hold_leases(uuid[]), tollgate_renew_leases(uuid, uuid[], float8), tollgate_close_lease(uuid, bigint),

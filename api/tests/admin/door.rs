@@ -26,6 +26,7 @@ fn path(template: &str, tenant: &str) -> String {
         ("erasure_id", "era"),
         ("export_job_id", "exp"),
         ("approval_id", "apr"),
+        ("budget_id", "bud"),
     ];
     let mut path = template.replace("/v1/tenants/{tenant_id}", tenant);
     for (name, prefix) in kinds {

@@ -66,6 +66,10 @@ const ROWS: &[(&str, &str)] = &[
        policy, confirmations, requested_at, expires_at) VALUES ($1, $2, 'pending', $1, $1, $1, 'u', 't', $1, $1, uuid_send($2), '', 1, now(), now())"),
     ("approval_confirmations", "(tenant_id, approval_id, principal, label, decision, at) VALUES ($1, $1, $2::text, 'l', 'approve', now())"),
     ("suspended_runs", "(tenant_id, script_run_id, key_id, since) VALUES ($1, $2, $1, now())"),
+    ("budgets", "(tenant_id, budget_id, name, limit_picos, period, enforcement, created_at, updated_at) VALUES ($1, $2, 'n', 1, 'day', 'hard', now(), now())"),
+    ("budget_windows", "(tenant_id, budget_id, starts_at, ends_at) VALUES ($1, $1, '2026-01-01', now())"),
+    ("budget_leases", "(tenant_id, lease_id, budget_id, starts_at, worker_id, amount, floor, expires_at) VALUES ($1, $2, $1, '2026-01-01', $1, 1, $1, now())"),
+    ("resolved_calls", "(tenant_id, call_id, amount) VALUES ($1, $2, 1)"),
     ("script_run_turns", "(tenant_id, script_run_id, turn, worker_id, why, journal, at) VALUES ($1, $2, 1, $1, 'crashed', 0, now())"),
 ];
 
@@ -86,6 +90,9 @@ audit_nodes: S - - SI -
 audit_seals: S S - SI -
 audit_settings: SIU S - - -
 audit_writers: - - - SIUD -
+budget_leases: S - - - -
+budget_windows: S - - - -
+budgets: SIU - - - -
 call_blocks: SID S - - -
 config_revision: S S - - -
 export_jobs: SIU Su - - -
@@ -95,6 +102,7 @@ late_calls: SD S - - -
 llm_requests: S - - - I
 platform_tokens: - SIU - - -
 prices: SI - - - -
+resolved_calls: S - - - -
 script_catalogs: S - - - I
 script_journal: S S - - I
 script_payloads: S - SD - I
@@ -265,10 +273,18 @@ async fn the_roles_hold_exactly_these_rights(pool: PgPool) {
         definers.await,
         [
             "tollgate_admin_chain tollgate_app,tollgate_sealer",
+            "tollgate_alerted tollgate_sealer",
             "tollgate_batch_known tollgate_writer",
+            "tollgate_close_lease tollgate_control",
             "tollgate_ensure_partitions tollgate_control",
+            "tollgate_expired_leases tollgate_control",
+            "tollgate_forget_leases tollgate_control",
+            "tollgate_hold_leases tollgate_writer",
+            "tollgate_lease tollgate_control",
+            "tollgate_renew_leases tollgate_control",
             "tollgate_retirable tollgate_control",
             "tollgate_retire tollgate_control",
+            "tollgate_settle tollgate_sealer",
             "tollgate_touch tollgate_app"
         ]
     );

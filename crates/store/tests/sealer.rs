@@ -154,6 +154,8 @@ async fn a_change_to_a_row_breaks_its_leaf(pool: PgPool) {
             "timestamp with time zone" => format!("{column} + interval '1 microsecond'"),
             "jsonb" => "'{\"other\": 1}'".to_owned(),
             "smallint" if column == "kind" => continue,
+            // What a call draws from is how it is paid for, and no part of its line.
+            "uuid[]" => continue,
             "smallint" => "1".to_owned(),
             _ => format!("COALESCE({column}, 0) + 1"),
         };

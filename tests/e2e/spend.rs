@@ -1,0 +1,181 @@
+//! Budgets through the whole gateway: to the pico, whoever calls, wherever, and whatever dies meanwhile.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+
+use crate::{
+    harness::{Mcp, Options, Recorder, Tenant, Tollgate, until},
+    second_worker::Worker,
+};
+
+async fn budget(tenant: &Tenant, body: Value) -> Value {
+    tenant.post("budgets", body).await.expect(201)
+}
+
+/// How a budget stands: spent, reserved, remaining.
+async fn stands(tenant: &Tenant, id: &Value) -> [String; 3] {
+    let window = tenant.get(&format!("budgets/{}", id.as_str().expect("an id"))).await.ok()["window"].clone();
+    ["spent", "reserved", "remaining"].map(|field| window[field].as_str().expect("an amount").to_owned())
+}
+
+async fn calls(mcp: &Mcp, tag: &str, count: usize) -> Vec<String> {
+    let mut answers = Vec::new();
+    for n in 0..count {
+        let result = mcp.call("rec__echo", json!({"tag": format!("{tag}.{n}")})).await.result();
+        let text = result["content"][0]["text"].as_str().unwrap_or_default().to_owned();
+        answers.push(if result["isError"] == true { text } else { "ok".to_owned() });
+    }
+    answers
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_does_not_fit_is_refused_with_what_is_left_and_is_a_row() {
+    let up = Tollgate::start(Options::default()).await;
+    let recorder = Recorder::start();
+    let tenant = Tenant::new(&up, "Budget").await;
+    let classic = tenant.upstream("rec", recorder.transport(), "classic").await;
+    let code = tenant.upstream("code", recorder.transport(), "code").await;
+    for upstream in [&classic, &code] {
+        tenant.price_upstream(&upstream.id, "0.002").await;
+    }
+    let (key, _) = tenant.open(&[&classic, &code]).await;
+    let month =
+        budget(&tenant, json!({"name": "Reading", "scope": {"key_id": key.id}, "limit": "0.005", "period": "month"})).await;
+    let whole =
+        json!({"name": "All", "scope": {"tenant": true}, "limit": "1", "period": "rolling", "rolling_days": 7, "thresholds": []});
+    let whole = budget(&tenant, whole).await;
+    let mcp = Mcp::new(&up.gateway_url, &key.secret);
+    until("the worker knows the budget", Duration::from_secs(5), async || {
+        let explained = tenant.get(&format!("budgets/{}", month["id"].as_str().expect("an id"))).await;
+        (explained.ok()["limit"] == "0.005").then_some(())
+    })
+    .await;
+    tokio::time::sleep(Duration::from_millis(600)).await;
+
+    let answers = calls(&mcp, "a", 3).await;
+    assert_eq!(answers[..2], ["ok", "ok"]);
+    let refusal = &answers[2];
+    assert!(refusal.contains("of budget \"Reading\" 0.001 of 0.005 is left, and the call may cost 0.002"), "{refusal}");
+    assert!(refusal.contains("there is room again from 20"), "{refusal}");
+    // A script's calls draw from the same, and the script reads why.
+    let script =
+        mcp.script("try:\n    code.echo(tag=\"s\")\n    result = \"made\"\nexcept ToolError as e:\n    result = str(e)").await;
+    assert!(script.to_string().contains("does not fit a budget"), "{script}");
+    assert_eq!(recorder.tags().len(), 2, "a refused call does not reach its upstream");
+    let rows = tenant.list("tool-calls?outcome=denied").await;
+    assert_eq!(rows.len(), 2);
+    assert!(rows.iter().all(|row| row["reason"] == "budget_exhausted" && row["amount"] == "0"), "{rows:?}");
+
+    until("both calls are settled", Duration::from_secs(20), async || {
+        (stands(&tenant, &month["id"]).await == ["0.004", "0", "0.001"]).then_some(())
+    })
+    .await;
+    until("what was kept ready for more has gone back", Duration::from_secs(20), async || {
+        (stands(&tenant, &whole["id"]).await == ["0.004", "0", "0.996"]).then_some(())
+    })
+    .await;
+    // The threshold of 80 percent was passed once; it is told in the admin events.
+    let events = tenant.list("admin-events").await;
+    let told: Vec<&Value> = events.iter().filter(|event| event["action"] == "budget.threshold").collect();
+    assert_eq!(told.len(), 1, "{events:?}");
+    assert_eq!((&told[0]["detail"]["threshold_percent"], &told[0]["detail"]["spent"]), (&json!(80), &json!("0.004")));
+
+    // A call that the upstream never got is free, and what was held for it comes back.
+    tenant.patch(&format!("budgets/{}", month["id"].as_str().expect("an id")), json!({"limit": "0.006"})).await.ok();
+    recorder.stop();
+    until("a call fails at the upstream", Duration::from_secs(20), async || {
+        let answers = calls(&mcp, "b", 1).await;
+        (answers[0] != "ok" && !answers[0].contains("budget")).then_some(())
+    })
+    .await;
+    until("it is settled as free", Duration::from_secs(20), async || {
+        (stands(&tenant, &month["id"]).await == ["0.004", "0", "0.002"]).then_some(())
+    })
+    .await;
+    recorder.resume();
+    until("the upstream is back", Duration::from_secs(30), async || {
+        let answers = calls(&mcp, "c", 1).await;
+        (answers[0] == "ok").then_some(())
+    })
+    .await;
+    assert!(calls(&mcp, "d", 1).await[0].contains("0 of 0.006 is left"));
+    tenant.delete(&format!("budgets/{}", month["id"].as_str().expect("an id"))).await.expect(204);
+    until("a deleted budget holds nobody", Duration::from_secs(5), async || (calls(&mcp, "e", 1).await == ["ok"]).then_some(()))
+        .await;
+}
+
+/// Calls that fit the limit.
+const LIMIT: usize = 600;
+const CALLERS: usize = 1_000;
+
+/// Call until the budget refuses or the worker dies.
+async fn spender(mcp: Mcp, me: usize, answered: Arc<AtomicUsize>) {
+    for n in 0.. {
+        let Ok(reply) = mcp.try_call("rec__echo", json!({"tag": format!("{me}.{n}.{}", uuid::Uuid::new_v4())})).await else {
+            return;
+        };
+        if reply.status != 200 {
+            // Full queues refuse; the caller tries again.
+            assert_eq!(reply.status, 503, "{}", reply.text);
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            continue;
+        }
+        let result = reply.result();
+        if result["isError"] != true {
+            answered.fetch_add(1, Ordering::Relaxed);
+        } else if result.to_string().contains("does not fit a budget") {
+            return;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t58_a_thousand_callers_on_four_workers_one_of_which_dies_never_pass_the_limit() {
+    let up = Tollgate::start(Options::default()).await;
+    let recorder = Recorder::start();
+    let tenant = Tenant::new(&up, "Crowd").await;
+    let classic = tenant.upstream("rec", recorder.transport(), "classic").await;
+    tenant.price_upstream(&classic.id, "0.001").await;
+    let (key, _) = tenant.open(&[&classic]).await;
+    let limit = "0.6".to_owned();
+    let total = budget(&tenant, json!({"scope": {"key_id": key.id}, "limit": limit, "period": "total"})).await;
+    let workers = [Worker::start(&up).await, Worker::start(&up).await, Worker::start(&up).await];
+    let urls = [&up.gateway_url, &workers[0].url, &workers[1].url, &workers[2].url];
+    for url in urls {
+        let mcp = Mcp::new(url, &key.secret);
+        until("the worker reaches the upstream", Duration::from_secs(20), async || {
+            let reply = mcp.try_request("tools/list", json!({})).await.ok()?;
+            reply.text.contains("rec__echo").then_some(())
+        })
+        .await;
+    }
+    let answered = Arc::new(AtomicUsize::new(0));
+    let callers: Vec<_> =
+        (0..CALLERS).map(|me| tokio::spawn(spender(Mcp::new(urls[me % 4], &key.secret), me, Arc::clone(&answered)))).collect();
+    until("half of it is spent", Duration::from_secs(60), async || (recorder.calls().len() > LIMIT / 2).then_some(())).await;
+    workers[0].process.kill();
+    for caller in callers {
+        caller.await.expect("a caller");
+    }
+    let received = recorder.calls().len();
+    assert!(received <= LIMIT, "{received} calls reached the upstream");
+    assert!(answered.load(Ordering::Relaxed) <= received);
+
+    // What the dead worker held comes back, and is spent to the last pico.
+    let mcp = Mcp::new(urls[0], &key.secret);
+    until("the limit is spent", Duration::from_secs(120), async || {
+        let _ = calls(&mcp, "late", 5).await;
+        (stands(&tenant, &total["id"]).await == [limit.clone(), "0".to_owned(), "0".to_owned()]).then_some(())
+    })
+    .await;
+    assert!(recorder.calls().len() <= LIMIT);
+    let report = tenant.get("reports/costs").await.ok();
+    assert_eq!(report["total"]["amount"], limit, "the ledger is the sum of the rows: {report}");
+}
