@@ -24,6 +24,7 @@ pub mod budgets;
 pub mod keys;
 pub mod llm_requests;
 pub mod prices;
+pub mod rate_limits;
 pub mod reports;
 pub mod script_runs;
 pub mod service_tokens;

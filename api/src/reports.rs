@@ -1,3 +1,5 @@
 //! Reports over the audit trail. There is no second ledger: a report is a sum over its rows.
 
 pub mod costs;
+mod focus;
+mod table;

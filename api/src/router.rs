@@ -108,6 +108,11 @@ pub(crate) fn entries() -> Vec<Entry> {
         GET    "/v1/tenants/{tenant_id}/budgets/{budget_id}"              ReadPrices      budgets::get::handle;
         PATCH  "/v1/tenants/{tenant_id}/budgets/{budget_id}"              WriteBudgets    budgets::update::handle;
         DELETE "/v1/tenants/{tenant_id}/budgets/{budget_id}"              WriteBudgets    budgets::delete::handle;
+        POST   "/v1/tenants/{tenant_id}/rate-limits"                      WriteBudgets    rate_limits::create::handle;
+        GET    "/v1/tenants/{tenant_id}/rate-limits"                      ReadPrices      rate_limits::list::handle;
+        GET    "/v1/tenants/{tenant_id}/rate-limits/{rate_limit_id}"      ReadPrices      rate_limits::get::handle;
+        PATCH  "/v1/tenants/{tenant_id}/rate-limits/{rate_limit_id}"      WriteBudgets    rate_limits::update::handle;
+        DELETE "/v1/tenants/{tenant_id}/rate-limits/{rate_limit_id}"      WriteBudgets    rate_limits::delete::handle;
         GET    "/v1/tenants/{tenant_id}/reports/costs"                    ReadReports     reports::costs::handle;
         // --- what has happened
         GET    "/v1/tenants/{tenant_id}/llm-requests"                     ReadAudit       llm_requests::list::handle;

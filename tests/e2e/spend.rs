@@ -179,3 +179,58 @@ async fn t58_a_thousand_callers_on_four_workers_one_of_which_dies_never_pass_the
     let report = tenant.get("reports/costs").await.ok();
     assert_eq!(report["total"]["amount"], limit, "the ledger is the sum of the rows: {report}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rate_limit_holds_over_all_workers_and_says_when_to_come_back() {
+    let up = Tollgate::start(Options::default()).await;
+    let recorder = Recorder::start();
+    let tenant = Tenant::new(&up, "Rates").await;
+    let classic = tenant.upstream("rec", recorder.transport(), "classic").await;
+    let (key, mcp) = tenant.open(&[&classic]).await;
+    let second = Worker::start(&up).await;
+    let other = Mcp::new(&second.url, &key.secret);
+    let body = json!({"name": "Hourly", "scope": {"key_id": key.id}, "max": 20, "per": "hour"});
+    let limit = tenant.post("rate-limits", body).await.expect(201);
+    let listed = tenant.list("rate-limits").await;
+    assert_eq!((listed.len(), &listed[0]["max"], &listed[0]["per"]), (1, &json!(20), &json!("hour")));
+    for mcp in [&mcp, &other] {
+        until("the worker knows of the limit", Duration::from_secs(10), async || {
+            let reply = mcp.call("rec__echo", json!({"tag": format!("warm.{}", uuid::Uuid::new_v4())})).await;
+            reply.header("ratelimit-limit").map(|limit| assert_eq!(limit, "20"))
+        })
+        .await;
+    }
+    let before = tenant.list("tool-calls?outcome=ok").await.len();
+    let tasks: Vec<_> = (0..60)
+        .map(|n| {
+            let mcp = if n % 2 == 0 { mcp.clone() } else { other.clone() };
+            tokio::spawn(async move { mcp.call("rec__echo", json!({"tag": format!("rush.{n}")})).await })
+        })
+        .collect();
+    let (mut made, mut refused) = (0, 0);
+    for task in tasks {
+        let reply = task.await.expect("a call");
+        if reply.result()["isError"] == true {
+            refused += 1;
+            let text = reply.result_text();
+            assert!(text.contains("rate limit \"Hourly\" (20 a hour) is used up; try again in "), "{text}");
+            let after: u64 = reply.header("retry-after").expect("Retry-After").parse().expect("seconds");
+            assert!((1..=3_600 * 3).contains(&after), "{after}");
+            assert_eq!(reply.header("ratelimit-remaining"), Some("0"));
+        } else {
+            made += 1;
+        }
+    }
+    // Those that were counted before the limit was known everywhere do not matter: 18 to 20 are left, and none comes back within the test.
+    assert!((15..=20).contains(&made) && made + refused == 60, "{made} made, {refused} refused, {before} before");
+    let rows = tenant.list("tool-calls?outcome=denied&limit=100").await;
+    assert_eq!(rows.len(), refused);
+    assert!(rows.iter().all(|row| row["reason"] == "rate_limited"));
+    let path = format!("rate-limits/{}", limit["id"].as_str().expect("an id"));
+    tenant.patch(&path, json!({"max": 1_000})).await.ok();
+    until("the wider limit lets calls in", Duration::from_secs(10), async || {
+        (calls(&mcp, "wide", 1).await == ["ok"]).then_some(())
+    })
+    .await;
+    tenant.delete(&path).await.expect(204);
+}

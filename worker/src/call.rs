@@ -28,6 +28,7 @@ use crate::{
     approve,
     caller::Caller,
     gate::{Gate, InFlightGuard},
+    rates::{Slow, Told},
     spend::{Hold, Short},
     upstream::{Answer, Dispatch, Ended, Progress},
 };
@@ -67,6 +68,8 @@ pub struct Parent {
     /// Rows that go into the same commit as the next intent: the request itself before its first call, and in a script the
     /// completion of the call before. Nothing leaves the process before that commit.
     pub carry: Arc<Mutex<Entry>>,
+    /// How the limits stand under which its calls were counted.
+    pub told: Told,
 }
 
 impl Parent {
@@ -74,13 +77,13 @@ impl Parent {
     pub fn new(request: NewRequest) -> Self {
         let (id, origin) = (request.id, request.origin);
         let carry = Entry { request: Some(request), ..Entry::default() };
-        Self { request: id, origin, place: None, carry: Arc::new(Mutex::new(carry)) }
+        Self { request: id, origin, place: None, carry: Arc::new(Mutex::new(carry)), told: Told::default() }
     }
 
     /// A parent that is written already.
     #[must_use]
     pub fn known(request: LlmRequestId, origin: Origin) -> Self {
-        Self { request, origin, place: None, carry: Arc::default() }
+        Self { request, origin, place: None, carry: Arc::default(), told: Told::default() }
     }
 
     /// Take what waits to be written.
@@ -179,9 +182,20 @@ pub async fn call(gate: &Gate, caller: &Caller, parent: &Parent, ask: Ask) -> Re
         },
     };
     let quote = caller.config().rates.quote(tool.id, tool.upstream.id, row.intent.at);
+    let spender = Spender { team: caller.team, key: caller.key, upstream: tool.upstream.id, tool: tool.id };
+    let config = caller.config();
+    match gate.rates.count(caller.tenant(), &config.limits, &spender, &parent.told).await {
+        Ok(()) => {}
+        Err(Slow::Unavailable) => return Err(AuditError::Overloaded),
+        Err(slow) => {
+            let refusal = Refusal { note: Some(slow.to_string()), ..Refusal::from(Reason::RateLimited) };
+            return row.refuse(refusal, Decision::Denied).await;
+        }
+    }
     let mut tries = 0;
     let open = loop {
-        let hold = match reserve(gate, caller, &row.intent, &tool, quote).await {
+        let all = (caller.tenant(), config.zone, config.budgets.as_slice());
+        let hold = match gate.wallets.reserve(all, (row.intent.id, row.intent.at), &spender, quote.amount).await {
             Ok(hold) => hold, // before, never after
             Err(Short::Exhausted(short)) => {
                 let note = Some(short.to_string());
@@ -199,13 +213,6 @@ pub async fn call(gate: &Gate, caller: &Caller, parent: &Parent, ask: Ask) -> Re
     };
     let ended = reach(gate, caller, permit, dispatch).await; // consumes the permit: no permit, no call
     open.close(&tool, ended).await // the reply is released when its row is durable
-}
-
-async fn reserve(gate: &Gate, caller: &Caller, intent: &Intent, tool: &Tool, quote: Quote) -> Result<Hold, Short> {
-    let config = caller.config();
-    let spender = Spender { team: caller.team, key: caller.key, upstream: tool.upstream.id, tool: tool.id };
-    let all = (caller.tenant(), config.zone, config.budgets.as_slice());
-    gate.wallets.reserve(all, (intent.id, intent.at), &spender, quote.amount).await
 }
 
 fn find<'a>(caller: &'a Caller, asked: &Asked) -> Option<&'a ScopedTool> {

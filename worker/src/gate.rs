@@ -12,7 +12,7 @@ use tollgate_domain::{Secrets, WorkerId, clock::SharedClock, ids};
 use tollgate_store::{Store, audit::AuditWriter};
 use uuid::Uuid;
 
-use crate::{sandbox::SandboxPool, scope::Directory, spend::Wallets, upstream::Upstreams};
+use crate::{rates::Rates, sandbox::SandboxPool, scope::Directory, spend::Wallets, upstream::Upstreams};
 
 #[derive(Debug, Clone)]
 pub struct Gate {
@@ -24,6 +24,7 @@ pub struct Gate {
     pub directory: Directory,
     pub audit: AuditWriter,
     pub wallets: Wallets,
+    pub rates: Rates,
     pub upstreams: Upstreams,
     pub sandbox: SandboxPool,
     pub in_flight: InFlight,

@@ -6,6 +6,7 @@ mod caller;
 mod gate;
 mod mcp;
 mod meta;
+mod rates;
 mod resume;
 mod sandbox;
 mod scope;
@@ -106,6 +107,7 @@ async fn serve_with(parts: WorkerParts, writer: fn(&Store, &Config) -> AuditWrit
         directory,
         audit,
         wallets: wallets.clone(),
+        rates: rates::Rates::new(store.clone()),
         upstreams: upstreams.clone(),
         sandbox,
         in_flight: in_flight.clone(),

@@ -9,18 +9,22 @@ use tollgate_domain::{KeyId, Outcome, TeamId, ToolId, UpstreamId, money::decimal
 use tollgate_store::costs::{self, CostLine, CostQuery, CostReport, Dimension, Sums};
 use utoipa::{IntoParams, ToSchema};
 
+use super::{
+    focus,
+    table::{Column, Values, parquet},
+};
 use crate::{
     audit::csv,
     check::Checks,
     ctx::{Ctx, Resource},
     page::Query,
-    problem::{Answer, Kind, Problem},
+    problem::{Answer, Kind, Problem, Stop},
 };
 
 /// What is summed up when `from` is left out.
 const DEFAULT_DAYS: i64 = 30;
 
-const FORMATS: &str = "This release writes \"json\" and \"csv\".";
+const FORMATS: &str = "A cost report is written as \"json\", \"csv\", \"parquet\" or \"focus\".";
 
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -30,10 +34,11 @@ pub struct CostsQuery {
     pub from: Option<DateTime<Utc>>,
     /// Calls opened before this time; up to the last one when left out.
     pub to: Option<DateTime<Utc>>,
-    /// A comma list of `tool`, `key`, `team`, `upstream`, `outcome`, `model` and one of `hour`, `day`, `month` (UTC). One
-    /// line for everything when left out.
+    /// A comma list of `tool`, `key`, `team`, `upstream`, `outcome`, `model`, `origin` and one of `hour`, `day`,
+    /// `week` (from Monday), `month`, in the tenant's time zone. One line for everything when left out.
     pub group_by: Option<String>,
-    /// `json` (when left out) or `csv`.
+    /// `json` (when left out), `csv`, `parquet`, or `focus`: the columns of the FinOps Open Cost and Usage Specification as CSV, one row
+    /// a day, tool, team and key, whatever `group_by` says.
     pub format: Option<String>,
     #[param(value_type = Option<String>)]
     pub key_id: Option<KeyId>,
@@ -93,11 +98,16 @@ pub struct CostItem {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     model: Option<Option<String>>,
-    /// The start of the hour, in UTC.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    origin: Option<Option<String>>,
+    /// The start of the hour, day, week or month of the tenant's time zone.
     #[serde(skip_serializing_if = "Option::is_none")]
     hour: Option<DateTime<Utc>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     day: Option<DateTime<Utc>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    week: Option<DateTime<Utc>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     month: Option<DateTime<Utc>>,
     #[serde(flatten)]
@@ -124,12 +134,14 @@ impl Resource for Costs {}
 /// The range is compared with the time in the calls' ids, to the millisecond. At most 10,000 groups.
 #[utoipa::path(
     get, path = "/v1/tenants/{tenant_id}/reports/costs", params(CostsQuery),
-    responses((status = 200, description = "The report; as CSV, its items.", content((Costs = "application/json"), (String = "text/csv"))))
+    responses((status = 200, description = "The report; in the other formats, its items.", content((Costs = "application/json"), (String = "text/csv"), (Vec<u8> = "application/vnd.apache.parquet"))))
 )]
 pub async fn handle(ctx: Ctx, Query(asked): Query<CostsQuery>) -> Answer {
-    let csv = match asked.format.as_deref() {
-        None | Some("json") => false,
-        Some("csv") => true,
+    let format = match asked.format.as_deref() {
+        None | Some("json") => Format::Json,
+        Some("csv") => Format::Csv,
+        Some("parquet") => Format::Parquet,
+        Some("focus") => Format::Focus,
         Some(_) => return Err(Problem::because(Kind::UnsupportedFormat, FORMATS).into()),
     };
     let mut checks = Checks::default();
@@ -140,11 +152,90 @@ pub async fn handle(ctx: Ctx, Query(asked): Query<CostsQuery>) -> Answer {
     let from = asked.from.or_else(|| last.checked_sub_signed(TimeDelta::days(DEFAULT_DAYS))).unwrap_or(last);
     checks.require(from <= to, "?from", "use a time before `to`");
     checks.done()?;
+    let group_by = if format == Format::Focus { focus::GROUPS.to_vec() } else { group_by };
     let CostsQuery { key_id, team_id, tool_id, upstream_id, outcome, .. } = asked;
     let query = CostQuery { from, to, group_by, key_id, team_id, tool_id, upstream_id, outcome };
     let report = costs::report(&ctx.app.store, ctx.tenant, &query).await.map_err(as_parameter)?;
-    let costs = show(report, &query.group_by);
-    if csv { table(&costs, &query.group_by) } else { Ok(ctx.ok(&costs)) }
+    match format {
+        Format::Json => Ok(ctx.ok(&show(report, &query.group_by))),
+        Format::Csv => Ok(file(CSV, "costs.csv", table(&show(report, &query.group_by), &query.group_by)?)),
+        Format::Focus => {
+            let account = focus::Account { tenant: ctx.tenant, name: report.tenant_name.clone(), zone: report.zone };
+            Ok(file(CSV, "costs-focus.csv", focus::table(&account, &report)?))
+        }
+        Format::Parquet => {
+            let bytes = parquet(&columns(&report, &query.group_by)).map_err(|e| Problem::internal(&e))?;
+            Ok(file("application/vnd.apache.parquet", "costs.parquet", bytes))
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Format {
+    Json,
+    Csv,
+    Parquet,
+    Focus,
+}
+
+const CSV: &str = "text/csv; charset=utf-8; header=present";
+
+fn file(kind: &'static str, name: &str, bytes: Vec<u8>) -> Response {
+    let headers = [(header::CONTENT_TYPE, kind.to_owned()), (header::CONTENT_DISPOSITION, format!("attachment; filename=\"{name}\""))];
+    (headers, bytes).into_response()
+}
+
+/// The items as typed columns, in the order in which the dimensions were asked for.
+fn columns(report: &CostReport, group_by: &[Dimension]) -> Vec<Column> {
+    let lines = &report.lines;
+    let mut columns = Vec::new();
+    let mut text = |name, get: &dyn Fn(&CostLine) -> Option<String>| {
+        columns.push(Column { name, values: Values::Text(lines.iter().map(get).collect()) });
+    };
+    fn id<T: ToString>(pair: Option<&(T, Option<String>)>) -> Option<String> {
+        pair.map(|(id, _)| id.to_string())
+    }
+    fn name<T>(pair: Option<&(T, Option<String>)>) -> Option<String> {
+        pair.and_then(|(_, name)| name.clone())
+    }
+    for dimension in group_by {
+        match dimension {
+            Dimension::Tool => {
+                text("tool_id", &|line| id(line.tool.as_ref()));
+                text("tool", &|line| name(line.tool.as_ref()));
+            }
+            Dimension::Key => {
+                text("key_id", &|line| id(line.key.as_ref()));
+                text("key", &|line| name(line.key.as_ref()));
+            }
+            Dimension::Team => {
+                text("team_id", &|line| id(line.team.as_ref()));
+                text("team", &|line| name(line.team.as_ref()));
+            }
+            Dimension::Upstream => {
+                text("upstream_id", &|line| id(line.upstream.as_ref()));
+                text("upstream", &|line| name(line.upstream.as_ref()));
+            }
+            Dimension::Outcome => text("outcome", &|line| line.outcome.clone()),
+            Dimension::Model => text("model", &|line| line.model.clone()),
+            Dimension::Origin => text("origin", &|line| line.origin.clone()),
+            Dimension::Hour | Dimension::Day | Dimension::Week | Dimension::Month => {}
+        }
+    }
+    text("currency", &|_| Some(report.currency.to_string()));
+    let times = DIMENSIONS.iter().filter(|(_, dimension)| dimension.is_time() && group_by.contains(dimension));
+    let times = times.map(|(name, _)| {
+        let at = |line: &CostLine| line.time.map(|at| at.timestamp_micros());
+        Column { name, values: Values::Time(lines.iter().map(at).collect()) }
+    });
+    columns.extend(times);
+    let count = |name, get: fn(&CostLine) -> Option<i64>| Column { name, values: Values::Count(lines.iter().map(get).collect()) };
+    columns.push(count("calls", |line| Some(line.sums.calls)));
+    columns.push(count("errors", |line| Some(line.sums.errors)));
+    columns.push(Column { name: "amount", values: Values::Amount(lines.iter().map(|line| line.sums.amount).collect()) });
+    columns.push(count("latency_p50_us", |line| line.latency_p50_us));
+    columns.push(count("latency_p99_us", |line| line.latency_p99_us));
+    columns
 }
 
 /// The store points into a body; here the field is a query parameter.
@@ -155,15 +246,17 @@ fn as_parameter(error: tollgate_store::StoreError) -> Problem {
     }
 }
 
-const DIMENSIONS: [(&str, Dimension); 9] = [
+const DIMENSIONS: [(&str, Dimension); 11] = [
     ("tool", Dimension::Tool),
     ("key", Dimension::Key),
     ("team", Dimension::Team),
     ("upstream", Dimension::Upstream),
     ("outcome", Dimension::Outcome),
     ("model", Dimension::Model),
+    ("origin", Dimension::Origin),
     ("hour", Dimension::Hour),
     ("day", Dimension::Day),
+    ("week", Dimension::Week),
     ("month", Dimension::Month),
 ];
 
@@ -173,13 +266,13 @@ fn dimensions(checks: &mut Checks, list: &str) -> Vec<Dimension> {
         match DIMENSIONS.iter().find(|(name, _)| *name == word) {
             None => checks.refuse(
                 "?group_by",
-                "use a comma list of tool, key, team, upstream, outcome, model, and one of hour, day, month",
+                "use a comma list of tool, key, team, upstream, outcome, model, origin, and one of hour, day, week, month",
             ),
             Some((_, dimension)) if found.contains(dimension) => checks.refuse("?group_by", format!("{word} comes twice")),
             Some((_, dimension)) => found.push(*dimension),
         }
     }
-    checks.require(found.iter().filter(|d| d.is_time()).count() <= 1, "?group_by", "use only one of hour, day and month");
+    checks.require(found.iter().filter(|d| d.is_time()).count() <= 1, "?group_by", "use only one of hour, day, week and month");
     found
 }
 
@@ -202,7 +295,7 @@ fn item(line: CostLine, group_by: &[Dimension]) -> CostItem {
         latency_p99_us: line.latency_p99_us,
         ..CostItem::default()
     };
-    let CostLine { tool, key, team, upstream, outcome, model, time, .. } = line;
+    let CostLine { tool, key, team, upstream, outcome, model, origin, time, .. } = line;
     for dimension in group_by {
         match dimension {
             Dimension::Tool => (item.tool_id, item.tool) = named(&tool),
@@ -211,8 +304,10 @@ fn item(line: CostLine, group_by: &[Dimension]) -> CostItem {
             Dimension::Upstream => (item.upstream_id, item.upstream) = named(&upstream),
             Dimension::Outcome => item.outcome = Some(outcome.clone()),
             Dimension::Model => item.model = Some(model.clone()),
+            Dimension::Origin => item.origin = Some(origin.clone()),
             Dimension::Hour => item.hour = time,
             Dimension::Day => item.day = time,
+            Dimension::Week => item.week = time,
             Dimension::Month => item.month = time,
         }
     }
@@ -225,7 +320,7 @@ fn named<T: Copy>(pair: &Option<(T, Option<String>)>) -> (Option<Option<T>>, Opt
 }
 
 /// The items as CSV, the columns in the order in which the dimensions were asked for.
-fn table(costs: &Costs, group_by: &[Dimension]) -> Answer {
+fn table(costs: &Costs, group_by: &[Dimension]) -> Result<Vec<u8>, Stop> {
     let mut columns = Vec::new();
     for (name, dimension) in group_by.iter().filter_map(|d| DIMENSIONS.iter().find(|(_, other)| other == d)) {
         match dimension {
@@ -248,12 +343,7 @@ fn table(costs: &Costs, group_by: &[Dimension]) -> Answer {
         };
         rows.push(columns.iter().map(cell).chain([costs.currency.clone()]))?;
     }
-    let headers = [
-        (header::CONTENT_TYPE, "text/csv; charset=utf-8; header=present"),
-        (header::CONTENT_DISPOSITION, "attachment; filename=\"costs.csv\""),
-    ];
-    let answer: Response = (headers, rows.finish()?).into_response();
-    Ok(answer)
+    Ok(rows.finish()?)
 }
 
 #[cfg(test)]

@@ -27,6 +27,7 @@ fn path(template: &str, tenant: &str) -> String {
         ("export_job_id", "exp"),
         ("approval_id", "apr"),
         ("budget_id", "bud"),
+        ("rate_limit_id", "rl"),
     ];
     let mut path = template.replace("/v1/tenants/{tenant_id}", tenant);
     for (name, prefix) in kinds {

@@ -100,6 +100,21 @@ async fn one_row_is_read_as_a_call_a_sum_and_a_line(pool: PgPool) {
     let csv = world.get(&auditor, &format!("{tenant}/reports/costs?group_by=outcome&format=csv")).await.text;
     assert_eq!(csv, "outcome,calls,errors,amount,latency_p50_us,latency_p99_us,currency\r\nok,1,0,0.002,1500,1500,USD\r\n");
 
+    let file = world.get(&auditor, &format!("{tenant}/reports/costs?group_by=tool,week,origin&format=parquet")).await;
+    assert!(file.text.starts_with("PAR1") && file.text.ends_with("PAR1"), "{}", file.text);
+    assert_eq!(file.headers["content-type"], "application/vnd.apache.parquet");
+    let focus = world.get(&auditor, &format!("{tenant}/reports/costs?format=focus")).await.text;
+    let lines: Vec<Vec<&str>> = focus.lines().map(|line| line.split(',').collect()).collect();
+    let field = |name: &str| lines[1][lines[0].iter().position(|column| *column == name).unwrap()];
+    assert_eq!((lines.len(), field("BilledCost"), field("EffectiveCost"), field("ConsumedQuantity")), (2, "0.002", "0.002", "1"));
+    assert_eq!((field("BillingCurrency"), field("ChargeCategory"), field("ServiceProviderName")), ("USD", "Usage", "Tollgate"));
+    assert!(field("ChargePeriodStart").ends_with("T00:00:00Z") && field("BillingPeriodStart").contains("-01T"), "{focus}");
+    // A day of the tenant's own zone begins at another moment.
+    let zone = world.call(&world.root, "PATCH", &tenant, Some(json!({"time_zone": "Asia/Kolkata"})), &[("if-match", "*")]).await;
+    assert_eq!((zone.status, &zone.json["time_zone"]), (200, &json!("Asia/Kolkata")), "{}", zone.text);
+    let days = world.get(&auditor, &format!("{tenant}/reports/costs?group_by=day")).await;
+    assert!(days.json["items"][0]["day"].as_str().unwrap().ends_with("T18:30:00Z"), "{}", days.text);
+
     let file = world.get(&auditor, &format!("{tenant}/audit/export")).await;
     let mut line: Value = serde_json::from_str(file.text.trim_end()).unwrap();
     assert_eq!(file.text.lines().count(), 1);
@@ -132,7 +147,7 @@ async fn what_cannot_be_read_is_said(pool: PgPool) {
     assert!(refused.is(422, "unsupported_format").text.contains("ndjson"), "{}", refused.text);
     let refused = get("audit/export?format=bundle&outcome=ok").await;
     assert!(refused.text.contains("a bundle proves whole seals"), "{}", refused.text);
-    get("reports/costs?format=parquet").await.is(422, "unsupported_format");
+    get("reports/costs?format=xlsx").await.is(422, "unsupported_format");
     for (path, pointer) in [
         ("reports/costs?group_by=tool,tools", "?group_by"),
         ("reports/costs?group_by=hour,day", "?group_by"),

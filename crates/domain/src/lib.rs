@@ -10,6 +10,7 @@ pub mod key;
 pub mod money;
 pub mod policy;
 pub mod price;
+pub mod rate;
 pub mod redact;
 pub mod role;
 pub mod scope;

@@ -36,6 +36,8 @@ words! {
         BadArguments = "bad_arguments",
         /// The call may cost more than is left of a budget.
         BudgetExhausted = "budget_exhausted",
+        /// A rate limit is used up for the moment.
+        RateLimited = "rate_limited",
     }
 }
 
@@ -54,6 +56,7 @@ impl Reason {
             }
             Self::DefinitionChanged => "The tool's definition changed a moment ago and waits for an admin's approval",
             Self::UnknownParent => "The LLM request named as the parent of this call is not one that this key has made",
+            Self::RateLimited => "The call was not made, because too many are made",
             Self::BudgetExhausted => "The call was not made, because it does not fit a budget",
             Self::BadArguments => "The arguments must be a JSON object within the size limit",
         }

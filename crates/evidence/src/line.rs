@@ -93,6 +93,7 @@ impl Part {
 /// One line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
+#[expect(clippy::large_enum_variant, reason = "a line lives on the stack for as long as it takes to write it down")]
 pub enum Line<'a> {
     #[serde(borrow)]
     LlmRequest(LlmRequest<'a>),

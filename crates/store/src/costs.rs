@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use sqlx::{Postgres, QueryBuilder, Row, postgres::PgRow};
-use tollgate_domain::{Currency, KeyId, Outcome, TeamId, TenantId, ToolId, UpstreamId, ids};
+use tollgate_domain::{Currency, KeyId, Outcome, TeamId, TenantId, TimeZone, ToolId, UpstreamId, ids};
 use uuid::Uuid;
 
 use crate::{
@@ -22,8 +22,10 @@ pub enum Dimension {
     Upstream,
     Outcome,
     Model,
+    Origin,
     Hour,
     Day,
+    Week,
     Month,
 }
 
@@ -50,7 +52,9 @@ pub struct CostLine {
     pub upstream: Option<(UpstreamId, Option<String>)>,
     pub outcome: Option<String>,
     pub model: Option<String>,
-    /// The start of the hour, day or month, in UTC.
+    /// Who named the request: `minted` by the gateway, or the client.
+    pub origin: Option<String>,
+    /// The start of the hour, day, week or month of the tenant's time zone.
     pub time: Option<DateTime<Utc>>,
     pub sums: Sums,
     /// Of the calls whose latency is known.
@@ -74,6 +78,9 @@ pub struct CostReport {
     pub total: Sums,
     /// A tenant has one, for life.
     pub currency: Currency,
+    /// In which its days begin.
+    pub zone: TimeZone,
+    pub tenant_name: String,
 }
 
 impl Dimension {
@@ -92,15 +99,18 @@ impl Dimension {
             }
             Self::Outcome => ("i.outcome", "i.outcome"),
             Self::Model => ("l.model", "l.model"),
-            Self::Hour => ("date_trunc('hour', i.opened_at, 'UTC')", "date_trunc('hour', i.opened_at, 'UTC') AS time"),
-            Self::Day => ("date_trunc('day', i.opened_at, 'UTC')", "date_trunc('day', i.opened_at, 'UTC') AS time"),
-            Self::Month => ("date_trunc('month', i.opened_at, 'UTC')", "date_trunc('month', i.opened_at, 'UTC') AS time"),
+            Self::Origin => ("i.origin", "i.origin"),
+            // The second parameter is the tenant's time zone.
+            Self::Hour => ("date_trunc('hour', i.opened_at, $2)", "date_trunc('hour', i.opened_at, $2) AS time"),
+            Self::Day => ("date_trunc('day', i.opened_at, $2)", "date_trunc('day', i.opened_at, $2) AS time"),
+            Self::Week => ("date_trunc('week', i.opened_at, $2)", "date_trunc('week', i.opened_at, $2) AS time"),
+            Self::Month => ("date_trunc('month', i.opened_at, $2)", "date_trunc('month', i.opened_at, $2) AS time"),
         }
     }
 
     #[must_use]
     pub const fn is_time(self) -> bool {
-        matches!(self, Self::Hour | Self::Day | Self::Month)
+        matches!(self, Self::Hour | Self::Day | Self::Week | Self::Month)
     }
 }
 
@@ -111,15 +121,21 @@ impl Dimension {
 pub async fn report(store: &Store, tenant: TenantId, ask: &CostQuery) -> StoreResult<CostReport> {
     let mut tx = store.tenant_snapshot(tenant).await?;
     sqlx::query("SET LOCAL statement_timeout = '20s'").execute(&mut *tx).await?;
-    let currency = sqlx::query_scalar!("SELECT currency FROM tenants WHERE tenant_id = $1", tenant.uuid());
-    let currency = word(&currency.fetch_one(&mut *tx).await?)?;
-    let rows = build(tenant, ask).build().fetch_all(&mut *tx).await.map_err(too_slow)?;
+    let account = sqlx::query!("SELECT name, currency, time_zone FROM tenants WHERE tenant_id = $1", tenant.uuid());
+    let account = account.fetch_one(&mut *tx).await?;
+    let rows = build(tenant, &account.time_zone, ask).build().fetch_all(&mut *tx).await.map_err(too_slow)?;
     tx.commit().await?;
     if rows.len() > MAX_GROUPS {
         let sentence = format!("the report has more than {MAX_GROUPS} groups; ask for a shorter time or fewer dimensions");
         return Err(StoreError::invalid("/group_by", sentence));
     }
-    let mut report = CostReport { lines: Vec::with_capacity(rows.len()), total: Sums::default(), currency };
+    let mut report = CostReport {
+        lines: Vec::with_capacity(rows.len()),
+        total: Sums::default(),
+        currency: word(&account.currency)?,
+        zone: word(&account.time_zone)?,
+        tenant_name: account.name,
+    };
     for row in &rows {
         let line = cost_line(row, &ask.group_by)?;
         report.total.calls += line.sums.calls;
@@ -137,12 +153,12 @@ fn too_slow(error: sqlx::Error) -> StoreError {
     }
 }
 
-fn build(tenant: TenantId, ask: &CostQuery) -> QueryBuilder<Postgres> {
+fn build(tenant: TenantId, zone: &str, ask: &CostQuery) -> QueryBuilder<Postgres> {
     let (from, to) = (ids::floor(ask.from), ids::floor(ask.to));
     let errors: Vec<&str> = Outcome::ALL.iter().filter(|o| o.is_error()).map(|o| o.as_str()).collect();
     let mut query = QueryBuilder::new("SELECT ");
-    // The first parameter is the tenant; the fragments of Dimension::sql count on it.
-    query.push_bind(tenant.uuid()).push("::uuid AS tenant");
+    // The fragments of Dimension::sql count on the order of these two parameters.
+    query.push_bind(tenant.uuid()).push("::uuid AS tenant, ").push_bind(zone.to_owned()).push("::text AS zone");
     for dimension in &ask.group_by {
         query.push(", ").push(dimension.sql().1);
     }
@@ -184,7 +200,7 @@ fn calls(query: &mut QueryBuilder<Postgres>, tenant: TenantId, from: Uuid, to: U
         query.push(" AND call_id >= ").push_bind(from).push(" AND call_id < ").push_bind(to).push(kind);
     };
     query.push(
-        "SELECT e.call_id, e.llm_request_id, e.key_id, e.team_id, e.upstream_id, e.upstream_name, e.tool_id, e.tool_name,
+        "SELECT e.call_id, e.llm_request_id, e.origin, e.key_id, e.team_id, e.upstream_id, e.upstream_name, e.tool_id, e.tool_name,
                 e.at AS opened_at, COALESCE(c.outcome, r.outcome, e.outcome) AS outcome,
                 COALESCE(c.latency_us, r.latency_us, e.latency_us) AS latency_us,
                 COALESCE(c.amount_picos, r.amount_picos, e.amount_picos) AS amount_picos FROM ",
@@ -229,7 +245,8 @@ fn cost_line(row: &PgRow, group_by: &[Dimension]) -> StoreResult<CostLine> {
             Dimension::Upstream => line.upstream = named(row, "upstream_id", "upstream")?,
             Dimension::Outcome => line.outcome = row.try_get("outcome")?,
             Dimension::Model => line.model = row.try_get("model")?,
-            Dimension::Hour | Dimension::Day | Dimension::Month => line.time = row.try_get("time")?,
+            Dimension::Origin => line.origin = row.try_get("origin")?,
+            Dimension::Hour | Dimension::Day | Dimension::Week | Dimension::Month => line.time = row.try_get("time")?,
         }
     }
     Ok(line)

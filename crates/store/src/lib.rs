@@ -26,6 +26,7 @@ pub mod log;
 pub mod page;
 pub mod payload;
 pub mod prices;
+pub mod rates;
 pub mod retention;
 pub mod runs;
 pub mod sealer;

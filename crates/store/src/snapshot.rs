@@ -8,6 +8,7 @@ pub use sqlx::postgres::PgListener;
 use tollgate_domain::{
     Budget, Currency, KeyId, Picos, PriceId, TeamId, TenantId, TimeZone, ToolGroupId, ToolId, UpstreamId,
     price::{Price, RateCard, Target},
+    rate::RateLimit,
     scope::{Grant, ToolGroup, ToolNames},
     tool::{DefinitionHash, Tool, ToolStatus, Upstream},
 };
@@ -16,6 +17,7 @@ use uuid::Uuid;
 use crate::{
     budgets,
     error::{StoreError, StoreResult, word},
+    rates as rate_limits,
     settings::{self, TrailPolicy},
     tx::{Store, Tx},
 };
@@ -26,6 +28,7 @@ pub struct TenantConfig {
     pub currency: Currency,
     pub zone: TimeZone,
     pub budgets: Vec<Budget>,
+    pub limits: Vec<RateLimit>,
     /// The revision at which the tenant last changed when this was read.
     pub revision: i64,
     pub upstreams: HashMap<UpstreamId, UpstreamConfig>,
@@ -89,6 +92,7 @@ pub async fn reload_tenant(store: &Store, tenant: TenantId, before: Option<&Tena
         currency: row.currency.parse().map_err(|e| StoreError::Corrupt(format!("currency: {e}")))?,
         zone: word(&row.time_zone)?,
         budgets: budgets::all(&mut tx, tenant).await?,
+        limits: rate_limits::all(&mut tx, tenant).await?,
         revision: row.revision,
         tools,
         groups: groups(&mut tx, tenant).await?,

@@ -69,6 +69,8 @@ const ROWS: &[(&str, &str)] = &[
     ("budgets", "(tenant_id, budget_id, name, limit_picos, period, enforcement, created_at, updated_at) VALUES ($1, $2, 'n', 1, 'day', 'hard', now(), now())"),
     ("budget_windows", "(tenant_id, budget_id, starts_at, ends_at) VALUES ($1, $1, '2026-01-01', now())"),
     ("budget_leases", "(tenant_id, lease_id, budget_id, starts_at, worker_id, amount, floor, expires_at) VALUES ($1, $2, $1, '2026-01-01', $1, 1, $1, now())"),
+    ("rate_limits", "(tenant_id, rate_limit_id, name, max, per, created_at, updated_at) VALUES ($1, $2, 'n', 1, 'day', now(), now())"),
+    ("rate_states", "(tenant_id, rate_limit_id, even_at) VALUES ($1, $1, 0)"),
     ("resolved_calls", "(tenant_id, call_id, amount) VALUES ($1, $2, 1)"),
     ("script_run_turns", "(tenant_id, script_run_id, turn, worker_id, why, journal, at) VALUES ($1, $2, 1, $1, 'crashed', 0, now())"),
 ];
@@ -102,6 +104,8 @@ late_calls: SD S - - -
 llm_requests: S - - - I
 platform_tokens: - SIU - - -
 prices: SI - - - -
+rate_limits: SIUD - - - -
+rate_states: S - - - -
 resolved_calls: S - - - -
 script_catalogs: S - - - I
 script_journal: S S - - I
@@ -285,6 +289,7 @@ async fn the_roles_hold_exactly_these_rights(pool: PgPool) {
             "tollgate_retirable tollgate_control",
             "tollgate_retire tollgate_control",
             "tollgate_settle tollgate_sealer",
+            "tollgate_take tollgate_control",
             "tollgate_touch tollgate_app"
         ]
     );

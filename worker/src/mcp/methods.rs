@@ -22,6 +22,7 @@ use crate::{
     caller::Caller,
     gate::Gate,
     meta::{self, MetaTool},
+    rates::Told,
     upstream::{Answer, Progress},
     verbatim::Members,
 };
@@ -44,6 +45,8 @@ pub struct Turn {
     /// The id of the request as the answer will name it, should it have to be minted.
     pub minted: LlmRequestId,
     pub progress: Option<Progress>,
+    /// For the answer's headers.
+    pub told: Told,
     pub cancel: CancellationToken,
 }
 
@@ -142,7 +145,7 @@ impl Turn {
 
     async fn call(self) -> Answered {
         let parent = match self.parent().await {
-            Ok(parent) => parent,
+            Ok(parent) => Parent { told: self.told.clone(), ..parent },
             Err(failure) => return (Err(failure), self.minted),
         };
         let id = parent.request;

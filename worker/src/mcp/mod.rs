@@ -26,6 +26,7 @@ use tollgate_domain::LlmRequestId;
 use crate::{
     caller::{Caller, Refused},
     gate::Gate,
+    rates::{Standing, Told},
 };
 use era::Era;
 use message::{Body as Messages, Message, Request, RpcError};
@@ -33,6 +34,11 @@ use methods::{Answered, Failure, PARENT_HEADER, Turn};
 use session::{Cancellable, SessionId};
 
 const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
+const RATE_LIMIT: [HeaderName; 3] = [
+    HeaderName::from_static("ratelimit-limit"),
+    HeaderName::from_static("ratelimit-remaining"),
+    HeaderName::from_static("ratelimit-reset"),
+];
 const REQUEST_ID: HeaderName = HeaderName::from_static(PARENT_HEADER);
 
 #[derive(Debug, Clone)]
@@ -192,9 +198,11 @@ impl Door {
                 answer
             }
             _ => {
+                let told = answering.told.clone();
                 let (status, text, id) = answering.finish().await;
                 let mut answer = json_answer(status, text);
                 mark(&mut answer, id);
+                tell_limits(&mut answer, told.get());
                 if status == StatusCode::SERVICE_UNAVAILABLE {
                     answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
                 }
@@ -234,7 +242,8 @@ impl Door {
             tollgate.request = %minted,
         );
         tollgate_boot::telemetry::extract_parent(&span, headers);
-        let turn = Turn { gate: self.gate.clone(), caller, era, request, parent, minted, progress, cancel };
+        let told = Told::default();
+        let turn = Turn { gate: self.gate.clone(), caller, era, request, parent, minted, progress, told: told.clone(), cancel };
         let task = self.gate.shutdown.spawn(tracing::Instrument::instrument(
             async move {
                 let answered = Box::pin(turn.answer()).await;
@@ -243,7 +252,7 @@ impl Door {
             },
             span,
         ));
-        Answering { task, id, era, minted, guard }
+        Answering { task, id, era, minted, guard, told }
     }
 
     async fn batch(
@@ -348,11 +357,12 @@ struct Answering {
     era: Era,
     minted: LlmRequestId,
     guard: Option<DropGuard>,
+    told: Told,
 }
 
 impl Answering {
     async fn finish(self) -> (StatusCode, String, LlmRequestId) {
-        let Self { task, id, era, minted, guard } = self;
+        let Self { task, id, era, minted, guard, .. } = self;
         let (result, request) = task.await.unwrap_or_else(|_| {
             (
                 Err(Failure::Rpc(RpcError::new(RpcError::INTERNAL, "The gateway failed on this request; it is not your fault"))),
@@ -400,6 +410,19 @@ fn accepts(headers: &HeaderMap, kind: &str) -> bool {
 fn mark(answer: &mut Response, id: LlmRequestId) {
     if let Ok(value) = HeaderValue::from_str(&id.to_string()) {
         answer.headers_mut().insert(REQUEST_ID, value);
+    }
+}
+
+/// How the limit stands that is nearest to its end, in the headers that clients look for. Seconds, rounded up.
+fn tell_limits(answer: &mut Response, standing: Option<Standing>) {
+    let Some(Standing { limit, remaining, reset, retry_after }) = standing else { return };
+    let seconds = |time: Duration| time.as_secs() + u64::from(time.subsec_nanos() > 0);
+    let headers = answer.headers_mut();
+    headers.insert(RATE_LIMIT[0].clone(), HeaderValue::from(limit));
+    headers.insert(RATE_LIMIT[1].clone(), HeaderValue::from(remaining));
+    headers.insert(RATE_LIMIT[2].clone(), HeaderValue::from(seconds(reset)));
+    if let Some(after) = retry_after {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds(after).max(1)));
     }
 }
 

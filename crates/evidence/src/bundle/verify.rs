@@ -159,7 +159,7 @@ impl Verifier<'_> {
 
     fn file(&mut self, name: &str, content: &[u8]) {
         // The manifest and its signature end the archive, once: a second one would speak for what the first does not name.
-        if self.ended_by_manifest && !(name == SIGNATURE && !self.signature_seen) {
+        if self.ended_by_manifest && (name != SIGNATURE || self.signature_seen) {
             return self.whole(Problem::Added, name, "nothing may follow the manifest but its one signature");
         }
         if content.iter().filter(|byte| **byte == b'\n').count() > MAX_LINES {

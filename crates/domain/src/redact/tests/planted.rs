@@ -102,7 +102,7 @@ proptest! {
             plant(&mut document, &turns, &text, false);
         }
         let text = spelt(&document, &escape);
-        let kept = kept(&redactor, &text);
+        let kept = kept(redactor, &text);
         let read: Value = serde_json::from_str(&kept).expect("what is kept is JSON");
         let mut found = Vec::new();
         texts(&read, &mut found);
