@@ -84,6 +84,10 @@ async fn a_run_waits_for_two_people_outlives_its_worker_and_repeats_nothing() {
     assert_eq!((&stored["state"], &stored["approvals"][0]["id"]), (&json!("waiting_approval"), &json!(approval)), "{stored}");
     let shown = tenant.get(&format!("approvals/{approval}")).await.expect(200);
     assert_eq!((&shown["arguments"], &shown["script_run_id"]), (&json!({"tag": "held", "ms": 1}), &json!(id)), "{shown}");
+    // Approvers see what else the script may do; so does whoever reads the run, also after its end.
+    let may_call = json!(["rec.echo", "rec.slow"]);
+    let listed = tenant.list("approvals?state=pending").await;
+    assert_eq!((&listed[0]["may_call"], &shown["may_call"], &stored["may_call"]), (&may_call, &may_call, &may_call), "{stored}");
 
     let (ann, bob) = (tenant.role("operator").await, tenant.role("admin").await);
     let approve = tenant.path(&format!("approvals/{approval}/approve"));
@@ -105,6 +109,9 @@ async fn a_run_waits_for_two_people_outlives_its_worker_and_repeats_nothing() {
     assert_eq!(slow.iter().map(|row| row["decision"].clone()).collect::<Vec<_>>(), ["held", "permitted"]);
     assert!(slow.iter().all(|row| row["approval_id"] == json!(approval) && row["sequence"] == 2), "{slow:?}");
     assert_eq!(tenant.get(&format!("approvals/{approval}")).await.expect(200)["state"], "used");
+    let stored = tenant.get(&format!("script-runs/{id}")).await.expect(200);
+    let tree = tenant.get(&format!("llm-requests/{}", text(&stored, "llm_request_id"))).await.expect(200);
+    assert_eq!((&stored["may_call"], &tree["script_runs"][0]["may_call"]), (&may_call, &may_call), "{tree}");
 
     let pool = PgPool::connect(&up.database_url()).await.expect("the database");
     all_sealed(&pool, LONG).await;

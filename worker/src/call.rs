@@ -43,6 +43,8 @@ pub struct Ask {
     pub pending: Option<wire::PendingCall>,
     /// Whether the script can wait for an approval and be taken up again.
     pub can_wait: bool,
+    /// What approvers read of the script: the tools that its text shows, as JSON text.
+    pub may_call: Option<Arc<str>>,
 }
 
 #[derive(Debug)]

@@ -37,6 +37,8 @@ pub struct Run<'a> {
     pub claim: Claim,
     pub life: u64,
     pub step: Step,
+    /// The tools that its text shows, as JSON text: known once the first step has been made.
+    pub may_call: Option<Arc<str>>,
     pub calls: Vec<Value>,
     pub cancel: CancellationToken,
     /// The trail keeps source and journal as they are, so that another worker can go on with the run.
@@ -118,6 +120,7 @@ pub async fn run(
         claim: Claim { tenant: caller.tenant(), run: id, turn: 0 },
         life: gate.pulse.life(),
         step: Step { source, catalog, journal: Vec::new(), limits },
+        may_call: None,
         calls: Vec::new(),
         cancel,
         whole,
@@ -165,7 +168,7 @@ impl Run<'_> {
     async fn drive(&mut self) -> Result<Driven, AuditError> {
         let until = Instant::now() + self.gate.config.limits.script.wall();
         loop {
-            let reply = self.gate.sandbox.step(self.caller.tenant(), &self.step).await;
+            let reply = self.step().await;
             if !self.is_ours().await? {
                 return Ok(Driven::Lost);
             }
@@ -198,6 +201,16 @@ impl Run<'_> {
                 return Ok(Driven::Waits(reply));
             }
         }
+    }
+
+    /// The first step of a run, and no later one, tells what its text shows.
+    async fn step(&mut self) -> StepReply {
+        let first = self.step.journal.is_empty();
+        let reply = self.gate.sandbox.step(self.caller.tenant(), &self.step).await;
+        if first {
+            self.may_call = may_call(&reply);
+        }
+        reply
     }
 
     /// No question for the database as long as nobody can have taken this worker for dead.
@@ -263,6 +276,7 @@ impl Run<'_> {
             cancel: self.cancel.child_token(),
             pending: Some(pending),
             can_wait: self.whole,
+            may_call: self.may_call.clone(),
         };
         let Reply { id, outcome, answer, journal, whole } = call::call(self.gate, &self.caller, &parent, ask).await?;
         let held = match answer {
@@ -368,6 +382,7 @@ impl Run<'_> {
             result: maybe(result.as_ref()).await,
             logs: json_text(&Value::from(reply.logs.clone())).await,
             error: maybe(error.as_ref()).await,
+            may_call: self.may_call.as_deref().map(str::to_owned),
             at: self.gate.clock.now(),
         };
         metrics::counter!("tollgate_script_runs_total", "state" => state).increment(1);
@@ -402,6 +417,7 @@ async fn never_ran(gate: &Gate, caller: &Caller, id: ScriptRunId) -> RunEnd {
         result: None,
         logs: trail.payload(b"[]".to_vec()).await,
         error: Some(trail.payload(error.to_string().into_bytes()).await),
+        may_call: None,
         at: gate.clock.now(),
     }
 }
@@ -419,6 +435,13 @@ pub fn waits(run: ScriptRunId, logs: &Value, calls: &Value, approvals: &Value) -
         "message": format!("The run has paused until people decide, and then goes on by itself. Do not send the script again: call \
     executeToolCode with {{\"resume\": \"{run}\"}} for its result."),
     })
+}
+
+/// What the reply to a first step says of the script's text: nothing where the sandbox did not come to read it.
+#[must_use]
+pub fn may_call(reply: &StepReply) -> Option<Arc<str>> {
+    let read = !reply.may_call.is_empty() || !matches!(reply.outcome, wire::Outcome::Failed { .. });
+    read.then(|| json!(reply.may_call).to_string().into())
 }
 
 /// A step of a run that ends here, whatever it would have done.

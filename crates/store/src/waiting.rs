@@ -137,6 +137,8 @@ pub struct Kept {
     pub key: KeyId,
     pub team: Option<TeamId>,
     pub route: Option<String>,
+    /// JSON text; `None` where it never waited for people.
+    pub may_call: Option<String>,
     /// `None` where it is not there as it was: the run cannot be taken up.
     pub source: Option<String>,
     /// Canonical JSON.
@@ -163,6 +165,8 @@ pub async fn load(store: &Store, claim: Claim) -> StoreResult<Kept> {
     let start = sqlx::query(
         "SELECT s.llm_request_id, s.key_id, s.team_id, s.route, s.limits, c.body AS catalog, l.origin,
                 EXISTS (SELECT FROM script_run_ends e WHERE e.tenant_id = s.tenant_id AND e.script_run_id = s.script_run_id) AS ended,
+                (SELECT a.may_call FROM approvals a WHERE a.tenant_id = s.tenant_id AND a.script_run_id = s.script_run_id
+                 AND a.may_call IS NOT NULL LIMIT 1) AS may_call,
                 CASE WHEN s.source_form IS NULL THEN p.body END AS source
          FROM script_run_starts s
          LEFT JOIN script_catalogs c ON c.tenant_id = s.tenant_id AND c.catalog_sha256 = s.catalog_sha256
@@ -208,6 +212,7 @@ pub async fn load(store: &Store, claim: Claim) -> StoreResult<Kept> {
         key: start.try_get::<Uuid, _>("key_id")?.into(),
         team: start.try_get::<Option<Uuid>, _>("team_id")?.map(Into::into),
         route: start.try_get("route")?,
+        may_call: start.try_get("may_call")?,
         source: text(&start, "source")?,
         catalog: start.try_get::<Option<&[u8]>, _>("catalog")?.map(payload::unpack).transpose()?,
         limits: start.try_get("limits")?,
