@@ -17,6 +17,7 @@ mod openapi;
 mod parents;
 mod peers;
 mod quarantine;
+mod results;
 mod revocation;
 mod scripts;
 mod second_worker;

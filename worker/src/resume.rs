@@ -224,7 +224,7 @@ async fn recorded(gate: &Gate, caller: &Caller, run: ScriptRunId) -> StoreResult
                 let tool = format!("{}.{}", approval.upstream_name, approval.tool_name);
                 json!({"id": approval.id, "tool": tool, "sequence": approval.sequence, "expires_at": approval.expires_at})
             });
-            return Ok(RunAnswer { value: waits(run, &logs, &made, &wanted.collect()), failed: false });
+            return Ok(RunAnswer { value: waits(run, &logs, &made, &wanted.collect()), failed: false, kept: false });
         }
         state => json!({"script_run_id": run, "state": state, "result": parsed(detail.result), "logs": logs, "calls": made}),
     };
@@ -236,5 +236,5 @@ async fn recorded(gate: &Gate, caller: &Caller, run: ScriptRunId) -> StoreResult
     if failed {
         value["error"] = parsed(detail.error).unwrap_or(Value::Null);
     }
-    Ok(RunAnswer { value, failed })
+    Ok(RunAnswer { value, failed, kept: true })
 }

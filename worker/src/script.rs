@@ -26,6 +26,8 @@ use crate::{
 pub struct RunAnswer {
     pub value: Value,
     pub failed: bool,
+    /// Whether the trail has the result, so that what an answer has no room for can be read from there.
+    pub kept: bool,
 }
 
 pub struct Run<'a> {
@@ -341,7 +343,11 @@ impl Run<'_> {
             })
         });
         let approvals: Vec<_> = approvals.collect();
-        Ok(RunAnswer { value: waits(self.claim.run, &reply.logs.into(), &self.calls.into(), &approvals.into()), failed: false })
+        Ok(RunAnswer {
+            value: waits(self.claim.run, &reply.logs.into(), &self.calls.into(), &approvals.into()),
+            failed: false,
+            kept: false,
+        })
     }
 
     /// What this driver's calls came to is the truth; the rest of the story is told by the one that has the run.
@@ -374,12 +380,14 @@ impl Run<'_> {
             Some(value) => Some(json_text(value).await),
             None => None,
         };
+        let kept_result = maybe(result.as_ref()).await;
+        let kept = kept_result.as_ref().is_some_and(|result| result.stored().is_some());
         let end = RunEnd {
             tenant: self.caller.tenant(),
             id: self.claim.run,
             state,
             ticks: reply.ticks,
-            result: maybe(result.as_ref()).await,
+            result: kept_result,
             logs: json_text(&Value::from(reply.logs.clone())).await,
             error: maybe(error.as_ref()).await,
             may_call: self.may_call.as_deref().map(str::to_owned),
@@ -402,7 +410,7 @@ impl Run<'_> {
         if let Some(error) = error {
             value["error"] = error;
         }
-        Ok(RunAnswer { value, failed: state == "failed" })
+        Ok(RunAnswer { value, failed: state == "failed", kept })
     }
 }
 

@@ -151,6 +151,9 @@ pub struct ScriptLimits {
     pub source_bytes: usize,
     pub log_bytes: usize,
     pub result_bytes: usize,
+    /// Of a script's result, and again of what it prints, that one answer to a model holds, in characters of JSON text; the rest of the
+    /// result is read with `readResult`.
+    pub answer_chars: usize,
     /// Tool calls in one run.
     pub calls: u32,
     /// Sandbox processes of one worker; 0 means one per core.
@@ -169,6 +172,7 @@ impl Default for ScriptLimits {
             source_bytes: 64 << 10,
             log_bytes: 256 << 10,
             result_bytes: 1 << 20,
+            answer_chars: 25_000,
             calls: 200,
             processes: 0,
             allow_unconfined: false,

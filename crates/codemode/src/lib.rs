@@ -5,11 +5,13 @@
 //! their hidden characters and appear only in comments and indented blocks, schemas are read under limits.
 
 mod docs;
+pub mod excerpt;
 mod library;
 mod meta;
 mod names;
 mod plain;
 mod search;
+pub mod seen;
 mod shape;
 mod sheet;
 mod text;
