@@ -24,6 +24,7 @@ pub mod keys;
 pub mod llm_requests;
 pub mod prices;
 pub mod reports;
+pub mod script_limits;
 pub mod script_runs;
 pub mod service_tokens;
 pub mod teams;

@@ -371,6 +371,7 @@ impl Open<'_> {
             Answer::Error(error) => (None, Some(format!("{} (code {})", trail.message(&error.message).await, error.code.0))),
             Answer::None(why) => (None, Some(trail.words(why.clone()).await)),
         };
+        gate.learner.hear(intent.tenant, tool, ended.outcome, result.as_ref());
         let journal = pending.map(|pending| journal_entry(pending, script_answer(tool, &ended.answer)));
         let completion = Completion {
             tenant: intent.tenant,

@@ -12,7 +12,7 @@ use tollgate_domain::{Secrets, WorkerId, clock::SharedClock, ids};
 use tollgate_store::{Store, audit::AuditWriter};
 use uuid::Uuid;
 
-use crate::{sandbox::SandboxPool, scope::Directory, upstream::Upstreams};
+use crate::{learn::Learner, sandbox::SandboxPool, scope::Directory, upstream::Upstreams};
 
 #[derive(Debug, Clone)]
 pub struct Gate {
@@ -25,6 +25,7 @@ pub struct Gate {
     pub audit: AuditWriter,
     pub upstreams: Upstreams,
     pub sandbox: SandboxPool,
+    pub learner: Learner,
     pub in_flight: InFlight,
     pub pulse: Pulse,
     /// Runs that are taken up again at once.

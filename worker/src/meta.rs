@@ -3,8 +3,8 @@
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
-use tollgate_codemode::excerpt;
-use tollgate_store::{StoreError, audit::AuditError, calls::Form, waiting};
+use tollgate_codemode::{excerpt, seen::Seen};
+use tollgate_store::{StoreError, audit::AuditError, calls::Form, shapes, waiting};
 
 use crate::{
     call::Parent,
@@ -102,9 +102,10 @@ pub async fn answer(
         MetaTool::ReadToolFile => parse(arguments).and_then(|ReadToolFile { file_name, start_line, end_line }| {
             library.read_file(&file_name, start_line, end_line).map_err(|e| e.to_string())
         }),
-        MetaTool::GetToolDocs => {
-            parse(arguments).and_then(|GetToolDocs { server, tool }| library.docs(&server, &tool).map_err(|e| e.to_string()))
-        }
+        MetaTool::GetToolDocs => match parse(arguments) {
+            Ok(asked) => docs(gate, caller, &asked).await,
+            Err(error) => Err(error),
+        },
         MetaTool::ExecuteToolCode => match parse(arguments) {
             Ok(ExecuteToolCode { code: Some(code), resume: None }) => return execute(gate, caller, parent, code, cancel).await,
             Ok(ExecuteToolCode { code: None, resume: Some(run) }) => return resumed(gate, caller, parent, &run, cancel).await,
@@ -121,6 +122,21 @@ pub async fn answer(
         Ok(text) => json!({"content": [{"type": "text", "text": text}]}),
         Err(text) => error(&text),
     })
+}
+
+/// All about one tool. What its results have looked like is told where it can be had: the rest does not wait for it.
+async fn docs(gate: &Gate, caller: &Caller, GetToolDocs { server, tool }: &GetToolDocs) -> Result<String, String> {
+    let library = &caller.visible().library;
+    let id = library.tool_id(server, tool).map_err(|e| e.to_string())?.parse().ok();
+    let seen = match id.and_then(|id| caller.scope().by_id(id)).map(|scoped| &scoped.tool) {
+        Some(tool) => shapes::get(&gate.store, caller.tenant(), tool.id, tool.definition_sha256).await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "what results look like cannot be read");
+            None
+        }),
+        None => None,
+    };
+    let seen: Option<Seen> = seen.and_then(|text| serde_json::from_str(&text).ok());
+    library.docs_seen(server, tool, seen.as_ref()).map_err(|e| e.to_string())
 }
 
 fn error(text: &str) -> Value {
@@ -146,7 +162,7 @@ async fn resumed(
         Ok(run) => resume::answer(gate, caller, run, &cancel).await?,
         Err(_) => None,
     };
-    let chars = gate.config.limits.script.answer_chars;
+    let chars = script::limits(gate, caller).answer_chars;
     Ok(found.map_or_else(
         || error("Unknown run: resume takes the script_run_id of a run that this key has made"),
         |run| told(run, chars),
@@ -161,7 +177,7 @@ async fn execute(
     cancel: CancellationToken,
 ) -> Result<Value, AuditError> {
     let answer = script::run(gate, caller, parent, code, cancel).await?;
-    Ok(told(answer, gate.config.limits.script.answer_chars))
+    Ok(told(answer, script::limits(gate, caller).answer_chars))
 }
 
 /// The answer with no more of result, logs and error than `chars` each, and a message that says how to read on.
@@ -200,7 +216,7 @@ async fn read_result(gate: &Gate, caller: &Caller, asked: ReadResult) -> Result<
         _ => return Ok(Err("The run has not ended. Call executeToolCode with resume set to its script_run_id.".to_owned())),
     };
     let (path, range) = (asked.path.unwrap_or_default(), asked.range);
-    let read = excerpt::read(&value, &path, range.as_deref(), gate.config.limits.script.answer_chars);
+    let read = excerpt::read(&value, &path, range.as_deref(), script::limits(gate, caller).answer_chars);
     Ok(read.map(|text| match found.form {
         Some(_) => format!("{text}\n# {REDACTED}"),
         None => text,

@@ -6,7 +6,8 @@ use chrono::SecondsFormat;
 use futures::future::join_all;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
-use tollgate_codemode::wire::{self, ErrorKind, JournalEntry, Limits, PendingCall, ScriptError, Step, StepReply};
+use tollgate_codemode::renamed;
+use tollgate_codemode::wire::{self, ErrorKind, JournalEntry, PendingCall, ScriptError, Step, StepReply};
 use tollgate_domain::{CallId, Outcome, ScriptRunId, ToolId, tool::sha256};
 use tollgate_store::{
     approvals::hold::Waiting,
@@ -19,6 +20,7 @@ use crate::{
     call::{self, Ask, Asked, Parent, Reached, Reply},
     caller::{Caller, Refused},
     gate::{Gate, InFlightGuard},
+    limits::RunLimits,
 };
 
 /// What `executeToolCode` answers, as structured content.
@@ -85,7 +87,7 @@ pub async fn run(
     let id = ScriptRunId::mint(now);
     let in_flight = Some(gate.in_flight.enter(id.uuid()));
     let catalog = caller.visible().library.catalog().clone();
-    let limits = limits(gate);
+    let limits = limits(gate, caller).step;
     let catalog_text = serde_json::to_vec(&catalog).map_err(|_| AuditError::Unavailable)?;
     let kept = caller.config().trail.text(&source).await;
     let whole = kept.is_whole();
@@ -140,17 +142,10 @@ fn random() -> u64 {
     high ^ low.rotate_left(32)
 }
 
-fn limits(gate: &Gate) -> Limits {
-    let l = &gate.config.limits.script;
-    Limits {
-        ticks: l.ticks,
-        heap_bytes: l.heap_bytes,
-        log_bytes: l.log_bytes,
-        result_bytes: l.result_bytes,
-        source_bytes: l.source_bytes,
-        calls: l.calls,
-        ..Limits::default()
-    }
+/// What runs of this caller may take.
+#[must_use]
+pub fn limits(gate: &Gate, caller: &Caller) -> RunLimits {
+    RunLimits::of(&gate.config.limits.script, &caller.config().scripts)
 }
 
 impl Run<'_> {
@@ -168,7 +163,8 @@ impl Run<'_> {
     }
 
     async fn drive(&mut self) -> Result<Driven, AuditError> {
-        let until = Instant::now() + self.gate.config.limits.script.wall();
+        let wall = limits(self.gate, &self.caller).wall;
+        let until = Instant::now() + wall;
         loop {
             let reply = self.step().await;
             if !self.is_ours().await? {
@@ -179,7 +175,7 @@ impl Run<'_> {
                 return Ok(Driven::Ended(stopped(reply, "The run was cancelled.")));
             }
             if Instant::now() >= until {
-                let wall = self.gate.config.limits.script.wall_seconds;
+                let wall = wall.as_secs();
                 let message = format!("The run took longer than {wall} s in all. Split it into several runs.");
                 return Ok(Driven::Ended(stopped(reply, &message)));
             }
@@ -409,6 +405,10 @@ impl Run<'_> {
         });
         if let Some(error) = error {
             value["error"] = error;
+            // Beside the error: that one is evidence, and a replay must come to the same.
+            if let Some(hint) = renamed::hint(&self.step.catalog, &self.step.source) {
+                value["message"] = hint.into();
+            }
         }
         Ok(RunAnswer { value, failed: state == "failed", kept })
     }

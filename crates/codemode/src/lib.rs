@@ -10,6 +10,7 @@ mod library;
 mod meta;
 mod names;
 mod plain;
+pub mod renamed;
 mod search;
 pub mod seen;
 mod shape;
