@@ -52,6 +52,17 @@ bench-audit-in: deps build
 bench-tokens: deps build ## Count the tokens of prompts: classic and Code Mode, 96, 251 and 508 tools
 	@$(BIN)/tollgate-bench tokens
 
+.PHONY: bench-script
+bench-script: ## Measure scripts: empty ones, nested calls, 1,000 at once, memory of those that wait (PROFILE=release unless given)
+	@$(MAKE) --no-print-directory bench-script-in PROFILE=$(if $(filter command line environment,$(origin PROFILE)),$(PROFILE),release)
+
+.PHONY: bench-script-in
+bench-script-in: deps build
+	@# The baseline is the engine without its sandbox: a program of the sandbox's workspace, which cannot be linked with the gateway's.
+	@cargo build --manifest-path sandbox/Cargo.toml --example inprocess --profile $(PROFILE) --locked
+	@install -m 755 sandbox/$(BIN)/examples/inprocess $(BIN)/tollgate-inprocess
+	@$(BIN)/tollgate-bench script
+
 .PHONY: lint
 lint: ## Formatting and clippy, warnings refused
 	@cargo clippy --workspace --all-targets --locked -- -D warnings

@@ -47,6 +47,9 @@ pub struct Approval {
     #[schema(value_type = Option<String>)]
     pub script_run_id: Option<ScriptRunId>,
     pub sequence: Option<i32>,
+    /// All tools that the script's text shows it may call, as `server.tool`; `server.?` where it chooses one as it runs, `?` where there
+    /// are too many to list. Null for a call outside a script. It shows what to expect: each call is decided on when it is made.
+    pub may_call: Option<Vec<String>>,
     /// The held call.
     #[schema(value_type = String)]
     pub call_id: CallId,
@@ -125,6 +128,7 @@ impl From<approvals::Approval> for Approval {
             team_id: row.team_id,
             script_run_id: row.script_run_id,
             sequence: row.sequence,
+            may_call: row.may_call,
             call_id: row.call_id,
             llm_request_id: row.llm_request_id,
             confirmations: Confirmations { needed: row.needed, given: row.given },

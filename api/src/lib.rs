@@ -26,6 +26,7 @@ pub mod llm_requests;
 pub mod prices;
 pub mod rate_limits;
 pub mod reports;
+pub mod script_limits;
 pub mod script_runs;
 pub mod service_tokens;
 pub mod teams;

@@ -93,6 +93,9 @@ pub(crate) fn entries() -> Vec<Entry> {
         GET    "/v1/tenants/{tenant_id}/tools/{tool_id}"                  ReadConfig      tools::get::handle;
         POST   "/v1/tenants/{tenant_id}/tools/{tool_id}/approve"          ApproveTools    tools::approve::handle;
         POST   "/v1/tenants/{tenant_id}/tools/{tool_id}/quarantine"       WriteUpstreams  tools::quarantine::handle;
+        // --- scripts
+        GET    "/v1/tenants/{tenant_id}/script-limits"                    ReadConfig      script_limits::get::handle;
+        PATCH  "/v1/tenants/{tenant_id}/script-limits"                    WriteTenant     script_limits::update::handle;
         // --- calls that wait for people
         GET    "/v1/tenants/{tenant_id}/approvals"                        ReadApprovals   approvals::list::handle;
         GET    "/v1/tenants/{tenant_id}/approvals/{approval_id}"          ReadApprovals   approvals::get::handle;

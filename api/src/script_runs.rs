@@ -26,6 +26,9 @@ pub struct ScriptRun {
     pub engine: String,
     /// Of the catalogue of tools that the script ran against.
     pub catalog_sha256: String,
+    /// The tools that its text shows it may call, as `server.tool`; `server.?` where it chooses one as it runs, `?` where there are too many
+    /// to list. Null until it waits or has ended.
+    pub may_call: Option<Vec<String>>,
     /// Calls and loop rounds; null while it runs.
     pub ticks: Option<i64>,
     pub opened_at: DateTime<Utc>,
@@ -34,9 +37,20 @@ pub struct ScriptRun {
 
 impl From<calls::ScriptRun> for ScriptRun {
     fn from(row: calls::ScriptRun) -> Self {
-        let calls::ScriptRun { id, llm_request_id, key_id, team_id, state, engine, catalog_sha256, ticks, opened_at, closed_at } =
-            row;
+        let calls::ScriptRun {
+            id,
+            llm_request_id,
+            key_id,
+            team_id,
+            state,
+            engine,
+            catalog_sha256,
+            may_call,
+            ticks,
+            opened_at,
+            closed_at,
+        } = row;
         let catalog_sha256 = catalog_sha256.iter().map(|byte| format!("{byte:02x}")).collect();
-        Self { id, llm_request_id, key_id, team_id, state, engine, catalog_sha256, ticks, opened_at, closed_at }
+        Self { id, llm_request_id, key_id, team_id, state, engine, catalog_sha256, may_call, ticks, opened_at, closed_at }
     }
 }

@@ -117,7 +117,7 @@ fn locked_down(settings: Settings, body: impl FnOnce(Settings, Walls) -> ExitCod
         complain(&format!("cannot lock down: {e}"));
         ExitCode::from(EX_CONFIG)
     };
-    lockdown::prepare(&settings);
+    lockdown::prepare(settings.memory_mb, settings.step_milliseconds());
     quiet_panics();
     let landlock = match lockdown::confine_process(&settings) {
         Ok(landlock) => landlock,
@@ -181,18 +181,24 @@ fn serve(settings: Settings) -> ExitCode {
 
 /// The reply, and the status to end with where the interpreter can no longer be trusted.
 fn run(step: Step, settings: &Settings) -> (StepReply, Option<u8>) {
-    lockdown::start_clock(settings);
-    match catch_unwind(AssertUnwindSafe(|| engine::step(step))) {
+    // What the gateway says of this step, never more than the process was started with.
+    let milliseconds = step.limits.step_milliseconds.clamp(1, settings.step_milliseconds());
+    let memory_mb = lockdown::limit_step(settings, step.limits.heap_bytes);
+    lockdown::prepare(memory_mb, milliseconds);
+    lockdown::start_clock(milliseconds);
+    let ended = catch_unwind(AssertUnwindSafe(|| engine::step(step)));
+    lockdown::limit_memory(settings);
+    match ended {
         Ok(reply) => (reply, None),
-        Err(panic) => (panicked(panic.as_ref(), settings), Some(EX_SOFTWARE)),
+        Err(panic) => (panicked(panic.as_ref(), memory_mb), Some(EX_SOFTWARE)),
     }
 }
 
 /// Most panics are requests for more memory than a collection can have (`list(range(2_000_000_000))`).
-fn panicked(panic: &(dyn Any + Send), settings: &Settings) -> StepReply {
+fn panicked(panic: &(dyn Any + Send), memory_mb: usize) -> StepReply {
     let message = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     if message.is_some_and(|m| m.contains("capacity overflow") || m.contains("AlignedSize must not exceed")) {
-        return StepReply::failed(engine::Limit::Memory(settings.memory_mb).error(None));
+        return StepReply::failed(engine::Limit::Memory(memory_mb).error(None));
     }
     failed("The script ran into a defect of its interpreter. Write the last operation another way.")
 }

@@ -84,6 +84,10 @@ async fn a_run_waits_for_two_people_outlives_its_worker_and_repeats_nothing() {
     assert_eq!((&stored["state"], &stored["approvals"][0]["id"]), (&json!("waiting_approval"), &json!(approval)), "{stored}");
     let shown = tenant.get(&format!("approvals/{approval}")).await.expect(200);
     assert_eq!((&shown["arguments"], &shown["script_run_id"]), (&json!({"tag": "held", "ms": 1}), &json!(id)), "{shown}");
+    // Approvers see what else the script may do; so does whoever reads the run, also after its end.
+    let may_call = json!(["rec.echo", "rec.slow"]);
+    let listed = tenant.list("approvals?state=pending").await;
+    assert_eq!((&listed[0]["may_call"], &shown["may_call"], &stored["may_call"]), (&may_call, &may_call, &may_call), "{stored}");
 
     let (ann, bob) = (tenant.role("operator").await, tenant.role("admin").await);
     let approve = tenant.path(&format!("approvals/{approval}/approve"));
@@ -105,6 +109,9 @@ async fn a_run_waits_for_two_people_outlives_its_worker_and_repeats_nothing() {
     assert_eq!(slow.iter().map(|row| row["decision"].clone()).collect::<Vec<_>>(), ["held", "permitted"]);
     assert!(slow.iter().all(|row| row["approval_id"] == json!(approval) && row["sequence"] == 2), "{slow:?}");
     assert_eq!(tenant.get(&format!("approvals/{approval}")).await.expect(200)["state"], "used");
+    let stored = tenant.get(&format!("script-runs/{id}")).await.expect(200);
+    let tree = tenant.get(&format!("llm-requests/{}", text(&stored, "llm_request_id"))).await.expect(200);
+    assert_eq!((&stored["may_call"], &tree["script_runs"][0]["may_call"]), (&may_call, &may_call), "{tree}");
 
     let pool = PgPool::connect(&up.database_url()).await.expect("the database");
     all_sealed(&pool, LONG).await;
@@ -319,4 +326,45 @@ async fn drill_a_run_goes_on_when_its_worker_is_killed() {
     let bundle = up.scratch().join("killed.tar.zst");
     tenant.bundle(&bundle).await;
     verify(&bundle, &["--replay"]).sound();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn drill_a_run_that_kills_worker_after_worker_is_given_up() {
+    let up = Tollgate::start(Options::default()).await;
+    let (tenant, recorder) = (Tenant::new(&up, "Deadly").await, Recorder::start());
+    let upstream = tenant.upstream("rec", recorder.transport(), "code").await;
+    let (key, here) = tenant.open(&[&upstream]).await;
+    let worker = Worker::start(&up).await;
+    let there = Mcp::new(&worker.url, &key.secret);
+    until("the worker reaches the upstream", LONG, async || {
+        (run(&there, "result = rec.echo(tag=\"warm\")").await["state"] == "done").then_some(())
+    })
+    .await;
+    recorder.hold_tools(&["slow"]);
+    let code = "rec.echo(tag=\"once\")\nrec.slow(tag=\"deadly\")\nresult = 1";
+    let caller = {
+        let there = there.clone();
+        tokio::spawn(async move { there.try_call("executeToolCode", json!({"code": code})).await.is_err() })
+    };
+    until("the call is under way", LONG, async || (recorder.tagged("deadly").len() == 1).then_some(())).await;
+    let id = until("the run is there", LONG, async || {
+        let runs = tenant.list("script-runs").await;
+        runs.iter().find(|run| run["state"] == "running").map(|run| text(run, "id"))
+    })
+    .await;
+    // Two workers have died of it before: what the third one left is the turn that is one too many.
+    let pool = PgPool::connect(&up.database_url()).await.expect("the database");
+    let turns = "INSERT INTO script_run_turns (tenant_id, script_run_id, turn, worker_id, why, journal, at)
+                 SELECT s.tenant_id, s.script_run_id, n, s.worker_id, 'crashed', 1, now() FROM script_run_starts s, generate_series(1, 2) n
+                 WHERE s.tenant_id = (SELECT tenant_id FROM tenants WHERE name = 'Deadly')
+                   AND NOT EXISTS (SELECT FROM script_run_ends e WHERE e.script_run_id = s.script_run_id)";
+    assert_eq!(sqlx::query(turns).execute(&pool).await.expect("turns").rows_affected(), 2);
+    worker.process.kill();
+    assert!(caller.await.expect("a caller"), "the connection broke");
+    let given_up = ended(&here, &id).await;
+    assert_eq!(given_up["state"], "failed", "{given_up}");
+    let why = text(&given_up["error"], "message");
+    assert!(why.starts_with("Workers that drove this run have died again and again"), "{given_up}");
+    assert_eq!((recorder.tagged("once").len(), recorder.tagged("deadly").len()), (1, 1), "and nothing was repeated");
+    recorder.release();
 }

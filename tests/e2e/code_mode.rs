@@ -40,7 +40,7 @@ async fn one_script_over_three_servers_is_one_request_with_priced_rows_in_every_
     let mcp = tenant.mcp(&key);
 
     // What the model reads first.
-    assert_eq!(mcp.tool_names().await, ["executeToolCode", "getToolDocs", "listToolFiles", "readToolFile"]);
+    assert_eq!(mcp.tool_names().await, ["executeToolCode", "getToolDocs", "listToolFiles", "readResult", "readToolFile"]);
     assert_eq!(files(&mcp).await, ["servers/everything.pyi", "servers/filesystem.pyi", "servers/memory.pyi"]);
     let stub = mcp.call("readToolFile", json!({"fileName": "servers/memory.pyi"})).await.content_text();
     assert!(stub.contains("def create_entities(entities: list[Entities])"), "{stub}");
@@ -195,7 +195,7 @@ async fn what_the_admin_reads_as_a_keys_scope_is_what_its_model_is_shown() {
         let listed: BTreeSet<String> = mcp.tool_names().await.into_iter().collect();
         let mut expected: BTreeSet<String> = of("classic").iter().map(|(upstream, tool)| format!("{upstream}__{tool}")).collect();
         if !of("code").is_empty() {
-            expected.extend(["listToolFiles", "readToolFile", "getToolDocs", "executeToolCode"].map(str::to_owned));
+            expected.extend(["listToolFiles", "readToolFile", "getToolDocs", "executeToolCode", "readResult"].map(str::to_owned));
         }
         assert_eq!(listed, expected);
 

@@ -115,6 +115,7 @@ impl Land {
         let tenant = self.tenant.admin.get(&format!("/v1/tenants/{}", self.tenant.id)).await;
         state.insert("tenant", tenant.expect(200));
         state.insert("audit/settings", self.tenant.get("audit/settings").await.expect(200));
+        state.insert("script-limits", self.tenant.get("script-limits").await.expect(200));
         let upstreams = self.tenant.list("upstreams").await;
         state.insert("upstreams", upstreams.iter().map(|u| json!([u["id"], u["version"], u["updated_at"]])).collect());
         state
@@ -172,6 +173,7 @@ fn body_of(route: &RouteInfo, ids: &BTreeMap<&'static str, String>) -> Option<Va
         ("PATCH", "/upstreams/{upstream_id}") => json!({"description": "stranger"}),
         ("POST", "/tools/{tool_id}/approve") => json!({"definition_sha256": "0".repeat(64)}),
         ("POST", "/prices") => json!({"upstream_id": ids["upstream_id"], "amount": "0", "unit": "call"}),
+        ("PATCH", "/script-limits") => json!({"calls": 1}),
         ("PATCH", "/audit/settings") => json!({"durability": "relaxed", "redaction": {"detectors": ["email"]}}),
         ("POST", "/approvals/{approval_id}/approve" | "/approvals/{approval_id}/deny") => json!({"reason": "stranger"}),
         ("POST", "/audit/erasures") => json!({"reason": "stranger", "selection": {"call_ids": [ids["call_id"]]}}),

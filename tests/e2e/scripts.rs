@@ -146,7 +146,7 @@ async fn the_nastiest_scripts_end_alone_and_say_why() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_run_has_an_end_in_time_calls_and_size() {
-    let limits = "[limits.script]\nwall_seconds = 2\ncalls = 20\nresult_bytes = 65536\n";
+    let limits = "[limits.script]\nwall_seconds = 2\ncalls = 20\nresult_bytes = 65536\nanswer_chars = 100000\n";
     let up = Tollgate::start(Options { config: limits.to_owned(), ..Options::default() }).await;
     let tenant = Tenant::new(&up, "Limits").await;
     let recorder = Recorder::start();

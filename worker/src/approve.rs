@@ -60,6 +60,7 @@ fn asking(gate: &Gate, intent: &Intent, held: &Held, ask: &Ask) -> hold::Ask {
         call: intent.id,
         request: intent.request,
         place: intent.place.filter(|_| ask.can_wait),
+        may_call: ask.may_call.as_deref().map(str::to_owned),
         arguments: arguments_hash(&gate.secrets.pepper, intent.tenant, &ask.arguments),
         policy: held.policy(),
         confirmations: held.confirmations(),

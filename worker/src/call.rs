@@ -49,6 +49,8 @@ pub struct Ask {
     pub pending: Option<wire::PendingCall>,
     /// Whether the script can wait for an approval and be taken up again.
     pub can_wait: bool,
+    /// What approvers read of the script: the tools that its text shows, as JSON text.
+    pub may_call: Option<Arc<str>>,
 }
 
 #[derive(Debug)]
@@ -429,6 +431,7 @@ impl Open<'_> {
             Answer::Error(error) => (None, Some(format!("{} (code {})", trail.message(&error.message).await, error.code.0))),
             Answer::None(why) => (None, Some(trail.words(why.clone()).await)),
         };
+        gate.learner.hear(intent.tenant, tool, ended.outcome, result.as_ref());
         let journal = pending.map(|pending| journal_entry(pending, script_answer(tool, &ended.answer)));
         let completion = Completion {
             tenant: intent.tenant,

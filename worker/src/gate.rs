@@ -12,7 +12,7 @@ use tollgate_domain::{Secrets, WorkerId, clock::SharedClock, ids};
 use tollgate_store::{Store, audit::AuditWriter};
 use uuid::Uuid;
 
-use crate::{rates::Rates, sandbox::SandboxPool, scope::Directory, spend::Wallets, upstream::Upstreams};
+use crate::{learn::Learner, rates::Rates, sandbox::SandboxPool, scope::Directory, spend::Wallets, upstream::Upstreams};
 
 #[derive(Debug, Clone)]
 pub struct Gate {
@@ -27,6 +27,7 @@ pub struct Gate {
     pub rates: Rates,
     pub upstreams: Upstreams,
     pub sandbox: SandboxPool,
+    pub learner: Learner,
     pub in_flight: InFlight,
     pub pulse: Pulse,
     /// Runs that are taken up again at once.

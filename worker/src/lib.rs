@@ -4,6 +4,8 @@ mod approve;
 mod call;
 mod caller;
 mod gate;
+mod learn;
+mod limits;
 mod mcp;
 mod meta;
 mod rates;
@@ -110,6 +112,7 @@ async fn serve_with(parts: WorkerParts, writer: fn(&Store, &Config) -> AuditWrit
         rates: rates::Rates::new(store.clone()),
         upstreams: upstreams.clone(),
         sandbox,
+        learner: learn::Learner::start(store.clone(), Arc::clone(&clock), &shutdown),
         in_flight: in_flight.clone(),
         pulse,
         resumes: Arc::new(tokio::sync::Semaphore::new(resume::AT_ONCE)),

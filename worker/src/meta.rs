@@ -3,7 +3,8 @@
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
-use tollgate_store::audit::AuditError;
+use tollgate_codemode::{excerpt, seen::Seen};
+use tollgate_store::{StoreError, audit::AuditError, calls::Form, shapes, waiting};
 
 use crate::{
     call::Parent,
@@ -20,6 +21,7 @@ pub enum MetaTool {
     ReadToolFile,
     GetToolDocs,
     ExecuteToolCode,
+    ReadResult,
 }
 
 impl MetaTool {
@@ -32,6 +34,7 @@ impl MetaTool {
             "readToolFile" => Self::ReadToolFile,
             "getToolDocs" => Self::GetToolDocs,
             "executeToolCode" => Self::ExecuteToolCode,
+            "readResult" => Self::ReadResult,
             _ => return None,
         };
         caller.scope().has_code().then_some(found)
@@ -72,6 +75,14 @@ struct ExecuteToolCode {
     resume: Option<String>,
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ReadResult {
+    run: String,
+    path: Option<String>,
+    range: Option<String>,
+}
+
 /// Answer a meta-tool with a `CallToolResult`.
 ///
 /// # Errors
@@ -91,13 +102,18 @@ pub async fn answer(
         MetaTool::ReadToolFile => parse(arguments).and_then(|ReadToolFile { file_name, start_line, end_line }| {
             library.read_file(&file_name, start_line, end_line).map_err(|e| e.to_string())
         }),
-        MetaTool::GetToolDocs => {
-            parse(arguments).and_then(|GetToolDocs { server, tool }| library.docs(&server, &tool).map_err(|e| e.to_string()))
-        }
+        MetaTool::GetToolDocs => match parse(arguments) {
+            Ok(asked) => docs(gate, caller, &asked).await,
+            Err(error) => Err(error),
+        },
         MetaTool::ExecuteToolCode => match parse(arguments) {
             Ok(ExecuteToolCode { code: Some(code), resume: None }) => return execute(gate, caller, parent, code, cancel).await,
             Ok(ExecuteToolCode { code: None, resume: Some(run) }) => return resumed(gate, caller, parent, &run, cancel).await,
             Ok(_) => Err("Give either code, a script to run, or resume, the script_run_id of an earlier run".to_owned()),
+            Err(error) => Err(error),
+        },
+        MetaTool::ReadResult => match parse(arguments) {
+            Ok(asked) => read_result(gate, caller, asked).await?,
             Err(error) => Err(error),
         },
     };
@@ -108,11 +124,27 @@ pub async fn answer(
     })
 }
 
+/// All about one tool. What its results have looked like is told where it can be had: the rest does not wait for it.
+async fn docs(gate: &Gate, caller: &Caller, GetToolDocs { server, tool }: &GetToolDocs) -> Result<String, String> {
+    let library = &caller.visible().library;
+    let id = library.tool_id(server, tool).map_err(|e| e.to_string())?.parse().ok();
+    let seen = match id.and_then(|id| caller.scope().by_id(id)).map(|scoped| &scoped.tool) {
+        Some(tool) => shapes::get(&gate.store, caller.tenant(), tool.id, tool.definition_sha256).await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "what results look like cannot be read");
+            None
+        }),
+        None => None,
+    };
+    let seen: Option<Seen> = seen.and_then(|text| serde_json::from_str(&text).ok());
+    library.docs_seen(server, tool, seen.as_ref()).map_err(|e| e.to_string())
+}
+
 fn error(text: &str) -> Value {
     json!({"content": [{"type": "text", "text": text}], "isError": true})
 }
 
-fn told(answer: RunAnswer) -> Value {
+fn told(answer: RunAnswer, chars: usize) -> Value {
+    let answer = short(answer, chars);
     let text = shown(&answer.value);
     json!({"content": [{"type": "text", "text": text}], "structuredContent": answer.value, "isError": answer.failed})
 }
@@ -130,7 +162,11 @@ async fn resumed(
         Ok(run) => resume::answer(gate, caller, run, &cancel).await?,
         Err(_) => None,
     };
-    Ok(found.map_or_else(|| error("Unknown run: resume takes the script_run_id of a run that this key has made"), told))
+    let chars = script::limits(gate, caller).answer_chars;
+    Ok(found.map_or_else(
+        || error("Unknown run: resume takes the script_run_id of a run that this key has made"),
+        |run| told(run, chars),
+    ))
 }
 
 async fn execute(
@@ -140,8 +176,56 @@ async fn execute(
     code: String,
     cancel: CancellationToken,
 ) -> Result<Value, AuditError> {
-    script::run(gate, caller, parent, code, cancel).await.map(told)
+    let answer = script::run(gate, caller, parent, code, cancel).await?;
+    Ok(told(answer, script::limits(gate, caller).answer_chars))
 }
+
+/// The answer with no more of result, logs and error than `chars` each, and a message that says how to read on.
+fn short(mut answer: RunAnswer, chars: usize) -> RunAnswer {
+    let (result, cuts) = excerpt::excerpt(&answer.value["result"], chars);
+    if !cuts.is_empty() {
+        let run = answer.value["script_run_id"].as_str().filter(|_| answer.kept);
+        let message = excerpt::told(&cuts, run);
+        answer.value["result"] = result;
+        answer.value["message"] = message.into();
+    }
+    let (mut logs, cuts) = excerpt::excerpt(&answer.value["logs"], chars);
+    if let (Some(cut), Some(lines)) = (cuts.last(), logs.as_array_mut()) {
+        lines.push(format!("... cut after {} of {} lines: print less, or set `result`", cut.to, cut.of).into());
+        answer.value["logs"] = logs;
+    }
+    if let Some(error) = answer.value.get_mut("error") {
+        *error = excerpt::excerpt(error, chars).0;
+    }
+    answer
+}
+
+/// A part of what an earlier run has left in `result`, from the trail. A run of another key, one that has gone with its month, and none
+/// at all look alike.
+async fn read_result(gate: &Gate, caller: &Caller, asked: ReadResult) -> Result<Result<String, String>, AuditError> {
+    let Ok(run) = asked.run.parse() else { return Ok(Err(NO_RUN.to_owned())) };
+    let found = match waiting::result_of(&gate.store, caller.tenant(), caller.key, run).await {
+        Ok(found) => found,
+        Err(StoreError::NotFound) => return Ok(Err(NO_RUN.to_owned())),
+        Err(_) => return Err(AuditError::Unavailable),
+    };
+    let value = match (found.state.as_str(), &found.text, found.form) {
+        ("failed", ..) => return Ok(Err("The run failed and has no result.".to_owned())),
+        ("done", _, Some(Form::Omitted | Form::Erased)) => return Ok(Err(NOT_KEPT.to_owned())),
+        ("done", Some(text), _) => serde_json::from_str(text).map_err(|_| AuditError::Unavailable)?,
+        _ => return Ok(Err("The run has not ended. Call executeToolCode with resume set to its script_run_id.".to_owned())),
+    };
+    let (path, range) = (asked.path.unwrap_or_default(), asked.range);
+    let read = excerpt::read(&value, &path, range.as_deref(), script::limits(gate, caller).answer_chars);
+    Ok(read.map(|text| match found.form {
+        Some(_) => format!("{text}\n# {REDACTED}"),
+        None => text,
+    }))
+}
+
+const NO_RUN: &str = "Unknown run: it takes the script_run_id of a run that this key has made";
+const NOT_KEPT: &str = "The result of this run is not kept. Run the script again and return less.";
+const REDACTED: &str = "Parts are [redacted]: this is the copy that the audit trail keeps.";
 
 /// What a model reads of a run. It stands in every later prompt, so what only programs use is left to the structured content: empty
 /// logs, and the calls of a run that came to its end. Of any other it matters what has happened already.
@@ -174,5 +258,26 @@ mod tests {
             let read: Value = serde_json::from_str(&shown(&run(state, json!([])))).unwrap();
             assert_eq!((&read["calls"], read.get("logs")), (&calls, None), "what has been done must not be done twice");
         }
+    }
+
+    #[test]
+    fn what_is_too_long_for_an_answer_is_cut_and_says_how_to_read_on() {
+        let rows: Vec<Value> = (0..100).map(|i| json!({"id": i})).collect();
+        let value =
+            json!({"script_run_id": "run_1", "state": "done", "result": rows, "logs": vec!["0123456789"; 40], "calls": []});
+        let cut = short(RunAnswer { value: value.clone(), failed: false, kept: true }, 200).value;
+        let n = cut["result"].as_array().map_or(0, Vec::len);
+        assert!(n > 10 && cut["result"].to_string().len() <= 200, "{cut}");
+        let on = format!(r#"Read on with readResult {{"run": "run_1", "range": "{n}:"}}"#);
+        assert!(cut["message"].as_str().is_some_and(|message| message.contains(&on)), "{cut}");
+        let lines = cut["logs"].as_array().map(Vec::as_slice).unwrap_or_default();
+        assert!(
+            lines.last().is_some_and(|line| *line == "... cut after 15 of 40 lines: print less, or set `result`"),
+            "{lines:?}"
+        );
+        // Where nothing is kept, nobody is sent there; what fits stays as it is.
+        let lost = short(RunAnswer { value: value.clone(), failed: false, kept: false }, 200).value;
+        assert!(lost["message"].as_str().is_some_and(|message| !message.contains("readResult")), "{lost}");
+        assert_eq!(short(RunAnswer { value: value.clone(), failed: false, kept: true }, 10_000).value, value);
     }
 }

@@ -1,6 +1,6 @@
 //! Runs that are taken up again: where people have decided, and where the worker that drove them has died.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -18,7 +18,7 @@ use crate::{
     call::Parent,
     caller::{Caller, Refused},
     gate::{Gate, InFlightGuard},
-    script::{KEY_HAS_ENDED, Run, RunAnswer, given_up, waits},
+    script::{KEY_HAS_ENDED, Run, RunAnswer, given_up, may_call, waits},
 };
 
 const ROUND: Duration = Duration::from_millis(500);
@@ -97,6 +97,10 @@ async fn resume(gate: &Gate, claim: Claim, life: u64, guard: InFlightGuard) -> R
         Some(_) if !good => Some(KEY_HAS_ENDED),
         Some(_) => None,
     };
+    let may_call = match (&refused, &step, &kept.may_call) {
+        (None, Some(step), None) => look(gate, claim, step).await,
+        (_, _, known) => known.as_deref().map(Into::into),
+    };
     let run = Run {
         gate,
         caller,
@@ -109,6 +113,7 @@ async fn resume(gate: &Gate, claim: Claim, life: u64, guard: InFlightGuard) -> R
             journal: Vec::new(),
             limits: tollgate_codemode::wire::Limits::default(),
         }),
+        may_call,
         calls: Vec::new(),
         cancel: CancellationToken::new(),
         whole: true,
@@ -159,6 +164,12 @@ fn step(kept: &Kept) -> Option<Step> {
         journal: journal?,
         limits: serde_json::from_str(&kept.limits).ok()?,
     })
+}
+
+/// What its text shows, where nobody has noted it: the first step once more, which comes to the same.
+async fn look(gate: &Gate, claim: Claim, step: &Step) -> Option<Arc<str>> {
+    let first = Step { journal: Vec::new(), ..step.clone() };
+    may_call(&gate.sandbox.step(claim.tenant, &first).await)
 }
 
 // ---------------------------------------------------------------- for whoever waits
@@ -213,7 +224,7 @@ async fn recorded(gate: &Gate, caller: &Caller, run: ScriptRunId) -> StoreResult
                 let tool = format!("{}.{}", approval.upstream_name, approval.tool_name);
                 json!({"id": approval.id, "tool": tool, "sequence": approval.sequence, "expires_at": approval.expires_at})
             });
-            return Ok(RunAnswer { value: waits(run, &logs, &made, &wanted.collect()), failed: false });
+            return Ok(RunAnswer { value: waits(run, &logs, &made, &wanted.collect()), failed: false, kept: false });
         }
         state => json!({"script_run_id": run, "state": state, "result": parsed(detail.result), "logs": logs, "calls": made}),
     };
@@ -225,5 +236,5 @@ async fn recorded(gate: &Gate, caller: &Caller, run: ScriptRunId) -> StoreResult
     if failed {
         value["error"] = parsed(detail.error).unwrap_or(Value::Null);
     }
-    Ok(RunAnswer { value, failed })
+    Ok(RunAnswer { value, failed, kept: true })
 }

@@ -19,8 +19,9 @@ use tollgate_domain::TenantId;
 
 /// Processes that wait for work at most; beyond, they end when their step does.
 const IDLE: usize = 16;
-/// The sandbox ends a step by itself well before; this is for one that cannot.
-const STEP_WALL: Duration = Duration::from_secs(6);
+/// So many times its processor time a step may take by the clock on the wall. The sandbox ends it by itself well before; this is for
+/// one that cannot.
+const STEP_WALL: u32 = 3;
 /// How long a step waits for its turn before the run is refused.
 const TURN: Duration = Duration::from_secs(30);
 
@@ -31,6 +32,8 @@ pub struct SandboxPool(Arc<Pool>);
 struct Pool {
     program: PathBuf,
     allow_unconfined: bool,
+    /// Processor time of a step at most; each step says what it may take of that.
+    step_seconds: u32,
     engine: String,
     /// Steps at once.
     turns: Semaphore,
@@ -68,6 +71,7 @@ impl SandboxPool {
         let pool = Self(Arc::new(Pool {
             program: program.to_owned(),
             allow_unconfined,
+            step_seconds: limits.step_seconds(),
             engine,
             turns: Semaphore::new(turns),
             per_tenant: turns / 2,
@@ -79,7 +83,7 @@ impl SandboxPool {
         match pool.step(nobody, &empty).await.outcome {
             Outcome::Done { .. } => Ok(pool),
             other => {
-                let refused = command(program, allow_unconfined).stdin(Stdio::null()).output().await?;
+                let refused = command(&pool.0).stdin(Stdio::null()).output().await?;
                 anyhow::bail!(
                     "the sandbox does not run scripts here: {other:?} {}",
                     String::from_utf8_lossy(&refused.stderr).trim()
@@ -122,7 +126,8 @@ impl SandboxPool {
                 return failed(ErrorKind::Sandbox, "The sandbox cannot be started at present; try again in a moment.");
             }
         };
-        match tokio::time::timeout(STEP_WALL, process.exchange(step)).await {
+        let wall = Duration::from_secs(u64::from(self.0.step_seconds * STEP_WALL));
+        match tokio::time::timeout(wall, process.exchange(step)).await {
             Ok(Ok(reply)) => {
                 if !matches!(&reply.outcome, Outcome::Failed { error } if matches!(error.kind, ErrorKind::Limit | ErrorKind::Sandbox))
                 {
@@ -146,7 +151,7 @@ impl SandboxPool {
             }
             Err(_) => failed(
                 ErrorKind::Limit,
-                &format!("The script ran longer than {} s without calling a tool. Do less work per run.", STEP_WALL.as_secs()),
+                &format!("The script ran longer than {} s without calling a tool. Do less work per run.", wall.as_secs()),
             ),
         }
     }
@@ -160,7 +165,7 @@ impl SandboxPool {
             return Ok(process);
         }
         drop(idle);
-        Process::start(&self.0.program, self.0.allow_unconfined, tenant)
+        Process::start(&self.0, tenant)
     }
 
     fn give_back(&self, process: Process) {
@@ -172,18 +177,18 @@ impl SandboxPool {
     }
 }
 
-fn command(program: &Path, allow_unconfined: bool) -> Command {
-    let mut command = Command::new(program);
-    command.env_clear();
-    if allow_unconfined {
+fn command(pool: &Pool) -> Command {
+    let mut command = Command::new(&pool.program);
+    command.env_clear().args(["--step-seconds", &pool.step_seconds.to_string()]);
+    if pool.allow_unconfined {
         command.arg("--allow-unconfined");
     }
     command
 }
 
 impl Process {
-    fn start(program: &Path, allow_unconfined: bool, tenant: TenantId) -> std::io::Result<Self> {
-        let mut command = command(program, allow_unconfined);
+    fn start(pool: &Pool, tenant: TenantId) -> std::io::Result<Self> {
+        let mut command = command(pool);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
         let mut child = command.spawn()?;
         let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {

@@ -6,7 +6,8 @@ use chrono::SecondsFormat;
 use futures::future::join_all;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
-use tollgate_codemode::wire::{self, ErrorKind, JournalEntry, Limits, PendingCall, ScriptError, Step, StepReply};
+use tollgate_codemode::renamed;
+use tollgate_codemode::wire::{self, ErrorKind, JournalEntry, PendingCall, ScriptError, Step, StepReply};
 use tollgate_domain::{CallId, Outcome, ScriptRunId, ToolId, tool::sha256};
 use tollgate_store::{
     approvals::hold::Waiting,
@@ -19,6 +20,7 @@ use crate::{
     call::{self, Ask, Asked, Parent, Reached, Reply},
     caller::{Caller, Refused},
     gate::{Gate, InFlightGuard},
+    limits::RunLimits,
 };
 
 /// What `executeToolCode` answers, as structured content.
@@ -26,6 +28,8 @@ use crate::{
 pub struct RunAnswer {
     pub value: Value,
     pub failed: bool,
+    /// Whether the trail has the result, so that what an answer has no room for can be read from there.
+    pub kept: bool,
 }
 
 pub struct Run<'a> {
@@ -37,6 +41,8 @@ pub struct Run<'a> {
     pub claim: Claim,
     pub life: u64,
     pub step: Step,
+    /// The tools that its text shows, as JSON text: known once the first step has been made.
+    pub may_call: Option<Arc<str>>,
     pub calls: Vec<Value>,
     pub cancel: CancellationToken,
     /// The trail keeps source and journal as they are, so that another worker can go on with the run.
@@ -81,7 +87,7 @@ pub async fn run(
     let id = ScriptRunId::mint(now);
     let in_flight = Some(gate.in_flight.enter(id.uuid()));
     let catalog = caller.visible().library.catalog().clone();
-    let limits = limits(gate);
+    let limits = limits(gate, caller).step;
     let catalog_text = serde_json::to_vec(&catalog).map_err(|_| AuditError::Unavailable)?;
     let kept = caller.config().trail.text(&source).await;
     let whole = kept.is_whole();
@@ -118,6 +124,7 @@ pub async fn run(
         claim: Claim { tenant: caller.tenant(), run: id, turn: 0 },
         life: gate.pulse.life(),
         step: Step { source, catalog, journal: Vec::new(), limits },
+        may_call: None,
         calls: Vec::new(),
         cancel,
         whole,
@@ -135,17 +142,10 @@ fn random() -> u64 {
     high ^ low.rotate_left(32)
 }
 
-fn limits(gate: &Gate) -> Limits {
-    let l = &gate.config.limits.script;
-    Limits {
-        ticks: l.ticks,
-        heap_bytes: l.heap_bytes,
-        log_bytes: l.log_bytes,
-        result_bytes: l.result_bytes,
-        source_bytes: l.source_bytes,
-        calls: l.calls,
-        ..Limits::default()
-    }
+/// What runs of this caller may take.
+#[must_use]
+pub fn limits(gate: &Gate, caller: &Caller) -> RunLimits {
+    RunLimits::of(&gate.config.limits.script, &caller.config().scripts)
 }
 
 impl Run<'_> {
@@ -163,9 +163,10 @@ impl Run<'_> {
     }
 
     async fn drive(&mut self) -> Result<Driven, AuditError> {
-        let until = Instant::now() + self.gate.config.limits.script.wall();
+        let wall = limits(self.gate, &self.caller).wall;
+        let until = Instant::now() + wall;
         loop {
-            let reply = self.gate.sandbox.step(self.caller.tenant(), &self.step).await;
+            let reply = self.step().await;
             if !self.is_ours().await? {
                 return Ok(Driven::Lost);
             }
@@ -174,7 +175,7 @@ impl Run<'_> {
                 return Ok(Driven::Ended(stopped(reply, "The run was cancelled.")));
             }
             if Instant::now() >= until {
-                let wall = self.gate.config.limits.script.wall_seconds;
+                let wall = wall.as_secs();
                 let message = format!("The run took longer than {wall} s in all. Split it into several runs.");
                 return Ok(Driven::Ended(stopped(reply, &message)));
             }
@@ -198,6 +199,16 @@ impl Run<'_> {
                 return Ok(Driven::Waits(reply));
             }
         }
+    }
+
+    /// The first step of a run, and no later one, tells what its text shows.
+    async fn step(&mut self) -> StepReply {
+        let first = self.step.journal.is_empty();
+        let reply = self.gate.sandbox.step(self.caller.tenant(), &self.step).await;
+        if first {
+            self.may_call = may_call(&reply);
+        }
+        reply
     }
 
     /// No question for the database as long as nobody can have taken this worker for dead.
@@ -263,6 +274,7 @@ impl Run<'_> {
             cancel: self.cancel.child_token(),
             pending: Some(pending),
             can_wait: self.whole,
+            may_call: self.may_call.clone(),
         };
         let Reply { id, outcome, answer, journal, whole } = call::call(self.gate, &self.caller, &parent, ask).await?;
         let held = match answer {
@@ -327,7 +339,11 @@ impl Run<'_> {
             })
         });
         let approvals: Vec<_> = approvals.collect();
-        Ok(RunAnswer { value: waits(self.claim.run, &reply.logs.into(), &self.calls.into(), &approvals.into()), failed: false })
+        Ok(RunAnswer {
+            value: waits(self.claim.run, &reply.logs.into(), &self.calls.into(), &approvals.into()),
+            failed: false,
+            kept: false,
+        })
     }
 
     /// What this driver's calls came to is the truth; the rest of the story is told by the one that has the run.
@@ -360,14 +376,17 @@ impl Run<'_> {
             Some(value) => Some(json_text(value).await),
             None => None,
         };
+        let kept_result = maybe(result.as_ref()).await;
+        let kept = kept_result.as_ref().is_some_and(|result| result.stored().is_some());
         let end = RunEnd {
             tenant: self.caller.tenant(),
             id: self.claim.run,
             state,
             ticks: reply.ticks,
-            result: maybe(result.as_ref()).await,
+            result: kept_result,
             logs: json_text(&Value::from(reply.logs.clone())).await,
             error: maybe(error.as_ref()).await,
+            may_call: self.may_call.as_deref().map(str::to_owned),
             at: self.gate.clock.now(),
         };
         metrics::counter!("tollgate_script_runs_total", "state" => state).increment(1);
@@ -386,8 +405,12 @@ impl Run<'_> {
         });
         if let Some(error) = error {
             value["error"] = error;
+            // Beside the error: that one is evidence, and a replay must come to the same.
+            if let Some(hint) = renamed::hint(&self.step.catalog, &self.step.source) {
+                value["message"] = hint.into();
+            }
         }
-        Ok(RunAnswer { value, failed: state == "failed" })
+        Ok(RunAnswer { value, failed: state == "failed", kept })
     }
 }
 
@@ -402,6 +425,7 @@ async fn never_ran(gate: &Gate, caller: &Caller, id: ScriptRunId) -> RunEnd {
         result: None,
         logs: trail.payload(b"[]".to_vec()).await,
         error: Some(trail.payload(error.to_string().into_bytes()).await),
+        may_call: None,
         at: gate.clock.now(),
     }
 }
@@ -419,6 +443,13 @@ pub fn waits(run: ScriptRunId, logs: &Value, calls: &Value, approvals: &Value) -
         "message": format!("The run has paused until people decide, and then goes on by itself. Do not send the script again: call \
     executeToolCode with {{\"resume\": \"{run}\"}} for its result."),
     })
+}
+
+/// What the reply to a first step says of the script's text: nothing where the sandbox did not come to read it.
+#[must_use]
+pub fn may_call(reply: &StepReply) -> Option<Arc<str>> {
+    let read = !reply.may_call.is_empty() || !matches!(reply.outcome, wire::Outcome::Failed { .. });
+    read.then(|| json!(reply.may_call).to_string().into())
 }
 
 /// A step of a run that ends here, whatever it would have done.

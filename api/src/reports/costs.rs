@@ -181,7 +181,8 @@ enum Format {
 const CSV: &str = "text/csv; charset=utf-8; header=present";
 
 fn file(kind: &'static str, name: &str, bytes: Vec<u8>) -> Response {
-    let headers = [(header::CONTENT_TYPE, kind.to_owned()), (header::CONTENT_DISPOSITION, format!("attachment; filename=\"{name}\""))];
+    let headers =
+        [(header::CONTENT_TYPE, kind.to_owned()), (header::CONTENT_DISPOSITION, format!("attachment; filename=\"{name}\""))];
     (headers, bytes).into_response()
 }
 

@@ -87,7 +87,8 @@ fn row(account: &Account, report: &CostReport, line: &CostLine) -> [String; COLU
     let (team, key) = (named(line.team.as_ref()), named(line.key.as_ref()));
     let (cost, calls, currency) = (decimal(line.sums.amount), line.sums.calls.to_string(), report.currency.to_string());
     let service = if upstream.1.is_empty() { "unknown".to_owned() } else { upstream.1 };
-    let what = if tool.1.is_empty() { format!("Calls of unknown tools of {service}") } else { format!("Calls of {service}.{}", tool.1) };
+    let what =
+        if tool.1.is_empty() { format!("Calls of unknown tools of {service}") } else { format!("Calls of {service}.{}", tool.1) };
     let kind = |id: &str, kind: &str| if id.is_empty() { String::new() } else { kind.to_owned() };
     let (resource_type, team_type) = (kind(&tool.0, "Tool"), kind(&team.0, "Team"));
     let tags = json!({"key": key.1, "team": team.1}).to_string();

@@ -38,6 +38,7 @@ impl<'a> Waiting<'a> {
             call: CallId::mint(now),
             request: LlmRequestId::mint(now),
             place,
+            may_call: place.map(|_| r#"["crm.find","crm.wipe"]"#.to_owned()),
             arguments: [arguments; 32],
             policy: [0; 32],
             confirmations,
@@ -81,6 +82,7 @@ async fn people_read_what_waits_and_two_of_them_confirm_it(pool: PgPool) {
     );
     assert_eq!((&shown["arguments"], &shown["requested_by"]), (&json!({"all": true}), &json!(w.trail.key)));
     assert_eq!((&shown["script_run_id"], &shown["sequence"]), (&json!(place.run), &json!(3)));
+    assert_eq!(shown["may_call"], json!(["crm.find", "crm.wipe"]), "{shown}");
     assert_eq!((&shown["confirmations"], &shown["decisions"]), (&json!({"needed": 2, "given": 0}), &json!([])));
     world.get(&finance, &w.path(id)).await.is(403, "forbidden");
     world.post(&auditor, &format!("{}/approve", w.path(id)), json!({})).await.is(403, "forbidden");

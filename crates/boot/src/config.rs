@@ -139,7 +139,7 @@ impl Limits {
     }
 }
 
-/// Of one script run.
+/// Of one script run: what a tenant has that sets nothing less by itself, and what none can exceed.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ScriptLimits {
@@ -151,8 +151,13 @@ pub struct ScriptLimits {
     pub source_bytes: usize,
     pub log_bytes: usize,
     pub result_bytes: usize,
+    /// Of a script's result, and again of what it prints, that one answer to a model holds, in characters of JSON text; the rest of the
+    /// result is read with `readResult`.
+    pub answer_chars: usize,
     /// Tool calls in one run.
     pub calls: u32,
+    /// Processor time of a script from one tool call to the next.
+    pub step_milliseconds: u32,
     /// Sandbox processes of one worker; 0 means one per core.
     pub processes: usize,
     /// Run scripts also where the kernel lacks landlock or seccomp. Then nothing but the language stands between a script and
@@ -169,7 +174,9 @@ impl Default for ScriptLimits {
             source_bytes: 64 << 10,
             log_bytes: 256 << 10,
             result_bytes: 1 << 20,
+            answer_chars: 25_000,
             calls: 200,
+            step_milliseconds: 2_000,
             processes: 0,
             allow_unconfined: false,
         }
@@ -177,8 +184,9 @@ impl Default for ScriptLimits {
 }
 
 impl ScriptLimits {
-    pub fn wall(&self) -> Duration {
-        Duration::from_secs(self.wall_seconds)
+    /// What the sandbox is told to allow at most.
+    pub fn step_seconds(&self) -> u32 {
+        self.step_milliseconds.div_ceil(1000)
     }
 }
 

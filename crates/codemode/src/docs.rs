@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use serde_json::{Map, Value};
 
+use crate::seen::Seen;
 use crate::shape::{EFFORT, Prop, Shape, list, resolve};
 use crate::sheet::{DOCS, Sheet, brief, python};
 use crate::text;
@@ -34,7 +35,7 @@ const CONSTRAINTS: [(&str, &str); 13] = [
 ];
 
 /// The documentation of one tool.
-pub(crate) fn page(server: &str, tool: &CatalogTool, raw_name: &str, definition: &Value) -> String {
+pub(crate) fn page(server: &str, tool: &CatalogTool, raw_name: &str, definition: &Value, seen: Option<&Seen>) -> String {
     let mut out = String::new();
     heading(&mut out, server, tool, raw_name, definition);
     let input = definition.get("inputSchema").unwrap_or(&Value::Null);
@@ -45,6 +46,8 @@ pub(crate) fn page(server: &str, tool: &CatalogTool, raw_name: &str, definition:
         let mut fields = Fields::new(output, Way::Out);
         fields.nested(crate::value::wrapped_result(definition).unwrap_or(output), "", 0);
         section(&mut out, "Returns", &fields.lines);
+    } else if let Some(seen) = seen {
+        let _ = writeln!(out, "Returns: not declared; seen in recent results: {}", seen.text());
     } else {
         out.push_str(
             "Returns: not declared. JSON text arrives parsed, other text as a string; print it once to see its shape.\n",

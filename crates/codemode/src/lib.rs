@@ -5,11 +5,14 @@
 //! their hidden characters and appear only in comments and indented blocks, schemas are read under limits.
 
 mod docs;
+pub mod excerpt;
 mod library;
 mod meta;
 mod names;
 mod plain;
+pub mod renamed;
 mod search;
+pub mod seen;
 mod shape;
 mod sheet;
 mod text;

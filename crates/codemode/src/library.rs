@@ -9,10 +9,11 @@ use serde_json::Value;
 use crate::names::{Kind, identifiers};
 use crate::plain::Plain;
 use crate::search::{Index, Listed};
+use crate::seen::Seen;
 use crate::shape::{EFFORT, Shape};
 use crate::sheet::{STUB, Sheet};
 use crate::wire::{Catalog, CatalogParam, CatalogServer, CatalogTool};
-use crate::{docs, text};
+use crate::{docs, names, text};
 
 /// A file longer than this is answered with its outline, and no answer is longer.
 const MAX_ANSWER: usize = 32 << 10;
@@ -140,6 +141,9 @@ impl Library {
                 }
             };
             out.push_str(&line);
+            if names::is_taken(&def.name) {
+                out.push_str(&format!(" (`{}` itself is Python's)", def.name));
+            }
             out.push('\n');
         }
         out
@@ -174,6 +178,27 @@ impl Library {
     /// # Errors
     /// When no such server or tool exists.
     pub fn docs(&self, server: &str, tool: &str) -> Result<String, LibraryError> {
+        self.docs_seen(server, tool, None)
+    }
+
+    /// [`Self::docs`], with what results of the tool have looked like: it is told where the tool does not say so itself.
+    ///
+    /// # Errors
+    /// As [`Self::docs`].
+    pub fn docs_seen(&self, server: &str, tool: &str, seen: Option<&Seen>) -> Result<String, LibraryError> {
+        let (listed, entry, def) = self.find(server, tool)?;
+        Ok(docs::page(&listed.name, entry, &def.name, &def.definition, seen))
+    }
+
+    /// The identity of a tool by the names under which [`Self::docs`] finds it.
+    ///
+    /// # Errors
+    /// As [`Self::docs`].
+    pub fn tool_id(&self, server: &str, tool: &str) -> Result<&str, LibraryError> {
+        Ok(&self.find(server, tool)?.1.tool_id)
+    }
+
+    fn find(&self, server: &str, tool: &str) -> Result<(&CatalogServer, &CatalogTool, &ToolDef), LibraryError> {
         let at = self.server_index(server)?;
         let (Some(def), Some(listed)) = (self.servers.get(at), self.catalog.servers.get(at)) else {
             return Err(self.no_server(server));
@@ -181,11 +206,11 @@ impl Library {
         let found = listed.tools.iter().zip(&def.tools);
         let exact = found.clone().find(|(t, _)| t.name == tool);
         let loose = || found.clone().find(|(t, d)| d.name == tool || is_dotted(tool, &listed.name, &t.name));
-        let (entry, tool_def) = exact.or_else(loose).ok_or_else(|| {
+        let found = exact.or_else(loose).ok_or_else(|| {
             let names = listed.tools.iter().map(|t| t.name.as_str());
             LibraryError::NoTool { server: listed.name.clone(), asked: quoted(tool), hint: hint(tool, names, "Its tools") }
         })?;
-        Ok(docs::page(&listed.name, entry, &tool_def.name, &tool_def.definition))
+        Ok((listed, found.0, found.1))
     }
 
     /// The tools that are best for what `query` asks for, each with its signature: what they are called with needs no further

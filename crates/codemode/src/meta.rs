@@ -15,6 +15,9 @@ signature is not enough or shows `...`.";
 const SEARCH: &str = "Find tools by purpose: the signatures that fit best, ready to call. Shorter than reading files. Say in a few words what \
 you want to do, such as \"close a pull request\"; search once for each thing you need.";
 
+const RESULT: &str = "Read more of a script result that came back cut. run: its script_run_id; path: such as rows[3].name; range: a slice of items \
+or characters, such as 100:200.";
+
 const EXECUTE: &str = "Run a script that calls tools. Do the whole job in one script: call, loop, filter, combine, and hand back only what you \
 need; what stays in the script costs you no tokens. Read the signatures first.
 
@@ -33,8 +36,8 @@ result = {\"count\": len(unpaid), \"total\": sum([o[\"total\"] for o in unpaid])
 Every call is checked and recorded. When state is \"waiting_approval\", the run has paused until people decide and then goes on by itself: do \
 not send it again, call executeToolCode with resume set to its script_run_id for the result.";
 
-/// `listToolFiles`, `readToolFile`, `getToolDocs` and `executeToolCode` as MCP tool objects, and `searchTools` where there is
-/// much to search.
+/// `listToolFiles`, `readToolFile`, `getToolDocs`, `executeToolCode` and `readResult` as MCP tool objects, and `searchTools` where
+/// there is much to search.
 #[must_use]
 pub fn meta_tools(with_search: bool) -> Vec<Value> {
     let text = |description: &str| json!({"type": "string", "description": description});
@@ -68,6 +71,15 @@ pub fn meta_tools(with_search: bool) -> Vec<Value> {
             // What a script does is what the tools it calls do.
             "annotations": {"readOnlyHint": false, "destructiveHint": true, "idempotentHint": false, "openWorldHint": true},
         }),
+        // Always there: a client that reads the list once would never hear of it later. The words that say when to use it come with
+        // the result that is cut.
+        reader(
+            "readResult",
+            "Read more of a result",
+            RESULT,
+            json!({"run": {"type": "string"}, "path": {"type": "string"}, "range": {"type": "string"}}),
+            &["run"],
+        ),
     ];
     if with_search {
         let properties = json!({

@@ -168,6 +168,11 @@ pub(crate) fn type_name(hint: &str) -> String {
     identifier(&name, Kind::Type, 0)
 }
 
+/// Whether a script finds something else under this name.
+pub(crate) fn is_taken(name: &str) -> bool {
+    is_reserved(name, Kind::Server)
+}
+
 fn is_reserved(name: &str, kind: Kind) -> bool {
     KEYWORDS.contains(&name) || (kind == Kind::Server && GLOBALS.contains(&name))
 }

@@ -44,6 +44,13 @@ pub struct Limits {
     pub source_bytes: usize,
     /// Tool calls in one run.
     pub calls: u32,
+    /// Processor time. Of runs of before there was this field, it is the default.
+    #[serde(default = "default_step_milliseconds")]
+    pub step_milliseconds: u32,
+}
+
+fn default_step_milliseconds() -> u32 {
+    Limits::default().step_milliseconds
 }
 
 impl Default for Limits {
@@ -56,6 +63,7 @@ impl Default for Limits {
             result_bytes: 1 << 20,
             source_bytes: 64 << 10,
             calls: 200,
+            step_milliseconds: 2_000,
         }
     }
 }

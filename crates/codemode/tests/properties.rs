@@ -7,7 +7,12 @@ use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
-use tollgate_codemode::{Binding, Library, ServerDef, ToolDef, value::answer_of};
+use tollgate_codemode::{
+    Binding, Library, ServerDef, ToolDef,
+    excerpt::{excerpt, read},
+    seen::Seen,
+    value::answer_of,
+};
 
 fn library(definition: Value) -> Library {
     let tool = ToolDef { tool_id: "tool_1".to_owned(), name: "t".to_owned(), definition: Arc::new(definition) };
@@ -155,5 +160,58 @@ fn schema_bombs_are_defused() {
         println!("{name}: stub {stub_time:?}, with docs {:?}, {} bytes", start.elapsed(), stub.len());
         // 50 ms each on a quiet machine; a busy one gets some slack.
         assert!(start.elapsed() < Duration::from_millis(500), "{name} took {:?}", start.elapsed());
+    }
+}
+
+/// Values as tools answer them; every text, and every key that is data, holds the marker.
+fn answered() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        (-1e6..1e6).prop_map(Value::from),
+        "[a-z@ ]{0,6}".prop_map(|text| json!(format!("{MARKER}{text}"))),
+    ];
+    leaf.prop_recursive(5, 60, 8, |inner| {
+        let key = prop_oneof![
+            prop::sample::select(vec!["id", "name", "rows", "next", "created_at", "a", "b", "c"]).prop_map(str::to_owned),
+            "[a-z]{3}@[a-z]{3}|[0-9]{4}-[0-9]{2}|[a-f0-9]{8}0".prop_map(|text| format!("{text} {MARKER}")),
+        ];
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..6).prop_map(Value::from),
+            prop::collection::vec((key, inner), 0..6).prop_map(|pairs| Value::Object(pairs.into_iter().collect())),
+        ]
+    })
+}
+
+const MARKER: &str = "SECRET";
+
+proptest! {
+    #[test]
+    fn shapes_merge_in_any_order_and_know_no_values(a in answered(), b in answered(), c in answered()) {
+        let [a, b, c] = [a, b, c].map(|value| Seen::of(&value));
+        let ab = a.clone().merge(b.clone());
+        prop_assert_eq!(&ab, &b.clone().merge(a.clone()));
+        prop_assert_eq!(&ab.clone().merge(ab.clone()), &ab);
+        // What a shape has taken in changes it no more.
+        let abc = ab.merge(c.clone());
+        for known in [&a, &b, &c] {
+            prop_assert_eq!(&abc.clone().merge(known.clone()), &abc);
+        }
+        let stored = serde_json::to_string(&abc).unwrap();
+        prop_assert!(!stored.contains(MARKER) && !abc.text().contains(MARKER), "{}", stored);
+        prop_assert_eq!(serde_json::from_str::<Seen>(&stored).unwrap(), abc);
+    }
+
+    #[test]
+    fn an_excerpt_fits_and_is_true(value in answered(), chars in 26_usize..200) {
+        let (shown, cuts) = excerpt(&value, chars);
+        prop_assert!(shown.to_string().chars().count() <= chars, "{}", shown);
+        prop_assert_eq!(cuts.is_empty(), shown == value);
+        for cut in &cuts {
+            // Where it says that reading goes on, it does.
+            prop_assert!(cut.from <= cut.to && cut.to < cut.of);
+            prop_assert!(read(&value, &cut.path, Some(&format!("{}:", cut.to)), 60).is_ok(), "{:?}", cut);
+        }
     }
 }

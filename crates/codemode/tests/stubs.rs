@@ -101,7 +101,7 @@ fn real_servers() {
 #[test]
 fn the_prompt() {
     insta::assert_json_snapshot!("meta_tools", meta_tools(true));
-    assert_eq!(meta_tools(false).len(), 4);
+    assert_eq!(meta_tools(false).len(), 5);
 }
 
 #[test]

@@ -221,6 +221,9 @@ pub struct ScriptEnd<'a> {
     pub result: Option<Commitment>,
     pub logs: Option<Commitment>,
     pub error: Option<Commitment>,
+    /// The tools that its text shows, as JSON text. Left out where none is known, as in lines of before there was this field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub may_call: Option<Cow<'a, str>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -34,6 +34,8 @@ pub struct Approval {
     pub llm_request_id: LlmRequestId,
     pub script_run_id: Option<ScriptRunId>,
     pub sequence: Option<i32>,
+    /// What the script's text shows of the tools that it may call, as `server.tool`; `None` for a call outside a script.
+    pub may_call: Option<Vec<String>>,
     pub needed: i16,
     /// Confirmations so far.
     pub given: i64,
@@ -78,7 +80,7 @@ pub struct Verdict<'a> {
 
 const COLUMNS: &str = "SELECT a.approval_id, a.state, a.key_id, a.team_id, a.tool_id, a.upstream_id, a.upstream_name, a.tool_name,
     a.call_id, a.llm_request_id, a.script_run_id, a.sequence, a.confirmations, a.requested_at, a.expires_at, a.decided_at, a.used_at,
-    a.version, (SELECT count(*) FROM approval_confirmations c WHERE c.tenant_id = a.tenant_id AND c.approval_id = a.approval_id
+    a.version, a.may_call, (SELECT count(*) FROM approval_confirmations c WHERE c.tenant_id = a.tenant_id AND c.approval_id = a.approval_id
                 AND c.decision = 'approve') AS given
     FROM approvals a WHERE a.tenant_id = ";
 
@@ -268,6 +270,7 @@ fn approval(row: &PgRow) -> StoreResult<Approval> {
         llm_request_id: id("llm_request_id")?.into(),
         script_run_id: row.try_get::<Option<Uuid>, _>("script_run_id")?.map(Into::into),
         sequence: row.try_get("sequence")?,
+        may_call: calls::may_call(row)?,
         needed: row.try_get("confirmations")?,
         given: row.try_get("given")?,
         arguments: None,

@@ -315,6 +315,8 @@ pub struct ScriptRun {
     pub state: String,
     pub engine: String,
     pub catalog_sha256: Vec<u8>,
+    /// The tools that its text shows, as `server.tool`; `None` while nobody has asked.
+    pub may_call: Option<Vec<String>>,
     pub ticks: Option<i64>,
     pub opened_at: DateTime<Utc>,
     pub closed_at: Option<DateTime<Utc>>,
@@ -429,7 +431,7 @@ pub async fn list_runs(tx: &mut Tx, tenant: TenantId, filter: &CallFilter, slice
 }
 
 const RUN_COLUMNS: &str = "SELECT s.script_run_id, s.llm_request_id, s.key_id, s.team_id, s.state, s.engine, s.catalog_sha256,
-                                  s.ticks, s.opened_at, s.closed_at";
+                                  s.ticks, s.opened_at, s.closed_at, s.may_call";
 
 /// One script run with its source, its outcome and its journal. A text that was erased, or never stored, is `None`.
 ///
@@ -483,10 +485,17 @@ fn script_run(row: &PgRow) -> StoreResult<ScriptRun> {
         state: row.try_get("state")?,
         engine: row.try_get("engine")?,
         catalog_sha256: row.try_get("catalog_sha256")?,
+        may_call: may_call(row)?,
         ticks: row.try_get("ticks")?,
         opened_at: row.try_get("opened_at")?,
         closed_at: row.try_get("closed_at")?,
     })
+}
+
+/// The list in the column of that name.
+pub(crate) fn may_call(row: &PgRow) -> StoreResult<Option<Vec<String>>> {
+    let text: Option<&str> = row.try_get("may_call")?;
+    text.map(serde_json::from_str).transpose().map_err(|error| StoreError::Corrupt(format!("may_call: {error}")))
 }
 
 /// The part of a filter that a parent answers from its own row.

@@ -161,6 +161,7 @@ fn end(tenant: TenantId, row: &PgRow) -> StoreResult<Line<'_>> {
         result: commitment(row, ["result_sha256", "result_form", "result_kept_sha256"])?,
         logs: commitment(row, ["logs_sha256", "logs_form", "logs_kept_sha256"])?,
         error: commitment(row, ["error_sha256", "error_form", "error_kept_sha256"])?,
+        may_call: words(row, "may_call")?,
     };
     Ok(if row.try_get::<i16, _>("kind")? == 1 { Line::ScriptEnd(end) } else { Line::ScriptResolution(end) })
 }

@@ -97,10 +97,25 @@ async fn drop_month(store: &Store, month: NaiveDate, now: DateTime<Utc>) -> Stor
     // Whoever lets the month go and has nothing in it loses nothing, and is told nothing.
     let keep: Vec<Uuid> = keep.into_iter().chain(going.into_iter().filter(|tenant| !with_rows.contains(tenant))).collect();
     role(&mut change, "SET LOCAL ROLE tollgate_control").await?;
+    forget_runs(&mut change, &with_rows, ids::floor(end)).await?;
     sqlx::query("SELECT tollgate_retire($1, $2)").bind(first).bind(&keep).execute(&mut *change.tx).await?;
     role(&mut change, "SET LOCAL ROLE tollgate_app").await?;
     change.commit_quietly().await?;
     Ok(Some(with_rows.into_iter().map(TenantId::from).collect()))
+}
+
+/// What people were asked about calls before `end`, and who drove runs before it. What still waits stays until it does not.
+async fn forget_runs(change: &mut Change, tenants: &[Uuid], end: Uuid) -> StoreResult<()> {
+    for sql in [
+        "DELETE FROM approval_confirmations c USING approvals a
+         WHERE c.tenant_id = ANY($1) AND a.tenant_id = c.tenant_id AND a.approval_id = c.approval_id AND a.approval_id < $2
+           AND a.state IN ('denied', 'expired', 'used')",
+        "DELETE FROM approvals WHERE tenant_id = ANY($1) AND approval_id < $2 AND state IN ('denied', 'expired', 'used')",
+        "DELETE FROM script_run_turns WHERE tenant_id = ANY($1) AND script_run_id < $2",
+    ] {
+        sqlx::query(sql).bind(tenants).bind(end).execute(&mut *change.tx).await?;
+    }
+    Ok(())
 }
 
 async fn role(change: &mut Change, sql: &'static str) -> StoreResult<()> {

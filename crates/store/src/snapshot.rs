@@ -18,6 +18,7 @@ use crate::{
     budgets,
     error::{StoreError, StoreResult, word},
     rates as rate_limits,
+    script_limits::{self, ScriptLimits},
     settings::{self, TrailPolicy},
     tx::{Store, Tx},
 };
@@ -38,6 +39,7 @@ pub struct TenantConfig {
     pub keys: HashMap<KeyId, KeyConfig>,
     pub rates: RateCard,
     pub trail: TrailPolicy,
+    pub scripts: ScriptLimits,
 }
 
 /// An upstream with what it takes to reach it.
@@ -99,6 +101,7 @@ pub async fn reload_tenant(store: &Store, tenant: TenantId, before: Option<&Tena
         keys: keys(&mut tx, tenant).await?,
         rates: rates(&mut tx, tenant).await?,
         trail: TrailPolicy::new(&settings::get(&mut tx, tenant).await?, before.map(|config| &config.trail)),
+        scripts: script_limits::get(&mut tx, tenant).await?,
         upstreams,
     };
     tx.commit().await?;

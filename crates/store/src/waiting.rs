@@ -7,6 +7,7 @@ use tollgate_domain::{CallId, KeyId, LlmRequestId, Origin, Outcome, ScriptRunId,
 use uuid::Uuid;
 
 use crate::{
+    calls::Form,
     error::{StoreError, StoreResult, word},
     payload,
     tx::{Store, Tx},
@@ -137,6 +138,8 @@ pub struct Kept {
     pub key: KeyId,
     pub team: Option<TeamId>,
     pub route: Option<String>,
+    /// JSON text; `None` where it never waited for people.
+    pub may_call: Option<String>,
     /// `None` where it is not there as it was: the run cannot be taken up.
     pub source: Option<String>,
     /// Canonical JSON.
@@ -163,6 +166,8 @@ pub async fn load(store: &Store, claim: Claim) -> StoreResult<Kept> {
     let start = sqlx::query(
         "SELECT s.llm_request_id, s.key_id, s.team_id, s.route, s.limits, c.body AS catalog, l.origin,
                 EXISTS (SELECT FROM script_run_ends e WHERE e.tenant_id = s.tenant_id AND e.script_run_id = s.script_run_id) AS ended,
+                (SELECT a.may_call FROM approvals a WHERE a.tenant_id = s.tenant_id AND a.script_run_id = s.script_run_id
+                 AND a.may_call IS NOT NULL LIMIT 1) AS may_call,
                 CASE WHEN s.source_form IS NULL THEN p.body END AS source
          FROM script_run_starts s
          LEFT JOIN script_catalogs c ON c.tenant_id = s.tenant_id AND c.catalog_sha256 = s.catalog_sha256
@@ -208,6 +213,7 @@ pub async fn load(store: &Store, claim: Claim) -> StoreResult<Kept> {
         key: start.try_get::<Uuid, _>("key_id")?.into(),
         team: start.try_get::<Option<Uuid>, _>("team_id")?.map(Into::into),
         route: start.try_get("route")?,
+        may_call: start.try_get("may_call")?,
         source: text(&start, "source")?,
         catalog: start.try_get::<Option<&[u8]>, _>("catalog")?.map(payload::unpack).transpose()?,
         limits: start.try_get("limits")?,
@@ -269,4 +275,43 @@ pub async fn state_of(store: &Store, tenant: TenantId, key: KeyId, run: ScriptRu
         row.bind(tenant.uuid()).bind(run.uuid()).bind(key.uuid()).fetch_optional(&mut *tx).await?.ok_or(StoreError::NotFound)?;
     tx.commit().await?;
     Ok((row.try_get("state")?, row.try_get("undecided")?))
+}
+
+/// What a run has left in `result`, as whoever asked for the run reads it.
+#[derive(Debug, Clone)]
+pub struct RunResult {
+    /// As of [`state_of`].
+    pub state: String,
+    /// JSON text.
+    pub text: Option<String>,
+    /// Why the text is not there as it was.
+    pub form: Option<Form>,
+}
+
+/// The result of a run of this tenant and key.
+///
+/// # Errors
+/// [`StoreError::NotFound`] also for another tenant's or key's, and for one that has gone with its month.
+pub async fn result_of(store: &Store, tenant: TenantId, key: KeyId, run: ScriptRunId) -> StoreResult<RunResult> {
+    let mut tx = store.tenant_snapshot(tenant).await?;
+    let row = sqlx::query(
+        "SELECT r.state, e.result_form, p.body FROM script_runs r
+         LEFT JOIN script_run_ends e ON e.tenant_id = r.tenant_id AND e.script_run_id = r.script_run_id AND e.kind = r.ended_by
+         LEFT JOIN script_payloads p
+           ON p.tenant_id = r.tenant_id AND p.script_run_id = r.script_run_id AND p.part = 1 AND p.sequence = 0
+         WHERE r.tenant_id = $1 AND r.script_run_id = $2 AND r.key_id = $3",
+    );
+    let row =
+        row.bind(tenant.uuid()).bind(run.uuid()).bind(key.uuid()).fetch_optional(&mut *tx).await?.ok_or(StoreError::NotFound)?;
+    tx.commit().await?;
+    let state: String = row.try_get("state")?;
+    let body: Option<&[u8]> = row.try_get("body")?;
+    let form = match (row.try_get::<Option<i16>, _>("result_form")?, body) {
+        (Some(2), _) => Some(Form::Omitted),
+        (_, None) if state == "done" => Some(Form::Erased),
+        (Some(1), _) => Some(Form::Redacted),
+        _ => None,
+    };
+    let text = body.map(payload::unpack).transpose()?.map(String::from_utf8).transpose();
+    Ok(RunResult { state, text: text.map_err(|error| StoreError::Corrupt(format!("payload: {error}")))?, form })
 }

@@ -48,6 +48,7 @@ impl World {
             call: CallId::mint(support::now()),
             request: self.who.request,
             place: None,
+            may_call: None,
             arguments: [1; 32],
             policy: [2; 32],
             confirmations: 1,

@@ -25,7 +25,7 @@ use tollgate_store::{
 
 use support::{
     QUEUE, Who, count,
-    runs::{erase, opening, record, rules},
+    runs::{erase, fresh, opening, record, rules},
     seal_all, tenant,
 };
 
@@ -210,6 +210,38 @@ async fn partitions_are_whole(pool: &PgPool) {
     assert_eq!(count(pool, "SELECT count(*) FROM pg_constraint WHERE conname = 'tollgate_month'").await, 0);
 }
 
+/// An approval that was used, one that waits, and a turn of a run, all of this month.
+async fn decided_and_driven(pool: &PgPool, who: &Who) {
+    for state in ["used", "pending"] {
+        let id: uuid::Uuid = fresh();
+        sqlx::query(
+            "INSERT INTO approvals (tenant_id, approval_id, state, key_id, tool_id, upstream_id, upstream_name, tool_name, call_id,
+                                    llm_request_id, arguments_hmac, policy, confirmations, requested_at, expires_at)
+             VALUES ($1, $2, $3, $4, $2, $2, 'crm', 'wipe', $2, $2, '', '', 1, now(), now() + interval '1 day')",
+        )
+        .bind(who.tenant.uuid())
+        .bind(id)
+        .bind(state)
+        .bind(who.key.uuid())
+        .execute(pool)
+        .await
+        .unwrap();
+        if state == "used" {
+            let said = "INSERT INTO approval_confirmations VALUES ($1, $2, 'ann', 'Ann', 'approve', NULL, now())";
+            sqlx::query(said).bind(who.tenant.uuid()).bind(id).execute(pool).await.unwrap();
+        }
+    }
+    let turn = "INSERT INTO script_run_turns VALUES ($1, $2, 1, $2, 'crashed', 0, now())";
+    sqlx::query(turn).bind(who.tenant.uuid()).bind(fresh::<uuid::Uuid>()).execute(pool).await.unwrap();
+}
+
+async fn asked_and_driven(pool: &PgPool, who: &Who) -> Vec<(String, i64)> {
+    let sql = "SELECT what, count(*) FROM (SELECT state AS what FROM approvals WHERE tenant_id = $1
+               UNION ALL SELECT 'confirmed' FROM approval_confirmations WHERE tenant_id = $1
+               UNION ALL SELECT 'turn' FROM script_run_turns WHERE tenant_id = $1) AS all_of_it GROUP BY what ORDER BY what";
+    sqlx::query_as(sql).bind(who.tenant.uuid()).fetch_all(pool).await.unwrap()
+}
+
 #[sqlx::test(migrator = "tollgate_store::MIGRATOR")]
 async fn a_month_goes_for_those_who_let_it_go_and_stays_for_all_others(pool: PgPool) {
     let store = Store::from_pool(pool.clone());
@@ -224,6 +256,9 @@ async fn a_month_goes_for_those_who_let_it_go_and_stays_for_all_others(pool: PgP
     for who in [&gone, &held, &longer, &never] {
         record(who, &audit, &trail, "{\"a\":1}", "text").await;
         record(who, &audit, &trail, "{}", "text").await;
+    }
+    for who in [&gone, &never] {
+        decided_and_driven(&pool, who).await;
     }
     set(&store, gone.tenant, |s| s.retention_days = Some(30)).await;
     set(&store, held.tenant, |s| (s.retention_days, s.legal_hold) = (Some(1), true)).await;
@@ -244,6 +279,9 @@ async fn a_month_goes_for_those_who_let_it_go_and_stays_for_all_others(pool: PgP
     let retired = retention::run(&store, expiry(30)).await.unwrap();
     assert_eq!(retired, [Retired { tenant: gone.tenant, month: this_month() }]);
     assert_eq!(rows(&digest(&pool, gone.tenant).await), 0);
+    assert_eq!(asked_and_driven(&pool, &gone).await, [("pending".to_owned(), 1)], "what waits stays, and all else goes");
+    let kept = ["confirmed", "pending", "turn", "used"].map(|what| (what.to_owned(), 1));
+    assert_eq!(asked_and_driven(&pool, &never).await, kept);
     let after: Vec<_> =
         [digest(&pool, held.tenant).await, digest(&pool, longer.tenant).await, digest(&pool, never.tenant).await].into();
     assert_eq!(after, before, "to the byte");

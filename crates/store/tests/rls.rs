@@ -51,6 +51,8 @@ const ROWS: &[(&str, &str)] = &[
     ("audit_entries", "(tenant_id, sequence, entries) VALUES ($1, ('x' || substr($2::text, 1, 7))::bit(28)::int, '')"),
     ("audit_nodes", "(tenant_id, level, index, hash) VALUES ($1, 0, ('x' || substr($2::text, 1, 7))::bit(28)::int, '')"),
     ("audit_settings", "(tenant_id, updated_at) VALUES (COALESCE($1, $2), now())"),
+    ("script_limits", "(tenant_id, updated_at) VALUES (COALESCE($1, $2), now())"),
+    ("tool_shapes", "(tenant_id, tool_id, definition_sha256, shape, updated_at) VALUES ($1, $2, 'x', '{}', now())"),
     ("audit_followers", "(tenant_id, follower, position, updated_at) VALUES (COALESCE($1, $2), $2::text, 0, now())"),
     ("audit_erasures", "(tenant_id, erasure_id, at, by, reason, selection, calls, runs) VALUES ($1, $2, now(), 'x', 'x', '{}', 0, 0)"),
     ("audit_erased", "(tenant_id, row_id, erasure_id) VALUES ($1, $2, $1)"),
@@ -80,8 +82,8 @@ const GRANTS: &str = "\
 _sqlx_migrations: - - - - -
 admin_events: SI - - I -
 admins: SIUD S - - -
-approval_confirmations: SIu - - - -
-approvals: SIu Su - - -
+approval_confirmations: SIu SD - - -
+approvals: SIu SuD - - -
 audit_batches: I - - SID I
 audit_entries: S - - SI -
 audit_erased: SI - - - -
@@ -109,10 +111,11 @@ rate_states: S - - - -
 resolved_calls: S - - - -
 script_catalogs: S - - - I
 script_journal: S S - - I
+script_limits: SIU - - - -
 script_payloads: S - SD - I
 script_run_ends: S S - - I
 script_run_starts: S S - - I
-script_run_turns: SI SI - - -
+script_run_turns: SI SID - - -
 script_runs: S S - - -
 service_tokens: SIUD S - - -
 suspended_runs: SID SD - - -
@@ -124,6 +127,7 @@ tool_call_payloads: S - SD - I
 tool_calls: S - - - -
 tool_group_tools: SIUD - - - -
 tool_groups: SIUD - - - -
+tool_shapes: SIU - - - -
 tool_versions: SIUD - - - -
 tools: SIUD - - - -
 upstream_status: SIUD - - - -

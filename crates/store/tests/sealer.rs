@@ -87,6 +87,7 @@ async fn one_of_each(who: &Who, store: &Store, audit: &AuditWriter) {
         result: None,
         logs: Payload::omitted(&b"[]"[..]),
         error: Some(Payload::whole(&b"{}"[..])),
+        may_call: None,
         at: support::now(),
     };
     let journal = JournalRow { tenant: who.tenant, place, call: Some(nested.id), entry: Payload::whole(&b"{}"[..]) };

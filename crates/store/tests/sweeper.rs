@@ -201,6 +201,7 @@ async fn a_dead_workers_runs_are_taken_over_by_one(pool: PgPool) {
         result: Some(Payload::whole(&b"1"[..])),
         logs: Payload::whole(&b"[]"[..]),
         error: None,
+        may_call: None,
         at: support::now(),
     };
     c.audit.after(Entry { end: Some(end), ..Entry::default() }).await.unwrap();

@@ -36,7 +36,7 @@ pub enum Limit {
     Expression,
     BlockDepth,
     ElifChain,
-    /// The process's memory, seconds and native stack: reported by the last words of a process that ends.
+    /// The process's memory in MB, time in milliseconds and native stack: reported by the last words of a process that ends.
     Memory(usize),
     Time(u32),
     Stack,
@@ -82,7 +82,8 @@ impl fmt::Display for Limit {
             Self::ElifChain => write!(f, "Limit reached: elif ({ELIF_CHAIN} branches). Use a dict."),
             Self::Memory(n) => write!(f, "Limit reached: memory ({n} MB). Build smaller strings and lists."),
             Self::Time(n) => {
-                write!(f, "Limit reached: time ({n} s of computing in one step). Compute less in the script.")
+                let seconds = f64::from(*n) / 1000.0;
+                write!(f, "Limit reached: time ({seconds} s of computing in one step). Compute less in the script.")
             }
             Self::Stack => {
                 write!(f, "Limit reached: native stack. A value is nested too deeply to compare or print; flatten it.")

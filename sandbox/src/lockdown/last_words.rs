@@ -10,8 +10,8 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::io;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU8, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use tollgate_codemode::wire::{ErrorKind, ScriptError, StepReply, write_frame};
 
@@ -28,7 +28,10 @@ struct Words {
     crash: Vec<u8>,
 }
 
-static WORDS: OnceLock<Words> = OnceLock::new();
+/// Of the step under way. What it points to is never freed: a handler may be reading it.
+static WORDS: AtomicPtr<Words> = AtomicPtr::new(std::ptr::null_mut());
+/// The memory (MB) and time (ms) that they speak of.
+static SPOKEN_OF: Mutex<(usize, u32)> = Mutex::new((0, 0));
 
 /// Whether a frame may be written: not while the reply proper is on its way, and only once.
 static STATE: AtomicU8 = AtomicU8::new(QUIET);
@@ -36,16 +39,23 @@ const QUIET: u8 = 0;
 const ARMED: u8 = 1;
 const SPOKEN: u8 = 2;
 
-/// Serialise the replies, while there is memory to do so.
-pub fn prepare(settings: &Settings) {
+/// Serialise the replies, while there is memory to do so. Steps of one tenant have the same limits but for the moment in which they
+/// are changed: so little is leaked.
+pub fn prepare(memory_mb: usize, step_milliseconds: u32) {
+    let mut spoken_of = SPOKEN_OF.lock().unwrap_or_else(PoisonError::into_inner);
+    if *spoken_of == (memory_mb, step_milliseconds) {
+        return;
+    }
+    *spoken_of = (memory_mb, step_milliseconds);
     let crash =
         ScriptError { kind: ErrorKind::Sandbox, message: "The script crashed its interpreter.".into(), line: None, column: None };
-    let _ = WORDS.set(Words {
-        memory: frame(Limit::Memory(settings.memory_mb).error(None)),
-        time: frame(Limit::Time(settings.step_seconds).error(None)),
+    let words = Box::new(Words {
+        memory: frame(Limit::Memory(memory_mb).error(None)),
+        time: frame(Limit::Time(step_milliseconds).error(None)),
         stack: frame(Limit::Stack.error(None)),
         crash: frame(crash),
     });
+    WORDS.store(Box::into_raw(words), Ordering::SeqCst);
 }
 
 fn frame(error: ScriptError) -> Vec<u8> {
@@ -72,7 +82,8 @@ pub fn disarm() {
 fn speak(choose: impl Fn(&Words) -> &Vec<u8>) {
     match STATE.compare_exchange(ARMED, SPOKEN, Ordering::SeqCst, Ordering::SeqCst) {
         Ok(_) => {
-            if let Some(words) = WORDS.get() {
+            // SAFETY: null, or from `Box::into_raw` and never freed.
+            if let Some(words) = unsafe { WORDS.load(Ordering::SeqCst).as_ref() } {
                 let frame = choose(words);
                 // SAFETY: the buffer lives for ever and `write` is async-signal-safe. The frame is smaller than PIPE_BUF, so
                 // it arrives whole or not at all.
@@ -98,11 +109,24 @@ fn wait_for_the_end() -> ! {
 /// The system's allocator with a count of what it handed out.
 pub struct Metered;
 
+/// A step needs this much of its own, whatever its script does.
+const LEAST_HEAP: usize = 8 << 20;
+
 static USED: AtomicUsize = AtomicUsize::new(0);
 static CEILING: AtomicUsize = AtomicUsize::new(usize::MAX);
 
 pub fn limit_memory(settings: &Settings) {
     CEILING.store(settings.heap_bytes(), Ordering::Relaxed);
+}
+
+/// For one step: what its values may take (the interpreter sees to that between two instructions), and as much again twice for what
+/// it makes of them meanwhile, on top of what the process holds already. Returns by how much memory (MB) the step is bounded.
+pub fn limit_step(settings: &Settings, heap_bytes: u64) -> usize {
+    let values = usize::try_from(heap_bytes).unwrap_or(usize::MAX).max(LEAST_HEAP);
+    let own = values.saturating_mul(3);
+    let ceiling = USED.load(Ordering::Relaxed).saturating_add(own);
+    CEILING.store(ceiling.min(settings.heap_bytes()), Ordering::Relaxed);
+    if ceiling < settings.heap_bytes() { own >> 20 } else { settings.memory_mb }
 }
 
 impl Metered {
@@ -163,17 +187,20 @@ unsafe impl GlobalAlloc for Metered {
 
 /// Start the step's clock. It counts the process's own CPU time: a busy machine must not fail an innocent script. (The
 /// gateway holds a wall clock over the process as well.)
-pub fn start_clock(settings: &Settings) {
-    set_clock(settings.step_seconds.into());
+pub fn start_clock(milliseconds: u32) {
+    set_clock(milliseconds);
 }
 
 pub fn stop_clock() {
     set_clock(0);
 }
 
-fn set_clock(seconds: i64) {
+fn set_clock(milliseconds: u32) {
     let zero = libc::timeval { tv_sec: 0, tv_usec: 0 };
-    let timer = libc::itimerval { it_interval: zero, it_value: libc::timeval { tv_sec: seconds, tv_usec: 0 } };
+    let timer = libc::itimerval {
+        it_interval: zero,
+        it_value: libc::timeval { tv_sec: i64::from(milliseconds / 1000), tv_usec: i64::from(milliseconds % 1000) * 1000 },
+    };
     // SAFETY: a valid timer, and no interest in the old one.
     unsafe { libc::setitimer(libc::ITIMER_PROF, &raw const timer, std::ptr::null_mut()) };
 }

@@ -6,7 +6,7 @@ mod last_words;
 pub mod selftest;
 
 pub use self::confine::{confine_process, confine_system_calls};
-pub use self::last_words::{Metered, arm, disarm, limit_memory, prepare, start_clock, stop_clock, watch_stack};
+pub use self::last_words::{Metered, arm, disarm, limit_memory, limit_step, prepare, start_clock, stop_clock, watch_stack};
 
 /// Stack of the thread that runs scripts. The depth of syntax trees is bounded such that they fit with room to spare;
 /// values have no such bound, and overflow ends in a typed reply.
@@ -25,6 +25,12 @@ pub struct Settings {
 
 impl Settings {
     pub const MIN_MEMORY_MB: usize = 192;
+
+    /// Of one step.
+    #[must_use]
+    pub const fn step_milliseconds(&self) -> u32 {
+        self.step_seconds.saturating_mul(1000)
+    }
 
     /// What the allocator hands out before it ends the process: less than the address space, so that a script learns of it.
     #[must_use]

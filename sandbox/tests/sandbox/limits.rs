@@ -2,7 +2,7 @@
 
 use tollgate_codemode::wire::{ErrorKind, Limits, Outcome, StepReply};
 
-use crate::support::{failure, step};
+use crate::support::{Process, failure, step, step_of};
 
 #[track_caller]
 fn hits(reply: &StepReply, limit: &str) {
@@ -120,4 +120,33 @@ fn what_the_guard_allows_fits_the_stack() {
     ] {
         fits(&source, Limits::default());
     }
+}
+
+/// What a step is allowed comes with the step: a process that one tenant's small limits have served serves larger ones next.
+#[test]
+fn time_and_memory_are_those_of_the_step() {
+    let small = limits(|l| (l.step_milliseconds, l.heap_bytes) = (300, 8 << 20));
+    for (source, limit) in [("x = 7\nfor i in range(60): x = x * x", "time (0.3 s"), ("x = [0] * 5000000", "memory (24 MB")] {
+        let mut process = Process::start();
+        let empty = process.step(&step_of("x = 1", Vec::new(), small)).unwrap();
+        assert!(matches!(empty.outcome, Outcome::Done { .. }), "{empty:?}");
+        let reply = process.step(&step_of(source, Vec::new(), small)).unwrap();
+        let error = failure(&reply);
+        assert_eq!(error.kind, ErrorKind::Limit, "{error:?}");
+        assert!(error.message.starts_with(&format!("Limit reached: {limit}")), "{}", error.message);
+        process.kill();
+    }
+    let mut process = Process::start();
+    for (limits, fits) in [(Limits::default(), true), (small, true), (Limits::default(), true), (small, false)] {
+        let items = if limits.heap_bytes == small.heap_bytes && fits { 50_000 } else { 5_000_000 };
+        let reply = process.step(&step_of(&format!("x = [0] * {items}\nresult = len(x)"), Vec::new(), limits)).unwrap();
+        assert_eq!(matches!(reply.outcome, Outcome::Done { .. }), fits, "{reply:?}");
+    }
+    process.kill();
+    // No step gets more than its process was started with.
+    let mut process = Process::with(&["--step-seconds", "1"]);
+    let long = limits(|l| l.step_milliseconds = 60_000);
+    let reply = process.step(&step_of("x = 7\nfor i in range(60): x = x * x", Vec::new(), long)).unwrap();
+    assert!(failure(&reply).message.starts_with("Limit reached: time (1 s"), "{reply:?}");
+    process.kill();
 }

@@ -1,5 +1,5 @@
-//! `tollgate-bench`: what the audit trail costs, how fast it is exported and searched (`make bench-audit`), and what a prompt
-//! costs (`make bench-tokens`).
+//! `tollgate-bench`: what the audit trail costs, how fast it is exported and searched (`make bench-audit`), what a prompt costs
+//! (`make bench-tokens`), and what a script costs (`make bench-script`).
 //!
 //! Numbers are printed and never asserted: a machine is what it is. What is asserted is that the numbers mean something:
 //! every call that was answered is in the trail, every row that was asked for is in the export.
@@ -9,6 +9,7 @@ mod calls;
 mod dice;
 mod load;
 mod process;
+mod script;
 mod table;
 mod tokens;
 mod trail;
@@ -26,7 +27,7 @@ use clap::{Parser, Subcommand};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[derive(Debug, Parser)]
-#[command(name = "tollgate-bench", about = "Measures the audit trail, and prompts")]
+#[command(name = "tollgate-bench", about = "Measures the audit trail, prompts and scripts")]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -40,6 +41,8 @@ enum Command {
     Trail(trail::Trail),
     /// Tokens of the prompts of the same tasks, with all tools in each and with Code Mode
     Tokens(tokens::Tokens),
+    /// Microseconds of scripts and their calls, scripts at once, and the memory of those that wait
+    Script(script::Script),
     /// The upstream that `calls` calls
     #[command(hide = true)]
     Upstream,
@@ -67,6 +70,7 @@ fn run(command: Command) -> Result<()> {
             Command::Calls(args) => Box::pin(calls::run(args)).await,
             Command::Trail(args) => Box::pin(trail::run(args)).await,
             Command::Tokens(args) => Box::pin(tokens::run(args)).await,
+            Command::Script(args) => Box::pin(script::run(args)).await,
             Command::Upstream => upstream::run().await,
             Command::Worker(args) => worker::run(args).await,
         }

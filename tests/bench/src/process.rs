@@ -137,11 +137,24 @@ impl Process {
         self.memory("VmRSS:")
     }
 
+    /// As [`Self::peak_mib`], in KiB.
+    pub fn peak_kib(&self) -> Result<u64> {
+        self.memory_kib("VmHWM:")
+    }
+
+    /// As [`Self::resident_mib`], in KiB.
+    pub fn resident_kib(&self) -> Result<u64> {
+        self.memory_kib("VmRSS:")
+    }
+
     fn memory(&self, field: &str) -> Result<u64> {
+        Ok(self.memory_kib(field)?.div_ceil(1024))
+    }
+
+    fn memory_kib(&self, field: &str) -> Result<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
         let line = status.lines().find_map(|line| line.strip_prefix(field)).context("a line of memory")?;
-        let kib: u64 = line.trim().trim_end_matches("kB").trim().parse()?;
-        Ok(kib.div_ceil(1024))
+        Ok(line.trim().trim_end_matches("kB").trim().parse()?)
     }
 }
 

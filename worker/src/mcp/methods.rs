@@ -171,6 +171,7 @@ impl Turn {
             cancel: self.cancel,
             pending: None,
             can_wait: false,
+            may_call: None,
         };
         let reply = call::call(&self.gate, &self.caller, &parent, ask).await?;
         match &reply.answer {
@@ -218,6 +219,7 @@ impl Turn {
             cancel: CancellationToken::new(),
             pending: None,
             can_wait: false,
+            may_call: None,
         };
         match call::refuse(&self.gate, &self.caller, &self.mint().await, ask, Reason::UnknownParent).await {
             Ok(_) => RpcError::new(RpcError::INVALID_PARAMS, Reason::UnknownParent.told()).into(),

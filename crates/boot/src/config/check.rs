@@ -120,7 +120,7 @@ fn check_url(what: &str, url: &str, secure: bool) -> Check {
 
 fn check_limits(limits: &Limits) -> Check {
     let script = &limits.script;
-    let positive: [(&str, u64); 14] = [
+    let positive: [(&str, u64); 16] = [
         ("request_body_bytes", limits.request_body_bytes as u64),
         ("request_head_seconds", limits.request_head_seconds),
         ("connections", limits.connections as u64),
@@ -134,6 +134,8 @@ fn check_limits(limits: &Limits) -> Check {
         ("script.source_bytes", script.source_bytes as u64),
         ("script.log_bytes", script.log_bytes as u64),
         ("script.result_bytes", script.result_bytes as u64),
+        ("script.answer_chars", script.answer_chars as u64),
+        ("script.step_milliseconds", u64::from(script.step_milliseconds)),
         ("script.calls", u64::from(script.calls)),
     ];
     match positive.iter().find(|(_, value)| *value == 0) {

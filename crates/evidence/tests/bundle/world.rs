@@ -173,6 +173,7 @@ impl Maker {
             result: Some(result),
             logs: Some(if keep_logs { logs } else { omitted }),
             error: None,
+            may_call: Some("[\"crm.pay\"]".into()),
         };
         let nested = self.intent(call, Some((id, 1)));
         let journal_line = ScriptJournal { tenant_id: self.tenant, id, sequence: 1, call_id: Some(call), entry };

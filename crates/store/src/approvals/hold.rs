@@ -29,6 +29,8 @@ pub struct Ask {
     pub request: LlmRequestId,
     /// Of a run that can wait. Without it, the same call of the same key is the same call, whoever makes it and from where.
     pub place: Option<ScriptPlace>,
+    /// For the approvers: the tools that the script's text shows, as JSON text.
+    pub may_call: Option<String>,
     pub arguments: [u8; 32],
     pub policy: [u8; 32],
     pub confirmations: u8,
@@ -197,8 +199,9 @@ async fn create(tx: &mut Tx, ask: &Ask) -> StoreResult<Option<Standing>> {
     let id = ApprovalId::mint(ask.now);
     let made = sqlx::query(
         "INSERT INTO approvals (tenant_id, approval_id, state, key_id, team_id, tool_id, upstream_id, upstream_name, tool_name,
-                                call_id, llm_request_id, script_run_id, sequence, arguments_hmac, policy, confirmations, requested_at, expires_at)
-         VALUES ($1, $2, 'pending', $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)
+                                call_id, llm_request_id, script_run_id, sequence, arguments_hmac, policy, confirmations, requested_at, expires_at,
+                                may_call)
+         VALUES ($1, $2, 'pending', $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)
          ON CONFLICT DO NOTHING",
     )
     .bind(ask.tenant.uuid())
@@ -218,6 +221,7 @@ async fn create(tx: &mut Tx, ask: &Ask) -> StoreResult<Option<Standing>> {
     .bind(i16::from(ask.confirmations))
     .bind(ask.now)
     .bind(ask.expires_at)
+    .bind(&ask.may_call)
     .execute(&mut **tx)
     .await?;
     let waiting = Waiting { approval: id, expires_at: ask.expires_at };

@@ -153,6 +153,7 @@ struct Ends {
     result: Committed,
     logs: Committed,
     error: Committed,
+    may_call: Vec<Option<String>>,
 }
 
 #[derive(Default)]
@@ -344,6 +345,7 @@ impl Batch {
             result: n.result.as_ref().map(|text| self.texts.push(of, (1, 0), text)),
             logs: Some(self.texts.push(of, (2, 0), &n.logs)),
             error: n.error.as_ref().map(|text| self.texts.push(of, (3, 0), text)),
+            may_call: n.may_call.as_deref().map(text),
         };
         self.ends.push(1, &line);
         self.sign(&Line::ScriptEnd(line), n.at);
@@ -360,6 +362,7 @@ impl Batch {
             result: None,
             logs: None,
             error: None,
+            may_call: None,
         };
         self.ends.push(2, &line);
         self.sign(&Line::ScriptResolution(line), at);
@@ -439,10 +442,10 @@ impl Batch {
              ends AS (
                INSERT INTO script_run_ends (tenant_id, script_run_id, kind, state, ticks, at, result_sha256, result_form,
                                             result_kept_sha256, logs_sha256, logs_form, logs_kept_sha256, error_sha256, error_form,
-                                            error_kept_sha256)
+                                            error_kept_sha256, may_call)
                SELECT * FROM UNNEST($21::uuid[], $22::uuid[], $23::smallint[], $24::text[], $25::bigint[], $26::timestamptz[],
                                     $27::bytea[], $28::smallint[], $29::bytea[], $30::bytea[], $31::smallint[], $32::bytea[],
-                                    $33::bytea[], $34::smallint[], $35::bytea[])
+                                    $33::bytea[], $34::smallint[], $35::bytea[], $47::text[])
                ON CONFLICT DO NOTHING),
              catalogs AS (
                INSERT INTO script_catalogs (tenant_id, catalog_sha256, body)
@@ -460,7 +463,7 @@ impl Batch {
             &d.error.sha256 as _, &d.error.form as _, &d.error.kept_sha256 as _,
             &c.tenant as _, &c.sha256 as _, &c.body as _,
             &t.tenant as _, &t.run as _, &t.part as _, &t.sequence as _, &t.size as _, &t.salt as _, &t.body as _,
-            &r.route as _,
+            &r.route as _, &d.may_call as _,
         )
         .execute(connection)
         .await?;
@@ -590,6 +593,7 @@ impl Ends {
         self.result.push(n.result.as_ref());
         self.logs.push(n.logs.as_ref());
         self.error.push(n.error.as_ref());
+        self.may_call.push(owned(n.may_call.as_ref()));
     }
 }
 

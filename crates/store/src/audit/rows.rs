@@ -119,6 +119,8 @@ pub struct RunEnd {
     pub result: Option<Payload>,
     pub logs: Payload,
     pub error: Option<Payload>,
+    /// The tools that its text shows, as JSON text; `None` where it was never looked at.
+    pub may_call: Option<String>,
     pub at: DateTime<Utc>,
 }
 

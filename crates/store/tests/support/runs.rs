@@ -66,6 +66,7 @@ pub async fn record(who: &Who, audit: &AuditWriter, trail: &TrailPolicy, argumen
         result: Some(kept().await),
         logs: kept().await,
         error: Some(kept().await),
+        may_call: None,
         at: now(),
     };
     let journal = JournalRow { tenant: who.tenant, place, call: Some(nested.id), entry: kept().await };
