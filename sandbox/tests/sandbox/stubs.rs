@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::thread;
 
 use serde_json::Value as Json;
-use tollgate_codemode::wire::{Limits, Outcome, Step};
+use tollgate_codemode::wire::{Language, Limits, Outcome, Step};
 use tollgate_codemode::{Binding, Library, ServerDef, ToolDef};
 use tollgate_sandbox::{engine, lockdown::STACK_BYTES};
 
@@ -41,6 +41,7 @@ fn walk() -> (usize, usize, Vec<String>) {
             examples += 1;
             typed += usize::from(tool.params.iter().any(|p| !p.types.is_empty()));
             let reply = engine::step(Step {
+        language: Language::Python,
                 source: example.to_owned(),
                 catalog: library.catalog().clone(),
                 journal: Vec::new(),
