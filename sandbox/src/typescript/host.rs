@@ -216,6 +216,12 @@ fn bind<'js>(
         [one] if one.is_object() && !one.is_array() && !one.is_function() && !one.is_promise() => one.as_object(),
         _ => return Err(told(super::hints::one_object(tool))),
     };
+    if let [one] = given
+        && object.is_some()
+        && prelude.parts(one).map_err(|_| Refused::Thrown)?.is_some()
+    {
+        return Err(told(super::hints::one_object(tool)));
+    }
     let mut declared: Vec<Option<Value>> = vec![None; tool.params.len()];
     let mut extra = Vec::new();
     let keys: Vec<String> = match object {

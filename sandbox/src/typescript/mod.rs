@@ -12,13 +12,14 @@ mod source;
 mod strip;
 mod value;
 
+use std::cell::RefCell;
 use std::rc::Rc;
 
 use oxc_allocator::Allocator;
 use rquickjs::context::EvalOptions;
 use rquickjs::context::intrinsic::{Date, Eval, Json, MapSet, Promise as Promises, Proxy, RegExp, RegExpCompiler, TypedArrays};
 use rquickjs::promise::PromiseState;
-use rquickjs::{Context, Ctx, Error, Persistent, Promise, Runtime, Value};
+use rquickjs::{Context, Ctx, Error, Object, Persistent, Promise, Runtime, Value};
 use tollgate_codemode::wire::{ErrorKind, Outcome, ScriptError, Step, StepReply};
 
 use self::errors::{FILE, Reader, script_error};
@@ -36,6 +37,9 @@ const GC_BYTES: usize = 8 << 20;
 
 /// What a script is given of the language: no workers, no weak references, no clock but the journal's.
 type Language = (Date, Eval, RegExpCompiler, RegExp, Json, Proxy, MapSet, TypedArrays, Promises);
+
+/// Where the prelude is told of promises that were rejected.
+type Watching = Rc<RefCell<Option<Persistent<Object<'static>>>>>;
 
 #[must_use]
 pub fn step(step: Step) -> StepReply {
@@ -69,13 +73,13 @@ fn read(
     };
     let allocator = Allocator::default();
     let program = source::parse(&allocator, source).map_err(|e| refused(&e))?;
+    let written = source::translate(source, &program).map_err(|e| refused(&e))?;
     let checked = first.then(|| check::check(&program, catalog));
     let found = checked.as_ref().and_then(|checked| checked.error(source));
     let may_call = checked.map(|checked| checked.may_call).unwrap_or_default();
     if let Some(error) = found {
         return Err(Box::new(StepReply { may_call, ..StepReply::failed(error) }));
     }
-    let written = source::translate(source, &program).map_err(|e| refused(&e))?;
     Ok((written, may_call))
 }
 
@@ -85,11 +89,19 @@ fn evaluate(run: &Rc<Run>, reader: &Rc<Reader>) -> Outcome {
     runtime.set_gc_threshold(GC_BYTES);
     let asked = Rc::clone(run);
     runtime.set_interrupt_handler(Some(Box::new(move || asked.interrupt())));
+    let watching = Watching::default();
+    let watched = Rc::clone(&watching);
+    runtime.set_host_promise_rejection_tracker(Some(Box::new(move |ctx, promise, reason, handled| {
+        let Some(Ok(prelude)) = watched.borrow().clone().map(|prelude| prelude.restore(&ctx)) else { return };
+        if Prelude::of(prelude).rejection(promise, reason, handled).is_err() {
+            ctx.catch();
+        }
+    })));
     let Ok(context) = Context::custom::<Language>(&runtime) else { return broken() };
-    let driven = context.with(|ctx| drive(&ctx, &runtime, run, reader));
-    runtime.set_host_promise_rejection_tracker(None);
+    let driven = context.with(|ctx| drive(&ctx, &watching, run, reader));
+    watching.take();
     let outcome = match (run.stop_reason(), run.lost(), driven) {
-        (Some(limit), ..) => Outcome::Failed { error: limit.error(None) },
+        (Some(limit), ..) => Outcome::Failed { error: limit.error(run.stop_line.get()) },
         (None, Some(message), _) => Outcome::Failed {
             error: ScriptError { kind: ErrorKind::Nondeterminism, message, line: None, column: None },
         },
@@ -109,23 +121,21 @@ fn broken() -> Outcome {
     Outcome::Failed { error: ScriptError { kind: ErrorKind::Sandbox, message, line: None, column: None } }
 }
 
-fn drive<'js>(ctx: &Ctx<'js>, runtime: &Runtime, run: &Rc<Run>, reader: &Rc<Reader>) -> Result<Outcome, Error> {
+fn drive<'js>(ctx: &Ctx<'js>, watching: &Watching, run: &Rc<Run>, reader: &Rc<Reader>) -> Result<Outcome, Error> {
     let prelude = Prelude::install(ctx, run, reader)?;
-    let watching = Persistent::save(ctx, prelude.object().clone());
-    runtime.set_host_promise_rejection_tracker(Some(Box::new(move |ctx, promise, reason, handled| {
-        let Ok(prelude) = watching.clone().restore(&ctx) else { return };
-        if Prelude::of(prelude).rejection(promise, reason, handled).is_err() {
-            ctx.catch();
-        }
-    })));
+    *watching.borrow_mut() = Some(Persistent::save(ctx, prelude.object().clone()));
     let mut options = EvalOptions::default();
     options.filename = Some(FILE.to_owned());
-    let main: Value = match ctx.eval_with_options(reader.written.text.as_str(), options) {
-        Ok(main) => main,
+    let main = match ctx.eval_with_options::<Value, _>(reader.written.text.as_str(), options) {
+        Ok(main) => main.as_promise().cloned(),
+        Err(Error::Exception) if run.stops() => {
+            let line = script_error(ctx, &prelude, reader, &run.catalog, &ctx.catch()).line;
+            run.stop_line.set(line);
+            None
+        }
         Err(Error::Exception) => return Ok(refused(ctx, &prelude, run, reader)),
         Err(error) => return Err(error),
     };
-    let Some(main) = main.as_promise().cloned() else { return Err(Error::Unknown) };
     loop {
         while !run.stops() && ctx.execute_pending_job() {
             run.charge(1);
@@ -140,7 +150,8 @@ fn drive<'js>(ctx: &Ctx<'js>, runtime: &Runtime, run: &Rc<Run>, reader: &Rc<Read
         }
         let answers = run.next_round();
         if answers.is_empty() {
-            return ended(ctx, &prelude, run, reader, &main);
+            let Some(main) = &main else { return Err(Error::Unknown) };
+            return ended(ctx, &prelude, run, reader, main);
         }
         for (sequence, answer) in answers {
             prelude.deliver(ctx, sequence, &answer)?;

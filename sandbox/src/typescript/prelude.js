@@ -43,8 +43,8 @@
   const call = (server, tool, name, given) => {
     const at = new NativeError().stack;
     const asked = host.call(engine, server, tool, name, given, at);
-    if (typeof asked !== "number") throw marked(new NativeError(asked.message), asked.kind, at);
     return new NativePromise((resolve, reject) => {
+      if (typeof asked !== "number") return reject(marked(new NativeError(asked.message), asked.kind, at));
       apply(mapSet, waiting, [asked, { __proto__: null, resolve, reject, at, label: `${servers[server]}.${name}` }]);
     });
   };

@@ -22,6 +22,8 @@ pub struct Run {
     pub catalog: Catalog,
     pub limits: Limits,
     pub usage: Rc<Usage>,
+    /// Where the script was when it was stopped, if that is known.
+    pub stop_line: Cell<Option<u32>>,
     journal: HashMap<u32, JournalEntry>,
     last_sequence: Cell<u32>,
     ticks: Cell<u64>,
@@ -52,6 +54,7 @@ impl Run {
         Self {
             catalog,
             usage: Usage::new(usize::try_from(limits.heap_bytes).unwrap_or(usize::MAX)),
+            stop_line: Cell::new(None),
             journal: journal.into_iter().map(|entry| (entry.sequence, entry)).collect(),
             last_sequence: Cell::new(0),
             ticks: Cell::new(0),

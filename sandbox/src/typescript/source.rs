@@ -27,7 +27,7 @@ pub fn parse<'a>(allocator: &'a Allocator, source: &'a str) -> Result<Program<'a
         return Err(SyntaxError { at, message: "The script holds a null character. Write \"\\0\" in a string.".to_owned() });
     }
     let options = ParseOptions { allow_return_outside_function: true, ..ParseOptions::default() };
-    let parsed = Parser::new(allocator, source, SourceType::ts()).with_options(options).parse();
+    let parsed = Parser::new(allocator, source, SourceType::ts().with_module(true)).with_options(options).parse();
     let first = parsed.diagnostics.errors().next();
     if let Some(error) = first {
         let at = error.labels.iter().map(|label| label.offset()).min().unwrap_or_default();
