@@ -64,6 +64,9 @@ fn python(source: &str, at: usize) -> Option<&'static str> {
 /// What TypeScript allows and cannot be run here.
 pub fn translate(source: &str, program: &Program) -> Result<Written, SyntaxError> {
     let mut strip = Strip::new(source);
+    if let Some(hashbang) = &program.hashbang {
+        strip.edits.replace(hashbang.span.start, hashbang.span.end, String::new());
+    }
     let mut value = None;
     for (index, statement) in program.body.iter().enumerate() {
         let last = index + 1 == program.body.len();
