@@ -12,7 +12,7 @@ use tollgate_domain::TenantId;
 use tollgate_store::tenants;
 use utoipa::ToSchema;
 
-use crate::ctx::Resource;
+use crate::{ctx::Resource, keys::CodeLanguage};
 
 /// A customer of the platform: keys, upstreams, tools, calls and money belong to exactly one.
 #[derive(Debug, Serialize, ToSchema)]
@@ -24,6 +24,9 @@ pub struct Tenant {
     pub slug: String,
     /// ISO 4217. All of the tenant's money is in it.
     pub currency: String,
+    /// Languages in which models may write scripts, where their key says nothing of its own; the first is meant by default.
+    #[schema(value_type = Vec<CodeLanguage>)]
+    pub code_languages: Vec<String>,
     pub created_at: DateTime<Utc>,
     pub updated_at: DateTime<Utc>,
     /// For the ETag.
@@ -33,8 +36,8 @@ pub struct Tenant {
 
 impl From<tenants::Tenant> for Tenant {
     fn from(row: tenants::Tenant) -> Self {
-        let tenants::Tenant { id, name, slug, currency, created_at, updated_at, version } = row;
-        Self { id, name, slug, currency: currency.to_string(), created_at, updated_at, version }
+        let tenants::Tenant { id, name, slug, currency, code_languages, created_at, updated_at, version } = row;
+        Self { id, name, slug, currency: currency.to_string(), code_languages, created_at, updated_at, version }
     }
 }
 

@@ -68,6 +68,8 @@ struct GetToolDocs {
 #[serde(deny_unknown_fields)]
 struct ExecuteToolCode {
     code: Option<String>,
+    /// What `code` is written in; the key's first where it is not said.
+    language: Option<String>,
     /// An earlier run, for what has become of it.
     resume: Option<String>,
 }
@@ -95,8 +97,15 @@ pub async fn answer(
             parse(arguments).and_then(|GetToolDocs { server, tool }| library.docs(&server, &tool).map_err(|e| e.to_string()))
         }
         MetaTool::ExecuteToolCode => match parse(arguments) {
-            Ok(ExecuteToolCode { code: Some(code), resume: None }) => return execute(gate, caller, parent, code, cancel).await,
-            Ok(ExecuteToolCode { code: None, resume: Some(run) }) => return resumed(gate, caller, parent, &run, cancel).await,
+            Ok(ExecuteToolCode { code: Some(code), language, resume: None }) => {
+                match caller.languages.choose(language.as_deref()) {
+                    Ok(language) => return script::run(gate, caller, parent, (language, code), cancel).await.map(told),
+                    Err(refused) => Err(refused),
+                }
+            }
+            Ok(ExecuteToolCode { code: None, resume: Some(run), .. }) => {
+                return resumed(gate, caller, parent, &run, cancel).await;
+            }
             Ok(_) => Err("Give either code, a script to run, or resume, the script_run_id of an earlier run".to_owned()),
             Err(error) => Err(error),
         },
@@ -131,16 +140,6 @@ async fn resumed(
         Err(_) => None,
     };
     Ok(found.map_or_else(|| error("Unknown run: resume takes the script_run_id of a run that this key has made"), told))
-}
-
-async fn execute(
-    gate: &Gate,
-    caller: &Caller,
-    parent: &Parent,
-    code: String,
-    cancel: CancellationToken,
-) -> Result<Value, AuditError> {
-    script::run(gate, caller, parent, code, cancel).await.map(told)
 }
 
 /// What a model reads of a run. It stands in every later prompt, so what only programs use is left to the structured content: empty

@@ -14,7 +14,7 @@ use tokio::{
     sync::Semaphore,
 };
 use tollgate_boot::config::ScriptLimits;
-use tollgate_codemode::wire::{Catalog, ErrorKind, Limits, MAX_FRAME, Outcome, ScriptError, Step, StepReply};
+use tollgate_codemode::wire::{Catalog, ErrorKind, Language, Limits, MAX_FRAME, Outcome, ScriptError, Step, StepReply};
 use tollgate_domain::TenantId;
 
 /// Processes that wait for work at most; beyond, they end when their step does.
@@ -31,7 +31,8 @@ pub struct SandboxPool(Arc<Pool>);
 struct Pool {
     program: PathBuf,
     allow_unconfined: bool,
-    engine: String,
+    /// As they stand with each run, one for each language.
+    engines: Vec<String>,
     /// Steps at once.
     turns: Semaphore,
     /// Steps at once of one tenant: half of all, so that no tenant takes every turn.
@@ -64,17 +65,23 @@ impl SandboxPool {
                 program.display()
             )
         })?;
-        let engine = String::from_utf8_lossy(&version.stdout).trim().to_owned();
+        let engines: Vec<String> = String::from_utf8_lossy(&version.stdout).lines().map(|line| line.trim().to_owned()).collect();
         let pool = Self(Arc::new(Pool {
             program: program.to_owned(),
             allow_unconfined,
-            engine,
+            engines,
             turns: Semaphore::new(turns),
             per_tenant: turns / 2,
             of_tenant: Mutex::default(),
             idle: Mutex::default(),
         }));
-        let empty = Step { source: String::new(), catalog: Catalog::default(), journal: Vec::new(), limits: Limits::default() };
+        let empty = Step {
+            language: Language::default(),
+            source: String::new(),
+            catalog: Catalog::default(),
+            journal: Vec::new(),
+            limits: Limits::default(),
+        };
         let nobody = TenantId::from_uuid(uuid::Uuid::nil());
         match pool.step(nobody, &empty).await.outcome {
             Outcome::Done { .. } => Ok(pool),
@@ -88,10 +95,10 @@ impl SandboxPool {
         }
     }
 
-    /// Name and version of the engine, as it is stored with each run.
+    /// Name and version of the language's engine, as it is stored with each run: it also says what the run is written in.
     #[must_use]
-    pub fn engine(&self) -> &str {
-        &self.0.engine
+    pub fn engine(&self, language: Language) -> &str {
+        self.0.engines.iter().find(|engine| Language::of_engine(engine) == language).map_or("unknown", String::as_str)
     }
 
     /// Run one step. Whatever happens to the process becomes a reply.

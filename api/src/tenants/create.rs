@@ -9,6 +9,7 @@ use crate::{
     check::{Checks, slug_of},
     ctx::Ctx,
     json::Json,
+    keys::{CodeLanguage, check_languages},
     problem::Answer,
 };
 
@@ -22,12 +23,15 @@ pub struct NewTenant {
     /// ISO 4217; USD when left out. It cannot be changed later.
     #[schema(pattern = "^[A-Z]{3}$")]
     pub currency: Option<String>,
+    /// Languages in which models may write scripts; `["python"]` when left out.
+    #[schema(value_type = Option<Vec<CodeLanguage>>, min_items = 1, max_items = 2)]
+    pub code_languages: Option<Vec<String>>,
 }
 
 /// Make a tenant.
 #[utoipa::path(post, path = "/v1/tenants", request_body = NewTenant, responses((status = 201, description = "Made.", body = Tenant)))]
 pub async fn handle(ctx: Ctx, body: Json<NewTenant>) -> Answer {
-    let NewTenant { name, slug, currency } = body.value;
+    let NewTenant { name, slug, currency, code_languages } = body.value;
     let mut checks = Checks::default();
     checks.name("/name", &name);
     if let Some(slug) = &slug {
@@ -37,7 +41,9 @@ pub async fn handle(ctx: Ctx, body: Json<NewTenant>) -> Answer {
         Some(text) => checks.parse("/currency", text).unwrap_or(Currency::USD),
         None => Currency::USD,
     };
+    check_languages(&mut checks, code_languages.as_deref());
     checks.done()?;
+    let languages = code_languages.unwrap_or_else(|| vec!["python".to_owned()]);
     let slugs = match slug {
         Some(chosen) => vec![chosen],
         // Names may repeat: a slug that nobody chose gives way.
@@ -49,12 +55,13 @@ pub async fn handle(ctx: Ctx, body: Json<NewTenant>) -> Answer {
     };
 
     let mut write = ctx.post(&body.sha256).await?;
-    let tenant = tenants::create(&mut write, &name, &slugs, currency).await?;
+    let tenant = tenants::create(&mut write, &name, &slugs, currency, &languages).await?;
     write
         .event(
             "tenant.create",
             &tenant.id,
-            json!({"name": tenant.name, "slug": tenant.slug, "currency": tenant.currency.as_str()}),
+            json!({"name": tenant.name, "slug": tenant.slug, "currency": tenant.currency.as_str(),
+                "code_languages": tenant.code_languages}),
         )
         .await?;
     write.created(&Tenant::from(tenant)).await

@@ -4,7 +4,13 @@ use tollgate_store::tenants;
 use utoipa::ToSchema;
 
 use super::Tenant;
-use crate::{check::Checks, ctx::Ctx, json::Json, problem::Answer};
+use crate::{
+    check::Checks,
+    ctx::Ctx,
+    json::Json,
+    keys::{CodeLanguage, check_languages},
+    problem::Answer,
+};
 
 /// What can be changed of a tenant. The slug and the currency cannot.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -12,22 +18,26 @@ use crate::{check::Checks, ctx::Ctx, json::Json, problem::Answer};
 pub struct TenantPatch {
     #[schema(min_length = 1, max_length = 200)]
     pub name: Option<String>,
+    #[schema(value_type = Option<Vec<CodeLanguage>>, min_items = 1, max_items = 2)]
+    pub code_languages: Option<Vec<String>>,
 }
 
-/// Rename a tenant.
+/// Change a tenant.
 #[utoipa::path(patch, path = "/v1/tenants/{tenant_id}", request_body = TenantPatch, responses((status = 200, description = "Changed.", body = Tenant)))]
 pub async fn handle(ctx: Ctx, body: Json<TenantPatch>) -> Answer {
     let mut checks = Checks::default();
     if let Some(name) = &body.value.name {
         checks.name("/name", name);
     }
+    check_languages(&mut checks, body.value.code_languages.as_deref());
     checks.done()?;
 
     let mut write = ctx.change().await?;
-    let tenant = tenants::lock(&mut write).await?;
+    let mut tenant = tenants::lock(&mut write).await?;
     write.matches(&Tenant::from(tenant.clone()))?;
-    let name = body.value.name.unwrap_or_else(|| tenant.name.clone());
-    let tenant = tenants::rename(&mut write, tenant, name).await?;
-    write.event("tenant.update", &tenant.id, json!({"name": tenant.name})).await?;
+    tenant.name = body.value.name.unwrap_or(tenant.name);
+    tenant.code_languages = body.value.code_languages.unwrap_or(tenant.code_languages);
+    let tenant = tenants::update(&mut write, tenant).await?;
+    write.event("tenant.update", &tenant.id, json!({"name": tenant.name, "code_languages": tenant.code_languages})).await?;
     write.ok(&Tenant::from(tenant)).await
 }

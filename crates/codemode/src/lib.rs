@@ -5,6 +5,7 @@
 //! their hidden characters and appear only in comments and indented blocks, schemas are read under limits.
 
 mod docs;
+mod language;
 mod library;
 mod meta;
 mod names;
@@ -17,5 +18,6 @@ mod types;
 pub mod value;
 pub mod wire;
 
+pub use language::Languages;
 pub use library::{Binding, Library, LibraryError, ServerDef, ToolDef};
-pub use meta::meta_tools;
+pub use meta::{meta_tools, meta_tools_in};

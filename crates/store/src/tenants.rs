@@ -17,6 +17,8 @@ pub struct Tenant {
     pub name: String,
     pub slug: String,
     pub currency: Currency,
+    /// Languages of the scripts of keys that say nothing of their own, the first by default.
+    pub code_languages: Vec<String>,
     pub created_at: DateTime<Utc>,
     pub updated_at: DateTime<Utc>,
     pub version: i32,
@@ -27,6 +29,7 @@ struct Row {
     name: String,
     slug: String,
     currency: String,
+    code_languages: Vec<String>,
     created_at: DateTime<Utc>,
     updated_at: DateTime<Utc>,
     version: i32,
@@ -41,6 +44,7 @@ impl TryFrom<Row> for Tenant {
             name: row.name,
             slug: row.slug,
             currency,
+            code_languages: row.code_languages,
             created_at: row.created_at,
             updated_at: row.updated_at,
             version: row.version,
@@ -62,25 +66,41 @@ pub(crate) async fn enter(change: &mut Change, tenant: TenantId) -> StoreResult<
 ///
 /// # Errors
 /// `Conflict` when none is free; a deleted tenant keeps its slug, since its rows still stand under that name.
-pub async fn create(change: &mut Change, name: &str, slugs: &[String], currency: Currency) -> StoreResult<Tenant> {
+pub async fn create(
+    change: &mut Change,
+    name: &str,
+    slugs: &[String],
+    currency: Currency,
+    code_languages: &[String],
+) -> StoreResult<Tenant> {
     let id = TenantId::mint(change.now);
     enter(change, id).await?;
     for slug in slugs {
         // The other tenants cannot be seen from here; their slugs still count.
         let done = sqlx::query!(
-            "INSERT INTO tenants (tenant_id, name, slug, currency, created_at, updated_at) VALUES ($1, $2, $3, $4, $5, $5)
+            "INSERT INTO tenants (tenant_id, name, slug, currency, created_at, updated_at, code_languages)
+             VALUES ($1, $2, $3, $4, $5, $5, $6)
              ON CONFLICT (slug) DO NOTHING",
             id.uuid(),
             name,
             slug,
             currency.as_str(),
             change.now,
+            code_languages,
         )
         .execute(&mut *change.tx)
         .await?;
         if done.rows_affected() == 1 {
-            let (created_at, updated_at) = (change.now, change.now);
-            return Ok(Tenant { id, name: name.into(), slug: slug.clone(), currency, created_at, updated_at, version: 1 });
+            return Ok(Tenant {
+                id,
+                name: name.into(),
+                slug: slug.clone(),
+                currency,
+                code_languages: code_languages.to_vec(),
+                created_at: change.now,
+                updated_at: change.now,
+                version: 1,
+            });
         }
     }
     Err(StoreError::Conflict("another tenant has this slug".to_owned()))
@@ -94,7 +114,7 @@ pub async fn list(store: &Store, page: PageRequest) -> StoreResult<Page<Tenant>>
     let mut tx = store.control().await?;
     let rows = sqlx::query_as!(
         Row,
-        "SELECT tenant_id, name, slug, currency, created_at, updated_at, version FROM tenants
+        "SELECT tenant_id, name, slug, currency, code_languages, created_at, updated_at, version FROM tenants
          WHERE deleted_at IS NULL AND ($1::uuid IS NULL OR tenant_id > $1) ORDER BY tenant_id LIMIT $2",
         page.after,
         page.fetch(),
@@ -112,7 +132,7 @@ pub async fn get(store: &Store, tenant: TenantId) -> StoreResult<Tenant> {
     let mut tx = store.tenant(tenant).await?;
     let row = sqlx::query_as!(
         Row,
-        "SELECT tenant_id, name, slug, currency, created_at, updated_at, version FROM tenants
+        "SELECT tenant_id, name, slug, currency, code_languages, created_at, updated_at, version FROM tenants
          WHERE tenant_id = $1 AND deleted_at IS NULL",
         tenant.uuid(),
     )
@@ -129,7 +149,7 @@ pub async fn get(store: &Store, tenant: TenantId) -> StoreResult<Tenant> {
 pub async fn lock(change: &mut Change) -> StoreResult<Tenant> {
     let row = sqlx::query_as!(
         Row,
-        "SELECT tenant_id, name, slug, currency, created_at, updated_at, version FROM tenants
+        "SELECT tenant_id, name, slug, currency, code_languages, created_at, updated_at, version FROM tenants
          WHERE tenant_id = $1 AND deleted_at IS NULL FOR UPDATE",
         change.tenant.uuid(),
     )
@@ -138,18 +158,20 @@ pub async fn lock(change: &mut Change) -> StoreResult<Tenant> {
     row.try_into()
 }
 
+/// Write what [`lock`] gave and the caller has edited: name, languages.
+///
 /// # Errors
 /// When the database does not answer.
-pub async fn rename(change: &mut Change, mut tenant: Tenant, name: String) -> StoreResult<Tenant> {
+pub async fn update(change: &mut Change, mut tenant: Tenant) -> StoreResult<Tenant> {
     tenant.version += 1;
     tenant.updated_at = change.now;
-    tenant.name = name;
     sqlx::query!(
-        "UPDATE tenants SET name = $2, version = $3, updated_at = $4 WHERE tenant_id = $1",
+        "UPDATE tenants SET name = $2, version = $3, updated_at = $4, code_languages = $5 WHERE tenant_id = $1",
         tenant.id.uuid(),
         tenant.name,
         tenant.version,
         tenant.updated_at,
+        &tenant.code_languages,
     )
     .execute(&mut *change.tx)
     .await?;

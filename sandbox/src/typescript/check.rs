@@ -15,14 +15,76 @@ use crate::engine::hints;
 
 /// What every script has.
 const GIVEN: [&str; 70] = [
-    "AggregateError", "Array", "ArrayBuffer", "BigInt", "BigInt64Array", "BigUint64Array", "Boolean", "DataView", "Date", "Error",
-    "EvalError", "Float16Array", "Float32Array", "Float64Array", "Function", "Infinity", "Int16Array", "Int32Array", "Int8Array",
-    "InternalError", "Iterator", "JSON", "Map", "Math", "NaN", "Number", "Object", "Promise", "Proxy", "RangeError",
-    "ReferenceError", "Reflect", "RegExp", "Set", "String", "Symbol", "SyntaxError", "ToolError", "TypeError", "URIError",
-    "Uint16Array", "Uint32Array", "Uint8Array", "Uint8ClampedArray", "WeakMap", "WeakSet", "arguments", "console", "decodeURI",
-    "decodeURIComponent", "encodeURI", "encodeURIComponent", "escape", "globalThis", "isFinite", "isNaN", "parseFloat", "parseInt",
-    "print", "queueMicrotask", "result", "undefined", "unescape", "this", "super", "new", "import", "AsyncDisposableStack",
-    "DisposableStack", "SuppressedError",
+    "AggregateError",
+    "Array",
+    "ArrayBuffer",
+    "BigInt",
+    "BigInt64Array",
+    "BigUint64Array",
+    "Boolean",
+    "DataView",
+    "Date",
+    "Error",
+    "EvalError",
+    "Float16Array",
+    "Float32Array",
+    "Float64Array",
+    "Function",
+    "Infinity",
+    "Int16Array",
+    "Int32Array",
+    "Int8Array",
+    "InternalError",
+    "Iterator",
+    "JSON",
+    "Map",
+    "Math",
+    "NaN",
+    "Number",
+    "Object",
+    "Promise",
+    "Proxy",
+    "RangeError",
+    "ReferenceError",
+    "Reflect",
+    "RegExp",
+    "Set",
+    "String",
+    "Symbol",
+    "SyntaxError",
+    "ToolError",
+    "TypeError",
+    "URIError",
+    "Uint16Array",
+    "Uint32Array",
+    "Uint8Array",
+    "Uint8ClampedArray",
+    "WeakMap",
+    "WeakSet",
+    "arguments",
+    "console",
+    "decodeURI",
+    "decodeURIComponent",
+    "encodeURI",
+    "encodeURIComponent",
+    "escape",
+    "globalThis",
+    "isFinite",
+    "isNaN",
+    "parseFloat",
+    "parseInt",
+    "print",
+    "queueMicrotask",
+    "result",
+    "undefined",
+    "unescape",
+    "this",
+    "super",
+    "new",
+    "import",
+    "AsyncDisposableStack",
+    "DisposableStack",
+    "SuppressedError",
 ];
 /// Of a text, as it is quoted in a message.
 const SHOWN: usize = 40;
@@ -42,8 +104,14 @@ impl Checked {
 pub fn check(program: &Program, catalog: &Catalog) -> Checked {
     let mut names = Names::default();
     names.visit_program(program);
-    let mut checker =
-        Checker { catalog, bound: names.bound, probed: names.probed, lenient: BTreeSet::new(), findings: Vec::new(), may_call: BTreeSet::new() };
+    let mut checker = Checker {
+        catalog,
+        bound: names.bound,
+        probed: names.probed,
+        lenient: BTreeSet::new(),
+        findings: Vec::new(),
+        may_call: BTreeSet::new(),
+    };
     checker.visit_program(program);
     let mut may_call: Vec<String> = checker.may_call.into_iter().take(MAY_CALL + 1).collect();
     if may_call.len() > MAY_CALL {
@@ -335,10 +403,17 @@ fn problem(tool: &str, param: &CatalogParam, literal: &Literal) -> Option<String
         return None;
     }
     let name = &param.name;
-    let fits = |scalar: &Scalar| *scalar == literal.scalar || (*scalar == Scalar::Int && literal.scalar == Scalar::Float && literal.whole);
+    let fits = |scalar: &Scalar| {
+        *scalar == literal.scalar || (*scalar == Scalar::Int && literal.scalar == Scalar::Float && literal.whole)
+    };
     if !param.types.iter().any(fits) {
         let wanted: Vec<&str> = param.types.iter().map(|scalar| type_name(*scalar)).collect();
-        return Some(format!("{tool}(): '{name}' takes {}, this is {}.{}", wanted.join(" or "), type_name(literal.scalar), advice(param, literal)));
+        return Some(format!(
+            "{tool}(): '{name}' takes {}, this is {}.{}",
+            wanted.join(" or "),
+            type_name(literal.scalar),
+            advice(param, literal)
+        ));
     }
     let text = literal.text?;
     if param.choices.is_empty() || param.choices.iter().any(|choice| choice == text) {
@@ -357,14 +432,20 @@ fn advice(param: &CatalogParam, literal: &Literal) -> String {
     let name = &param.name;
     let takes = |scalar| param.types.contains(&scalar);
     match (literal.scalar, literal.text) {
-        (Scalar::Str, Some(text)) if takes(Scalar::Bool) && matches!(text, "true" | "false") => format!(" Write `{name}: {text}`."),
+        (Scalar::Str, Some(text)) if takes(Scalar::Bool) && matches!(text, "true" | "false") => {
+            format!(" Write `{name}: {text}`.")
+        }
         (Scalar::Str, Some(text))
-            if (takes(Scalar::Int) || takes(Scalar::Float)) && text.len() < SHOWN && text.parse::<f64>().is_ok_and(f64::is_finite) =>
+            if (takes(Scalar::Int) || takes(Scalar::Float))
+                && text.len() < SHOWN
+                && text.parse::<f64>().is_ok_and(f64::is_finite) =>
         {
             format!(" Write `{name}: {text}`.")
         }
         (Scalar::Float, _) if takes(Scalar::Str) && param.choices.is_empty() => format!(" Write it as text: `{name}: \"..\"`."),
-        (Scalar::Str | Scalar::Float | Scalar::Dict, _) if takes(Scalar::List) => format!(" Put it into an array: `{name}: [..]`."),
+        (Scalar::Str | Scalar::Float | Scalar::Dict, _) if takes(Scalar::List) => {
+            format!(" Put it into an array: `{name}: [..]`.")
+        }
         (Scalar::None, _) => " It is required: give it a value.".to_owned(),
         _ => String::new(),
     }

@@ -39,7 +39,13 @@ impl Reader {
 }
 
 /// What the script, or a promise that nobody looked at, has ended with.
-pub fn script_error<'js>(ctx: &Ctx<'js>, prelude: &Prelude<'js>, reader: &Reader, catalog: &Catalog, thrown: &Value<'js>) -> ScriptError {
+pub fn script_error<'js>(
+    ctx: &Ctx<'js>,
+    prelude: &Prelude<'js>,
+    reader: &Reader,
+    catalog: &Catalog,
+    thrown: &Value<'js>,
+) -> ScriptError {
     let (kind, message, place) = match prelude.describe(thrown) {
         Ok(described) => {
             let place = reader.place(&described.stack);

@@ -102,9 +102,9 @@ fn evaluate(run: &Rc<Run>, reader: &Rc<Reader>) -> Outcome {
     watching.take();
     let outcome = match (run.stop_reason(), run.lost(), driven) {
         (Some(limit), ..) => Outcome::Failed { error: limit.error(run.stop_line.get()) },
-        (None, Some(message), _) => Outcome::Failed {
-            error: ScriptError { kind: ErrorKind::Nondeterminism, message, line: None, column: None },
-        },
+        (None, Some(message), _) => {
+            Outcome::Failed { error: ScriptError { kind: ErrorKind::Nondeterminism, message, line: None, column: None } }
+        }
         (None, None, Ok(outcome)) => outcome,
         (None, None, Err(_)) => broken(),
     };

@@ -55,11 +55,8 @@ impl Written {
     #[must_use]
     pub fn original(&self, line: u32, column: u32) -> usize {
         let line = usize::try_from(line).unwrap_or(1).max(1);
-        let start = if line == 1 {
-            0
-        } else {
-            self.text.match_indices('\n').nth(line - 2).map_or(self.text.len(), |(at, _)| at + 1)
-        };
+        let start =
+            if line == 1 { 0 } else { self.text.match_indices('\n').nth(line - 2).map_or(self.text.len(), |(at, _)| at + 1) };
         let offset = start + usize::try_from(column).unwrap_or(1).max(1) - 1;
         let after = self.marks.partition_point(|(written, ..)| *written <= offset);
         let Some((written, read, copied)) = after.checked_sub(1).and_then(|i| self.marks.get(i)) else { return 0 };

@@ -9,7 +9,9 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use serde_json::{Map, Value as Json};
-use tollgate_codemode::wire::{Answer, Catalog, ErrorKind, GATEWAY, GATEWAY_PREFIX, JournalEntry, Limits, NOW, PendingCall, RANDOM};
+use tollgate_codemode::wire::{
+    Answer, Catalog, ErrorKind, GATEWAY, GATEWAY_PREFIX, JournalEntry, Limits, NOW, PendingCall, RANDOM,
+};
 
 use super::memory::Usage;
 use crate::engine::limits::Limit;

@@ -28,7 +28,10 @@ pub enum ConvertError {
     TooLarge,
     TooDeep,
     /// `path` is how to reach the culprit from the converted value: `.items[3]`.
-    Unsupported { what: String, path: String },
+    Unsupported {
+        what: String,
+        path: String,
+    },
     /// The script's own code failed; the exception is the context's.
     Thrown,
 }

@@ -8,7 +8,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value as Json, json};
-use tollgate_codemode::wire::{Answer, ErrorKind, JournalEntry, Language, Limits, MAX_FRAME, NOW, Outcome, RANDOM, ScriptError, Step, StepReply};
+use tollgate_codemode::wire::{
+    Answer, ErrorKind, JournalEntry, Language, Limits, MAX_FRAME, NOW, Outcome, RANDOM, ScriptError, Step, StepReply,
+};
 
 use crate::support::{PATIENCE, Process, entry, kill, step_of};
 
@@ -19,7 +21,8 @@ const AT_ONCE: usize = 2;
 const INNOCENT: &str = "rows = [shop.order(id=i) for i in [1, 2]]\nresult = {\"ids\": [r[\"id\"] for r in rows]}";
 
 /// An innocent script of each language must work in the same process.
-const INNOCENT_TOO: &str = "const rows: any[] = await Promise.all([1, 2].map((id) => shop.order({ id })));\n({ ids: rows.map((r) => r.id) })";
+const INNOCENT_TOO: &str =
+    "const rows: any[] = await Promise.all([1, 2].map((id) => shop.order({ id })));\n({ ids: rows.map((r) => r.id) })";
 
 struct Attack {
     name: String,
@@ -83,7 +86,11 @@ fn expand(text: &str) -> String {
 }
 
 /// One step, which must end by itself; none when the process died without a word.
-fn step(process: &mut Process, (language, source): (Language, &str), journal: &[JournalEntry]) -> Result<Option<StepReply>, String> {
+fn step(
+    process: &mut Process,
+    (language, source): (Language, &str),
+    journal: &[JournalEntry],
+) -> Result<Option<StepReply>, String> {
     let step = Step { language, ..step_of(source, journal.to_vec(), Limits::default()) };
     if serde_json::to_vec(&step).unwrap().len() > MAX_FRAME {
         return Ok(Some(StepReply::failed(ScriptError {
