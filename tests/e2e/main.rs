@@ -20,6 +20,7 @@ mod quarantine;
 mod revocation;
 mod scripts;
 mod second_worker;
+mod typescript;
 mod up;
 mod upstreams;
 mod verify;

@@ -9,6 +9,7 @@ use oxc_ast_visit::{Visit, walk};
 use oxc_span::{GetSpan, Span};
 use tollgate_codemode::wire::{Catalog, CatalogParam, CatalogServer, CatalogTool, ErrorKind, Scalar, ScriptError};
 
+use super::errors::Call;
 use super::hints as own;
 use crate::engine::check::{COLLECTED, Finding, MAY_CALL, report};
 use crate::engine::hints;
@@ -92,6 +93,30 @@ const SHOWN: usize = 40;
 pub struct Checked {
     findings: Vec<Finding>,
     pub may_call: Vec<String>,
+}
+
+/// Every call of something's method, and what it is called.
+pub fn calls(program: &Program) -> Vec<Call> {
+    let mut found = Calls(Vec::new());
+    found.visit_program(program);
+    found.0
+}
+
+struct Calls(Vec<Call>);
+
+impl<'a> Visit<'a> for Calls {
+    fn visit_call_expression(&mut self, it: &CallExpression<'a>) {
+        let name = match plain(&it.callee) {
+            Expression::StaticMemberExpression(member) => Some(member.property.name.as_str()),
+            Expression::Identifier(name) => Some(name.name.as_str()),
+            _ => None,
+        };
+        if let Some(name) = name {
+            let (from, to) = (it.span.start as usize, it.span.end as usize);
+            self.0.push(Call { from, to, name: name.to_owned() });
+        }
+        walk::walk_call_expression(self, it);
+    }
 }
 
 impl Checked {

@@ -19,6 +19,7 @@ const MESSAGE_BYTES: usize = 8 << 10;
 pub struct Reader {
     pub source: String,
     pub written: Written,
+    pub calls: Vec<Call>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -27,14 +28,37 @@ pub struct Place {
     pub column: u32,
 }
 
+/// `crm.notes({..})`: where it begins and ends, and what is called.
+#[derive(Debug)]
+pub struct Call {
+    pub from: usize,
+    pub to: usize,
+    pub name: String,
+}
+
 impl Reader {
     /// The first place in the script that a stack names: `    at f (script:3:9)`.
     pub fn place(&self, stack: &str) -> Option<Place> {
+        self.offset(stack).map(|at| self.at(at))
+    }
+
+    /// Where the call of this tool begins that a stack names: the engine names one of its arguments, which may stand lines below.
+    pub fn place_of_call(&self, stack: &str, tool: &str) -> Option<Place> {
+        let at = self.offset(stack)?;
+        let around = self.calls.iter().filter(|call| call.name == tool && (call.from..call.to).contains(&at));
+        Some(self.at(around.map(|call| call.from).max().unwrap_or(at)))
+    }
+
+    fn at(&self, offset: usize) -> Place {
+        let (line, column) = line_column(&self.source, offset);
+        Place { line, column }
+    }
+
+    fn offset(&self, stack: &str) -> Option<usize> {
         let frame = stack.lines().find_map(|frame| frame.rsplit_once(&format!("{FILE}:")))?.1;
         let mut numbers = frame.trim_end_matches(')').split(':').map(|n| n.parse::<u32>().ok());
         let (line, column) = (numbers.next()??, numbers.next().flatten().unwrap_or(1));
-        let (line, column) = line_column(&self.source, self.written.original(line, column));
-        Some(Place { line, column })
+        Some(self.written.original(line, column))
     }
 }
 
@@ -48,7 +72,10 @@ pub fn script_error<'js>(
 ) -> ScriptError {
     let (kind, message, place) = match prelude.describe(thrown) {
         Ok(described) => {
-            let place = reader.place(&described.stack);
+            let place = match described.label.rsplit_once('.') {
+                Some((_, tool)) => reader.place_of_call(&described.stack, tool),
+                None => reader.place(&described.stack),
+            };
             let (kind, message) = tell(prelude, catalog, thrown, described);
             (kind, message, place)
         }

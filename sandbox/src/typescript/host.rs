@@ -182,7 +182,7 @@ fn call<'js>(ctx: &Ctx<'js>, run: &Run, reader: &Reader, prelude: &Prelude<'js>,
         Err(Refused::Thrown) => return Err(Error::Exception),
         Err(Refused::Told(kind, message)) => return refuse(ctx, kind, &message),
     };
-    let line = reader.place(&stack.get::<String>()?).map_or(0, |Place { line, .. }| line);
+    let line = reader.place_of_call(&stack.get::<String>()?, &name).map_or(0, |Place { line, .. }| line);
     let asked = Asked { tool_id: &tool.tool_id, server: &server.name, tool: &tool.name, arguments, line };
     match run.call(asked) {
         Ok(sequence) => sequence.into_js(ctx),

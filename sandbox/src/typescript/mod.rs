@@ -49,11 +49,11 @@ pub fn step(step: Step) -> StepReply {
     }
     // Once a call has been answered the run is under way, and is not judged by its text any more.
     let first = journal.is_empty();
-    let (written, may_call) = match read(&source, first, &catalog) {
+    let (written, calls, may_call) = match read(&source, first, &catalog) {
         Ok(read) => read,
         Err(failed) => return *failed,
     };
-    let reader = Rc::new(Reader { source, written });
+    let reader = Rc::new(Reader { source, written, calls });
     let run = Rc::new(Run::new(catalog, journal, limits));
     let outcome = evaluate(&run, &reader);
     StepReply { outcome, logs: run.take_logs(), ticks: run.ticks(), may_call }
@@ -64,7 +64,7 @@ fn read(
     source: &str,
     first: bool,
     catalog: &tollgate_codemode::wire::Catalog,
-) -> Result<(places::Written, Vec<String>), Box<StepReply>> {
+) -> Result<(places::Written, Vec<errors::Call>, Vec<String>), Box<StepReply>> {
     let refused = |error: &SyntaxError| {
         let (line, column) = line_column(source, error.at);
         let message = error.message.clone();
@@ -80,7 +80,7 @@ fn read(
     if let Some(error) = found {
         return Err(Box::new(StepReply { may_call, ..StepReply::failed(error) }));
     }
-    Ok((written, may_call))
+    Ok((written, check::calls(&program), may_call))
 }
 
 fn evaluate(run: &Rc<Run>, reader: &Rc<Reader>) -> Outcome {
