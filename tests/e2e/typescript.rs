@@ -36,10 +36,8 @@ async fn replays(up: &Tollgate, tenant: &Tenant) {
 async fn one_script_over_two_servers_at_the_same_time() {
     let up = Tollgate::start(Options::default()).await;
     let (tenant, one, two) = (Tenant::new(&up, "TypeScript").await, Recorder::start(), Recorder::start());
-    let upstreams = [
-        tenant.upstream("one", one.transport(), "code").await,
-        tenant.upstream("two", two.transport(), "code").await,
-    ];
+    let upstreams =
+        [tenant.upstream("one", one.transport(), "code").await, tenant.upstream("two", two.transport(), "code").await];
     let group = tenant.group(&[&upstreams[0], &upstreams[1]]).await;
     let body = json!({"name": "ts", "tool_group_ids": [group.id], "code_languages": ["typescript"]});
     let mcp = tenant.mcp(&tenant.key_with(body).await);

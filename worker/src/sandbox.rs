@@ -66,6 +66,10 @@ impl SandboxPool {
             )
         })?;
         let engines: Vec<String> = String::from_utf8_lossy(&version.stdout).lines().map(|line| line.trim().to_owned()).collect();
+        let runs = |language| engines.iter().any(|engine| Language::of_engine(engine) == language);
+        if !runs(Language::Python) || !runs(Language::Typescript) {
+            anyhow::bail!("the sandbox {} is of another version than this gateway: it says {engines:?}", program.display());
+        }
         let pool = Self(Arc::new(Pool {
             program: program.to_owned(),
             allow_unconfined,
@@ -98,7 +102,7 @@ impl SandboxPool {
     /// Name and version of the language's engine, as it is stored with each run: it also says what the run is written in.
     #[must_use]
     pub fn engine(&self, language: Language) -> &str {
-        self.0.engines.iter().find(|engine| Language::of_engine(engine) == language).map_or("unknown", String::as_str)
+        self.0.engines.iter().find(|engine| Language::of_engine(engine) == language).map_or("", String::as_str)
     }
 
     /// Run one step. Whatever happens to the process becomes a reply.
