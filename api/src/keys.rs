@@ -10,6 +10,7 @@ pub mod update;
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
+use tollgate_codemode::Languages;
 use tollgate_domain::{KeyId, TeamId, ToolGroupId};
 use tollgate_store::keys;
 use utoipa::ToSchema;
@@ -33,6 +34,9 @@ pub struct Key {
     pub tool_group_ids: Vec<ToolGroupId>,
     /// Models that may be asked for; null is all, empty is none.
     pub models: Option<Vec<String>>,
+    /// Languages in which the key's model may write scripts, the first of which is meant by default; null is the tenant's.
+    #[schema(value_type = Option<Vec<CodeLanguage>>)]
+    pub code_languages: Option<Vec<String>>,
     pub state: KeyState,
     /// Null: never.
     pub expires_at: Option<DateTime<Utc>>,
@@ -69,6 +73,7 @@ impl Key {
             team_id: row.team,
             tool_group_ids: row.groups,
             models: row.models,
+            code_languages: row.code_languages,
             state,
             expires_at: row.expires_at,
             revoked_at: row.revoked_at,
@@ -111,6 +116,19 @@ fn check_models(checks: &mut Checks, models: Option<&[String]>) {
             checks.refuse(format!("/models/{i}"), "use a model's name: 1 to 200 characters without spaces");
         }
     }
+}
+
+/// What a script is written in.
+#[derive(Debug, ToSchema)]
+#[schema(rename_all = "lowercase")]
+pub enum CodeLanguage {
+    Python,
+    Typescript,
+}
+
+pub(crate) fn check_languages(checks: &mut Checks, languages: Option<&[String]>) {
+    let fit = languages.is_none_or(|names| Languages::parse(names.iter().map(String::as_str)).is_some());
+    checks.require(fit, "/code_languages", "name python, typescript, or both, each once");
 }
 
 /// A group that is named twice is granted once.

@@ -12,7 +12,7 @@ use tollgate_domain::{TenantId, TimeZone};
 use tollgate_store::tenants;
 use utoipa::ToSchema;
 
-use crate::ctx::Resource;
+use crate::{ctx::Resource, keys::CodeLanguage};
 
 /// A customer of the platform: keys, upstreams, tools, calls and money belong to exactly one.
 #[derive(Debug, Serialize, ToSchema)]
@@ -27,6 +27,9 @@ pub struct Tenant {
     /// An IANA name: where its days, weeks and months begin.
     #[schema(value_type = String, examples("UTC"))]
     pub time_zone: TimeZone,
+    /// Languages in which models may write scripts, where their key says nothing of its own; the first is meant by default.
+    #[schema(value_type = Vec<CodeLanguage>)]
+    pub code_languages: Vec<String>,
     pub created_at: DateTime<Utc>,
     pub updated_at: DateTime<Utc>,
     /// For the ETag.
@@ -36,8 +39,9 @@ pub struct Tenant {
 
 impl From<tenants::Tenant> for Tenant {
     fn from(row: tenants::Tenant) -> Self {
-        let tenants::Tenant { id, name, slug, currency, zone, created_at, updated_at, version } = row;
-        Self { id, name, slug, currency: currency.to_string(), time_zone: zone, created_at, updated_at, version }
+        let tenants::Tenant { id, name, slug, currency, zone, code_languages, created_at, updated_at, version } = row;
+        let (currency, time_zone) = (currency.to_string(), zone);
+        Self { id, name, slug, currency, time_zone, code_languages, created_at, updated_at, version }
     }
 }
 

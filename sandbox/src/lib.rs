@@ -4,6 +4,7 @@
 pub mod engine;
 pub mod lockdown;
 mod python;
+mod typescript;
 
-/// Name and revision of the language the scripts are run by; a journal replays only on the engine that wrote it.
-pub const ENGINE: &str = "starlark-0.14.2/3";
+/// Name and revision of what runs the scripts of each language; a journal replays only on the engine that wrote it.
+pub const ENGINES: [&str; 2] = ["starlark-0.14.2/3", "quickjs-ng-0.16.2/1"];

@@ -9,7 +9,7 @@ use std::thread;
 
 use tollgate_codemode::wire::{ErrorKind, ScriptError, Step, StepReply, read_frame, write_frame};
 use tollgate_sandbox::lockdown::{self, STACK_BYTES, Settings, selftest};
-use tollgate_sandbox::{ENGINE, engine};
+use tollgate_sandbox::{ENGINES, engine};
 
 #[global_allocator]
 static ALLOCATOR: lockdown::Metered = lockdown::Metered;
@@ -58,7 +58,7 @@ fn main() -> ExitCode {
     };
     match mode {
         Mode::Version => {
-            println!("{ENGINE}");
+            println!("{}", ENGINES.join("\n"));
             ExitCode::SUCCESS
         }
         Mode::SelfTest => {

@@ -24,6 +24,7 @@ mod scripts;
 mod second_worker;
 mod shapes;
 mod spend;
+mod typescript;
 mod up;
 mod upstreams;
 mod verify;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::http::{HeaderMap, header::AUTHORIZATION};
 use chrono::{DateTime, Utc};
+use tollgate_codemode::Languages;
 use tollgate_domain::{KeyId, Pepper, Secret, SecretKind, TeamId, TenantId, scope::Scope};
 use tollgate_store::snapshot::{KeyConfig, TenantConfig};
 
@@ -14,6 +15,8 @@ use crate::scope::{Directory, KeyScope, Stale, TenantView};
 pub struct Caller {
     pub key: KeyId,
     pub team: Option<TeamId>,
+    /// What its model may write scripts in.
+    pub languages: Languages,
     tenant: Arc<TenantView>,
     visible: Arc<KeyScope>,
     /// The tool group to which the path narrows the key.
@@ -98,8 +101,8 @@ impl Caller {
     pub async fn ended(directory: &Directory, key: KeyId) -> Result<Option<Self>, Refused> {
         let Some(tenant) = directory.of_key(key).await? else { return Ok(None) };
         let team = tenant.config.keys.get(&key).and_then(|key| key.team);
-        let visible = tenant.scope(&[], None);
-        Ok(Some(Self { key, team, visible, tenant, group: None, proof: None }))
+        let visible = tenant.scope(&[], None, Languages::default());
+        Ok(Some(Self { key, team, languages: Languages::default(), visible, tenant, group: None, proof: None }))
     }
 
     async fn with_proof(
@@ -118,14 +121,17 @@ impl Caller {
     }
 
     fn of(tenant: &Arc<TenantView>, key: &KeyConfig, group: Option<String>, proof: Option<Vec<u8>>) -> Result<Self, Refused> {
+        let names = key.code_languages.as_ref().unwrap_or(&tenant.config.code_languages);
+        // What the database holds has been checked; a name of a later version is not offered by this one.
+        let languages = Languages::parse(names.iter().map(String::as_str)).unwrap_or_default();
         let visible = match &group {
-            None => tenant.scope(&key.groups, None),
+            None => tenant.scope(&key.groups, None, languages),
             Some(slug) => {
                 let named = |id: &&_| tenant.config.groups.get(*id).is_some_and(|g| g.slug == *slug);
-                tenant.scope(&key.groups, Some(*key.groups.iter().find(named).ok_or(Refused::UnknownGroup)?))
+                tenant.scope(&key.groups, Some(*key.groups.iter().find(named).ok_or(Refused::UnknownGroup)?), languages)
             }
         };
-        Ok(Self { key: key.id, team: key.team, visible, tenant: Arc::clone(tenant), group, proof })
+        Ok(Self { key: key.id, team: key.team, languages, visible, tenant: Arc::clone(tenant), group, proof })
     }
 
     /// The tool group to which the path narrows the key.

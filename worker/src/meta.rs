@@ -71,6 +71,8 @@ struct GetToolDocs {
 #[serde(deny_unknown_fields)]
 struct ExecuteToolCode {
     code: Option<String>,
+    /// What `code` is written in; the key's first where it is not said.
+    language: Option<String>,
     /// An earlier run, for what has become of it.
     resume: Option<String>,
 }
@@ -107,8 +109,18 @@ pub async fn answer(
             Err(error) => Err(error),
         },
         MetaTool::ExecuteToolCode => match parse(arguments) {
-            Ok(ExecuteToolCode { code: Some(code), resume: None }) => return execute(gate, caller, parent, code, cancel).await,
-            Ok(ExecuteToolCode { code: None, resume: Some(run) }) => return resumed(gate, caller, parent, &run, cancel).await,
+            Ok(ExecuteToolCode { code: Some(code), language, resume: None }) => {
+                match caller.languages.choose(language.as_deref()) {
+                    Ok(language) => {
+                        let answer = script::run(gate, caller, parent, (language, code), cancel).await?;
+                        return Ok(told(answer, script::limits(gate, caller).answer_chars));
+                    }
+                    Err(refused) => Err(refused),
+                }
+            }
+            Ok(ExecuteToolCode { code: None, resume: Some(run), .. }) => {
+                return resumed(gate, caller, parent, &run, cancel).await;
+            }
             Ok(_) => Err("Give either code, a script to run, or resume, the script_run_id of an earlier run".to_owned()),
             Err(error) => Err(error),
         },
@@ -167,17 +179,6 @@ async fn resumed(
         || error("Unknown run: resume takes the script_run_id of a run that this key has made"),
         |run| told(run, chars),
     ))
-}
-
-async fn execute(
-    gate: &Gate,
-    caller: &Caller,
-    parent: &Parent,
-    code: String,
-    cancel: CancellationToken,
-) -> Result<Value, AuditError> {
-    let answer = script::run(gate, caller, parent, code, cancel).await?;
-    Ok(told(answer, script::limits(gate, caller).answer_chars))
 }
 
 /// The answer with no more of result, logs and error than `chars` each, and a message that says how to read on.

@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use tollgate_boot::Shutdown;
-use tollgate_codemode::wire::{JournalEntry, Step};
+use tollgate_codemode::wire::{JournalEntry, Language, Step};
 use tollgate_domain::{KeyId, ScriptRunId, ids};
 use tollgate_store::{
     StoreError, StoreResult, approvals,
@@ -108,6 +108,7 @@ async fn resume(gate: &Gate, claim: Claim, life: u64, guard: InFlightGuard) -> R
         claim,
         life,
         step: step.unwrap_or_else(|| Step {
+            language: Language::default(),
             source: String::new(),
             catalog: tollgate_codemode::wire::Catalog::default(),
             journal: Vec::new(),
@@ -159,6 +160,7 @@ fn step(kept: &Kept) -> Option<Step> {
     let journal = kept.journal.as_ref()?;
     let journal: Option<Vec<JournalEntry>> = journal.iter().map(|line| serde_json::from_str(line).ok()).collect();
     Some(Step {
+        language: Language::of_engine(&kept.engine),
         source: kept.source.clone()?,
         catalog: serde_json::from_slice(kept.catalog.as_ref()?).ok()?,
         journal: journal?,

@@ -14,7 +14,7 @@ use tokio::{
     sync::Semaphore,
 };
 use tollgate_boot::config::ScriptLimits;
-use tollgate_codemode::wire::{Catalog, ErrorKind, Limits, MAX_FRAME, Outcome, ScriptError, Step, StepReply};
+use tollgate_codemode::wire::{Catalog, ErrorKind, Language, Limits, MAX_FRAME, Outcome, ScriptError, Step, StepReply};
 use tollgate_domain::TenantId;
 
 /// Processes that wait for work at most; beyond, they end when their step does.
@@ -34,7 +34,8 @@ struct Pool {
     allow_unconfined: bool,
     /// Processor time of a step at most; each step says what it may take of that.
     step_seconds: u32,
-    engine: String,
+    /// As they stand with each run, one for each language.
+    engines: Vec<String>,
     /// Steps at once.
     turns: Semaphore,
     /// Steps at once of one tenant: half of all, so that no tenant takes every turn.
@@ -67,18 +68,28 @@ impl SandboxPool {
                 program.display()
             )
         })?;
-        let engine = String::from_utf8_lossy(&version.stdout).trim().to_owned();
+        let engines: Vec<String> = String::from_utf8_lossy(&version.stdout).lines().map(|line| line.trim().to_owned()).collect();
+        let runs = |language| engines.iter().any(|engine| Language::of_engine(engine) == language);
+        if !runs(Language::Python) || !runs(Language::Typescript) {
+            anyhow::bail!("the sandbox {} is of another version than this gateway: it says {engines:?}", program.display());
+        }
         let pool = Self(Arc::new(Pool {
             program: program.to_owned(),
             allow_unconfined,
             step_seconds: limits.step_seconds(),
-            engine,
+            engines,
             turns: Semaphore::new(turns),
             per_tenant: turns / 2,
             of_tenant: Mutex::default(),
             idle: Mutex::default(),
         }));
-        let empty = Step { source: String::new(), catalog: Catalog::default(), journal: Vec::new(), limits: Limits::default() };
+        let empty = Step {
+            language: Language::default(),
+            source: String::new(),
+            catalog: Catalog::default(),
+            journal: Vec::new(),
+            limits: Limits::default(),
+        };
         let nobody = TenantId::from_uuid(uuid::Uuid::nil());
         match pool.step(nobody, &empty).await.outcome {
             Outcome::Done { .. } => Ok(pool),
@@ -92,10 +103,10 @@ impl SandboxPool {
         }
     }
 
-    /// Name and version of the engine, as it is stored with each run.
+    /// Name and version of the language's engine, as it is stored with each run: it also says what the run is written in.
     #[must_use]
-    pub fn engine(&self) -> &str {
-        &self.0.engine
+    pub fn engine(&self, language: Language) -> &str {
+        self.0.engines.iter().find(|engine| Language::of_engine(engine) == language).map_or("", String::as_str)
     }
 
     /// Run one step. Whatever happens to the process becomes a reply.

@@ -11,7 +11,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot, watch};
-use tollgate_codemode::{Binding, Library, ServerDef, ToolDef};
+use tollgate_codemode::{Binding, Languages, Library, ServerDef, ToolDef};
 use tollgate_domain::{
     KeyId, TenantId, ToolGroupId,
     scope::Scope,
@@ -39,8 +39,8 @@ pub struct TenantView {
     scopes: RwLock<HashMap<Groups, Arc<KeyScope>>>,
 }
 
-/// All groups of a key, and the one to which its route narrows it.
-type Groups = (Vec<ToolGroupId>, Option<ToolGroupId>);
+/// All groups of a key, the one to which its route narrows it, and the languages of its scripts.
+type Groups = (Vec<ToolGroupId>, Option<ToolGroupId>, Languages);
 
 /// A scope with what is derived from it.
 #[derive(Debug)]
@@ -57,8 +57,8 @@ impl TenantView {
 
     /// What a key with these groups sees, on the route of one of them or of all. Groups that do not exist grant nothing.
     #[must_use]
-    pub fn scope(&self, groups: &[ToolGroupId], only: Option<ToolGroupId>) -> Arc<KeyScope> {
-        let mut groups: Groups = (groups.to_vec(), only);
+    pub fn scope(&self, groups: &[ToolGroupId], only: Option<ToolGroupId>, languages: Languages) -> Arc<KeyScope> {
+        let mut groups: Groups = (groups.to_vec(), only, languages);
         groups.0.sort_unstable();
         if let Some(found) = self.scopes.read().unwrap_or_else(std::sync::PoisonError::into_inner).get(&groups) {
             return Arc::clone(found);
@@ -66,7 +66,7 @@ impl TenantView {
         let all: Vec<_> = groups.0.iter().filter_map(|id| self.config.groups.get(id)).collect();
         let members: Vec<_> = all.iter().copied().filter(|group| only.is_none_or(|only| group.id == only)).collect();
         let scope = Scope::narrowed(&self.config.tools, &members, &all);
-        let library = Library::new(server_defs(&scope));
+        let library = Library::offering(languages, server_defs(&scope));
         let fresh = Arc::new(KeyScope { scope, library });
         let mut scopes = self.scopes.write().unwrap_or_else(std::sync::PoisonError::into_inner);
         Arc::clone(scopes.entry(groups).or_insert(fresh))

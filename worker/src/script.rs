@@ -7,7 +7,7 @@ use futures::future::join_all;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use tollgate_codemode::renamed;
-use tollgate_codemode::wire::{self, ErrorKind, JournalEntry, PendingCall, ScriptError, Step, StepReply};
+use tollgate_codemode::wire::{self, ErrorKind, JournalEntry, Language, PendingCall, ScriptError, Step, StepReply};
 use tollgate_domain::{CallId, Outcome, ScriptRunId, ToolId, tool::sha256};
 use tollgate_store::{
     approvals::hold::Waiting,
@@ -80,7 +80,7 @@ pub async fn run(
     gate: &Gate,
     caller: &Caller,
     parent: &Parent,
-    source: String,
+    (language, source): (Language, String),
     cancel: CancellationToken,
 ) -> Result<RunAnswer, AuditError> {
     let now = gate.clock.now();
@@ -101,7 +101,7 @@ pub async fn run(
         source: kept,
         catalog: payload::pack(&catalog_text).into(),
         catalog_sha256: sha256(&catalog_text),
-        engine: gate.sandbox.engine().to_owned(),
+        engine: gate.sandbox.engine(language).to_owned(),
         limits: serde_json::to_string(&limits).unwrap_or_default(),
         route: caller.route().map(str::to_owned),
         worker: gate.worker,
@@ -123,7 +123,7 @@ pub async fn run(
         parent: parent.clone(),
         claim: Claim { tenant: caller.tenant(), run: id, turn: 0 },
         life: gate.pulse.life(),
-        step: Step { source, catalog, journal: Vec::new(), limits },
+        step: Step { language, source, catalog, journal: Vec::new(), limits },
         may_call: None,
         calls: Vec::new(),
         cancel,

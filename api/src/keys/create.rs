@@ -5,7 +5,7 @@ use tollgate_domain::{KeyId, Secret, SecretKind, TeamId, ToolGroupId};
 use tollgate_store::keys;
 use utoipa::ToSchema;
 
-use super::{Key, KeyWithSecret, check_groups, check_models};
+use super::{CodeLanguage, Key, KeyWithSecret, check_groups, check_languages, check_models};
 use crate::{check::Checks, ctx::Ctx, json::Json, problem::Answer};
 
 #[derive(Debug, Deserialize, ToSchema)]
@@ -23,17 +23,22 @@ pub struct NewKey {
     /// Models that may be asked for. Null or left out is all, empty is none.
     #[schema(max_items = 100)]
     pub models: Option<Vec<String>>,
+    /// Languages in which the key's model may write scripts, the first of which is meant by default. Null or left out is the
+    /// tenant's.
+    #[schema(value_type = Option<Vec<CodeLanguage>>, min_items = 1, max_items = 2)]
+    pub code_languages: Option<Vec<String>>,
 }
 
 /// Make a virtual key.
 #[utoipa::path(post, path = "/v1/tenants/{tenant_id}/keys", request_body = NewKey,
     responses((status = 201, description = "Made; the secret is shown this once.", body = KeyWithSecret)))]
 pub async fn handle(ctx: Ctx, body: Json<NewKey>) -> Answer {
-    let NewKey { name, team_id, tool_group_ids, expires_at, models } = body.value;
+    let NewKey { name, team_id, tool_group_ids, expires_at, models, code_languages } = body.value;
     let mut checks = Checks::default();
     checks.name("/name", &name);
     checks.future("/expires_at", expires_at, ctx.now);
     check_models(&mut checks, models.as_deref());
+    check_languages(&mut checks, code_languages.as_deref());
     let groups = check_groups(&mut checks, &tool_group_ids);
     checks.done()?;
 
@@ -46,6 +51,7 @@ pub async fn handle(ctx: Ctx, body: Json<NewKey>) -> Answer {
         team: team_id,
         groups,
         models,
+        code_languages,
         expires_at,
         revoked_at: None,
         previous_expires_at: None,
@@ -56,7 +62,7 @@ pub async fn handle(ctx: Ctx, body: Json<NewKey>) -> Answer {
     keys::create(&mut write, &key, &secret.hash(&ctx.app.secrets.pepper)).await?;
     let key = Key::at(key, ctx.now);
     let detail = json!({"name": key.name, "team_id": key.team_id, "tool_group_ids": key.tool_group_ids, "models": key.models,
-        "expires_at": key.expires_at});
+        "code_languages": key.code_languages, "expires_at": key.expires_at});
     write.event("key.create", &id, detail).await?;
     write.created(&KeyWithSecret { key, secret: secret.reveal().to_owned() }).await
 }

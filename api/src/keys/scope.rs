@@ -1,13 +1,13 @@
 use std::sync::Arc;
 
 use serde::Serialize;
-use tollgate_codemode::{Binding, Library, ServerDef, ToolDef};
+use tollgate_codemode::{Binding, Languages, Library, ServerDef, ToolDef};
 use tollgate_domain::{
     KeyId, ToolId, UpstreamId,
     scope::{Scope, ScopedTool, ToolGroup},
     tool::{self, Exposure},
 };
-use tollgate_store::snapshot::{self, TenantConfig};
+use tollgate_store::snapshot::{self, KeyConfig, TenantConfig};
 use utoipa::ToSchema;
 
 use crate::{
@@ -60,7 +60,7 @@ pub async fn handle(ctx: Ctx, Id(id): Id<KeyId>) -> Answer {
     let groups: Vec<&ToolGroup> = key.groups.iter().filter(|_| works).filter_map(|id| config.groups.get(id)).collect();
     // The same resolution as at the model door: there is no second one that could disagree.
     let scope = Scope::resolve(&config.tools, &groups);
-    Ok(ctx.ok(&KeyScope { tools: scope.iter().map(visible).collect(), files: files(&config, &scope) }))
+    Ok(ctx.ok(&KeyScope { tools: scope.iter().map(visible).collect(), files: files(&config, key, &scope) }))
 }
 
 fn visible(scoped: &ScopedTool) -> VisibleTool {
@@ -75,7 +75,7 @@ fn visible(scoped: &ScopedTool) -> VisibleTool {
     }
 }
 
-fn files(config: &TenantConfig, scope: &Scope) -> Vec<String> {
+fn files(config: &TenantConfig, key: &KeyConfig, scope: &Scope) -> Vec<String> {
     let mut servers: Vec<(UpstreamId, ServerDef)> = Vec::new();
     for scoped in scope.exposed(Exposure::Code) {
         let tool = &scoped.tool;
@@ -98,5 +98,7 @@ fn files(config: &TenantConfig, scope: &Scope) -> Vec<String> {
         }
     }
     debug_assert!(servers.iter().all(|(id, _)| config.upstreams.contains_key(id)));
-    Library::new(servers.into_iter().map(|(_, server)| server).collect()).files()
+    let languages = key.code_languages.as_ref().unwrap_or(&config.code_languages);
+    let languages = Languages::parse(languages.iter().map(String::as_str)).unwrap_or_default();
+    Library::offering(languages, servers.into_iter().map(|(_, server)| server).collect()).files()
 }

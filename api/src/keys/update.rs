@@ -5,7 +5,7 @@ use tollgate_domain::{KeyId, TeamId, ToolGroupId};
 use tollgate_store::keys;
 use utoipa::ToSchema;
 
-use super::{Key, check_groups, check_models};
+use super::{CodeLanguage, Key, check_groups, check_languages, check_models};
 use crate::{
     check::Checks,
     ctx::{Ctx, Id},
@@ -32,6 +32,10 @@ pub struct KeyPatch {
     #[serde(default, deserialize_with = "nullable")]
     #[schema(value_type = Option<Vec<String>>, max_items = 100)]
     pub models: Option<Option<Vec<String>>>,
+    /// Null is the tenant's.
+    #[serde(default, deserialize_with = "nullable")]
+    #[schema(value_type = Option<Vec<CodeLanguage>>, min_items = 1, max_items = 2)]
+    pub code_languages: Option<Option<Vec<String>>>,
 }
 
 /// Change a virtual key. Workers see it within a second.
@@ -45,6 +49,7 @@ pub async fn handle(ctx: Ctx, Id(id): Id<KeyId>, body: Json<KeyPatch>) -> Answer
     }
     checks.future("/expires_at", patch.expires_at.flatten(), ctx.now);
     check_models(&mut checks, patch.models.as_ref().and_then(Option::as_deref));
+    check_languages(&mut checks, patch.code_languages.as_ref().and_then(Option::as_deref));
     let groups = patch.tool_group_ids.map(|groups| check_groups(&mut checks, &groups));
     checks.done()?;
 
@@ -59,9 +64,10 @@ pub async fn handle(ctx: Ctx, Id(id): Id<KeyId>, body: Json<KeyPatch>) -> Answer
     key.groups = groups.unwrap_or(key.groups);
     key.expires_at = patch.expires_at.unwrap_or(key.expires_at);
     key.models = patch.models.unwrap_or(key.models);
+    key.code_languages = patch.code_languages.unwrap_or(key.code_languages);
     let key = Key::at(keys::update(&mut write, key).await?, ctx.now);
     let detail = json!({"name": key.name, "team_id": key.team_id, "tool_group_ids": key.tool_group_ids, "models": key.models,
-        "expires_at": key.expires_at});
+        "code_languages": key.code_languages, "expires_at": key.expires_at});
     write.event("key.update", &id, detail).await?;
     write.ok(&key).await
 }

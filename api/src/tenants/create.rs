@@ -9,6 +9,7 @@ use crate::{
     check::{Checks, slug_of},
     ctx::Ctx,
     json::Json,
+    keys::{CodeLanguage, check_languages},
     problem::Answer,
 };
 
@@ -25,12 +26,15 @@ pub struct NewTenant {
     /// The IANA name of the zone in which its days, weeks and months begin; UTC when left out.
     #[schema(examples("Europe/Berlin"))]
     pub time_zone: Option<String>,
+    /// Languages in which models may write scripts; `["python"]` when left out.
+    #[schema(value_type = Option<Vec<CodeLanguage>>, min_items = 1, max_items = 2)]
+    pub code_languages: Option<Vec<String>>,
 }
 
 /// Make a tenant.
 #[utoipa::path(post, path = "/v1/tenants", request_body = NewTenant, responses((status = 201, description = "Made.", body = Tenant)))]
 pub async fn handle(ctx: Ctx, body: Json<NewTenant>) -> Answer {
-    let NewTenant { name, slug, currency, time_zone } = body.value;
+    let NewTenant { name, slug, currency, time_zone, code_languages } = body.value;
     let mut checks = Checks::default();
     checks.name("/name", &name);
     if let Some(slug) = &slug {
@@ -41,7 +45,9 @@ pub async fn handle(ctx: Ctx, body: Json<NewTenant>) -> Answer {
         None => Currency::USD,
     };
     let zone = time_zone.and_then(|zone| checks.parse::<TimeZone>("/time_zone", &zone)).unwrap_or_default();
+    check_languages(&mut checks, code_languages.as_deref());
     checks.done()?;
+    let languages = code_languages.unwrap_or_else(|| vec!["python".to_owned()]);
     let slugs = match slug {
         Some(chosen) => vec![chosen],
         // Names may repeat: a slug that nobody chose gives way.
@@ -53,12 +59,13 @@ pub async fn handle(ctx: Ctx, body: Json<NewTenant>) -> Answer {
     };
 
     let mut write = ctx.post(&body.sha256).await?;
-    let tenant = tenants::create(&mut write, &name, &slugs, (currency, zone)).await?;
+    let tenant = tenants::create(&mut write, &name, &slugs, (currency, zone), &languages).await?;
     write
         .event(
             "tenant.create",
             &tenant.id,
-            json!({"name": tenant.name, "slug": tenant.slug, "currency": tenant.currency.as_str(), "time_zone": tenant.zone}),
+            json!({"name": tenant.name, "slug": tenant.slug, "currency": tenant.currency.as_str(), "time_zone": tenant.zone,
+                "code_languages": tenant.code_languages}),
         )
         .await?;
     write.created(&Tenant::from(tenant)).await

@@ -8,12 +8,13 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
-use tollgate_codemode::wire::{GATEWAY_PREFIX, JournalEntry, Outcome, Step, StepReply, read_frame, write_frame};
+use tollgate_codemode::wire::{GATEWAY_PREFIX, JournalEntry, Language, Outcome, Step, StepReply, read_frame, write_frame};
 use tollgate_evidence::bundle::{Replay, RunRecord};
 
 pub struct Sandbox {
     program: PathBuf,
-    engine: String,
+    /// One for each language.
+    engines: Vec<String>,
     child: Option<Child>,
 }
 
@@ -23,7 +24,8 @@ impl Sandbox {
     pub fn new(program: PathBuf) -> Result<Self> {
         let version = Command::new(&program).arg("--version").env_clear().output();
         let version = version.with_context(|| format!("cannot start the sandbox {}", program.display()))?;
-        Ok(Self { engine: String::from_utf8_lossy(&version.stdout).trim().to_owned(), program, child: None })
+        let engines = String::from_utf8_lossy(&version.stdout).lines().map(|line| line.trim().to_owned()).collect();
+        Ok(Self { engines, program, child: None })
     }
 
     fn step(&mut self, step: &Step) -> Result<StepReply> {
@@ -67,12 +69,13 @@ impl Replay for Sandbox {
         let step = step(run).map_err(|e| format!("its record cannot be read: {e:#}"))?;
         let reply = self.step(&step).map_err(|e| format!("it cannot be run again: {e:#}"))?;
         compare(run, &reply).map_err(|difference| {
-            if self.engine == run.engine {
+            if self.engines.contains(&run.engine) {
                 difference
             } else {
                 format!(
                     "{difference} (it ran under {}, and this is {}: use the tollgate that recorded it)",
-                    run.engine, self.engine
+                    run.engine,
+                    self.engines.join(" and ")
                 )
             }
         })
@@ -89,6 +92,7 @@ fn step(run: &RunRecord) -> Result<Step> {
         }
     }
     Ok(Step {
+        language: Language::of_engine(&run.engine),
         source: run.source.clone().unwrap_or_default(),
         catalog: serde_json::from_str(run.catalog.as_deref().unwrap_or("{}"))?,
         journal,

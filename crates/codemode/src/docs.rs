@@ -9,7 +9,7 @@ use crate::shape::{EFFORT, Prop, Shape, list, resolve};
 use crate::sheet::{DOCS, Sheet, brief, python};
 use crate::text;
 use crate::types::Way;
-use crate::wire::CatalogTool;
+use crate::wire::{CatalogTool, Language};
 
 const MAX_DESCRIPTION: usize = 8 << 10;
 const MAX_FIELD: usize = 600;
@@ -35,15 +35,21 @@ const CONSTRAINTS: [(&str, &str); 13] = [
 ];
 
 /// The documentation of one tool.
-pub(crate) fn page(server: &str, tool: &CatalogTool, raw_name: &str, definition: &Value, seen: Option<&Seen>) -> String {
+pub(crate) fn page(
+    server: &str,
+    tool: &CatalogTool,
+    raw_name: &str,
+    definition: &Value,
+    (language, seen): (Language, Option<&Seen>),
+) -> String {
     let mut out = String::new();
-    heading(&mut out, server, tool, raw_name, definition);
+    heading(&mut out, server, tool, raw_name, definition, language);
     let input = definition.get("inputSchema").unwrap_or(&Value::Null);
-    let mut fields = Fields::new(input, Way::In);
+    let mut fields = Fields::new(input, Way::In, language);
     fields.params(tool);
     section(&mut out, "Parameters", &fields.lines);
     if let Some(output) = definition.get("outputSchema") {
-        let mut fields = Fields::new(output, Way::Out);
+        let mut fields = Fields::new(output, Way::Out, language);
         fields.nested(crate::value::wrapped_result(definition).unwrap_or(output), "", 0);
         section(&mut out, "Returns", &fields.lines);
     } else if let Some(seen) = seen {
@@ -54,16 +60,20 @@ pub(crate) fn page(server: &str, tool: &CatalogTool, raw_name: &str, definition:
         );
     }
     let _ = writeln!(out, "Effects: {}", effects(definition));
-    let _ = writeln!(out, "Example: r = {}", example(server, tool, input));
+    let example = example(server, tool, input, language);
+    let _ = match language {
+        Language::Python => writeln!(out, "Example: r = {example}"),
+        Language::Typescript => writeln!(out, "Example: const r = await {example}"),
+    };
     out
 }
 
-fn heading(out: &mut String, server: &str, tool: &CatalogTool, raw_name: &str, definition: &Value) {
+fn heading(out: &mut String, server: &str, tool: &CatalogTool, raw_name: &str, definition: &Value, language: Language) {
     let mut sheet = Sheet::default();
     sheet.add(tool, definition);
-    let rendered = sheet.render(DOCS);
+    let rendered = sheet.render(DOCS, language);
     for line in &rendered.signatures {
-        let line = line.strip_prefix("def ").unwrap_or(line);
+        let line = line.strip_prefix("def ").unwrap_or(line).trim_start();
         let _ = writeln!(out, "{server}.{}", line.strip_suffix(": ...").unwrap_or(line));
     }
     section(out, "Types", &rendered.aliases);
@@ -94,6 +104,7 @@ fn section(out: &mut String, name: &str, lines: &[String]) {
 struct Fields<'a> {
     root: &'a Value,
     way: Way,
+    language: Language,
     effort: u32,
     lines: Vec<String>,
     /// Schemas on the way down, so that a recursive one is described once.
@@ -101,8 +112,8 @@ struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
-    fn new(root: &'a Value, way: Way) -> Self {
-        Self { root, way, effort: EFFORT, lines: Vec::new(), open: Vec::new() }
+    fn new(root: &'a Value, way: Way, language: Language) -> Self {
+        Self { root, way, language, effort: EFFORT, lines: Vec::new(), open: Vec::new() }
     }
 
     fn params(&mut self, tool: &CatalogTool) {
@@ -138,14 +149,14 @@ impl<'a> Fields<'a> {
         }
         let (target, _) = self.element(prop.schema);
         let described = described(prop.schema).or_else(|| described(target)).unwrap_or_default();
-        let mut line = format!("{path}{note}: {}", brief(self.root, prop.schema, self.way));
+        let mut line = format!("{path}{note}: {}", brief(self.root, prop.schema, self.way, self.language));
         if self.way == Way::In && prop.required {
             line.push_str(", required");
         }
         if self.way == Way::In
             && let Some(default) = prop.schema.get("default").filter(|d| !d.is_null())
         {
-            let _ = write!(line, ", default {}", text::cap(&python(default), 200));
+            let _ = write!(line, ", default {}", text::cap(&spelled(default, self.language), 200));
         }
         let constraints = constraints(prop.schema);
         if !constraints.is_empty() {
@@ -229,15 +240,28 @@ fn effects(definition: &Value) -> String {
     parts.join("; ")
 }
 
-fn example(server: &str, tool: &CatalogTool, input: &Value) -> String {
+fn example(server: &str, tool: &CatalogTool, input: &Value, language: Language) -> String {
     let shape = Shape::of(input, input, &mut EFFORT.clone());
+    let sets = if language == Language::Python { "=" } else { ": " };
     let arguments: Vec<String> = shape
         .in_signature_order()
         .zip(&tool.params)
         .filter(|(prop, _)| prop.required)
-        .map(|(prop, param)| format!("{}={}", param.name, python(&sample(input, prop.schema, 0))))
+        .map(|(prop, param)| format!("{}{sets}{}", param.name, spelled(&sample(input, prop.schema, 0), language)))
         .collect();
-    format!("{server}.{}({})", tool.name, arguments.join(", "))
+    let arguments = arguments.join(", ");
+    match language {
+        Language::Typescript if !arguments.is_empty() => format!("{server}.{}({{ {arguments} }})", tool.name),
+        _ => format!("{server}.{}({arguments})", tool.name),
+    }
+}
+
+/// A JSON value as the language writes it.
+fn spelled(value: &Value, language: Language) -> String {
+    match language {
+        Language::Python => python(value),
+        Language::Typescript => value.to_string(),
+    }
 }
 
 /// A value that the schema would probably accept.

@@ -6,6 +6,7 @@
 
 mod docs;
 pub mod excerpt;
+mod language;
 mod library;
 mod meta;
 mod names;
@@ -20,5 +21,6 @@ mod types;
 pub mod value;
 pub mod wire;
 
+pub use language::Languages;
 pub use library::{Binding, Library, LibraryError, ServerDef, ToolDef};
-pub use meta::meta_tools;
+pub use meta::{meta_tools, meta_tools_in};

@@ -6,13 +6,14 @@ use std::sync::{Arc, OnceLock};
 
 use serde_json::Value;
 
+use crate::language::Languages;
 use crate::names::{Kind, identifiers};
 use crate::plain::Plain;
 use crate::search::{Index, Listed};
 use crate::seen::Seen;
 use crate::shape::{EFFORT, Shape};
 use crate::sheet::{STUB, Sheet};
-use crate::wire::{Catalog, CatalogParam, CatalogServer, CatalogTool};
+use crate::wire::{Catalog, CatalogParam, CatalogServer, CatalogTool, Language};
 use crate::{docs, names, text};
 
 /// A file longer than this is answered with its outline, and no answer is longer.
@@ -30,9 +31,9 @@ const NAMES_SHOWN: usize = 6;
 /// How the tools of a server are spread over files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Binding {
-    /// `servers/<server>.pyi` holds all tools.
+    /// `servers/<server>.pyi` (or `.d.ts`) holds all tools.
     Server,
-    /// `servers/<server>/<tool>.pyi` holds one.
+    /// `servers/<server>/<tool>.pyi` (or `.d.ts`) holds one.
     Tool,
 }
 
@@ -57,6 +58,7 @@ pub struct ToolDef {
 /// Immutable and shared: make one per scope snapshot.
 #[derive(Debug)]
 pub struct Library {
+    languages: Languages,
     servers: Vec<ServerDef>,
     catalog: Catalog,
     files: Vec<File>,
@@ -67,6 +69,7 @@ pub struct Library {
 #[derive(Debug)]
 struct File {
     path: String,
+    language: Language,
     server: usize,
     /// `None`: all tools of the server.
     tool: Option<usize>,
@@ -89,12 +92,18 @@ pub enum LibraryError {
 impl Library {
     #[must_use]
     pub fn new(servers: Vec<ServerDef>) -> Self {
+        Self::offering(Languages::default(), servers)
+    }
+
+    /// With stub files in each of these languages.
+    #[must_use]
+    pub fn offering(languages: Languages, servers: Vec<ServerDef>) -> Self {
         let raw: Vec<&str> = servers.iter().map(|s| s.name.as_str()).collect();
         let names = identifiers(&raw, Kind::Server);
         let catalog = Catalog { servers: servers.iter().zip(names).map(|(def, name)| catalog_server(def, name)).collect() };
-        let files = files_of(&servers, &catalog);
+        let files = files_of(languages, &servers, &catalog);
         let by_path = files.iter().enumerate().map(|(at, f)| (f.path.clone(), at)).collect();
-        Self { servers, catalog, files, by_path, index: OnceLock::new() }
+        Self { languages, servers, catalog, files, by_path, index: OnceLock::new() }
     }
 
     /// What the sandbox needs to know: names, and the way back from them.
@@ -122,6 +131,8 @@ impl Library {
         if self.servers.is_empty() {
             return "No server is available to this key.".to_owned();
         }
+        let endings: Vec<&str> = self.languages.all().map(Language::ending).collect();
+        let ending = endings.join(" or ");
         let mut out = String::new();
         for (def, server) in self.servers.iter().zip(&self.catalog.servers) {
             let count = match server.tools.len() {
@@ -131,13 +142,13 @@ impl Library {
             let about = text::sentence(def.description.as_deref().unwrap_or_default(), 160);
             let line = match def.binding {
                 Binding::Server if about.is_empty() => {
-                    format!("servers/{}.pyi  {count}: {}", server.name, some_names(server, NAMES_SHOWN))
+                    format!("servers/{}{ending}  {count}: {}", server.name, some_names(server, NAMES_SHOWN))
                 }
-                Binding::Server => format!("servers/{}.pyi  {count}. {about}", server.name),
+                Binding::Server => format!("servers/{}{ending}  {count}. {about}", server.name),
                 Binding::Tool => {
                     let gap = if about.is_empty() { "" } else { " " };
                     let names = some_names(server, usize::MAX);
-                    format!("servers/{}/<tool>.pyi  {count}.{gap}{about} <tool> is one of: {names}", server.name)
+                    format!("servers/{}/<tool>{ending}  {count}.{gap}{about} <tool> is one of: {names}", server.name)
                 }
             };
             out.push_str(&line);
@@ -158,7 +169,7 @@ impl Library {
         let file = self.file(path)?;
         let whole = self.text(file);
         if start_line.is_none() && end_line.is_none() {
-            return Ok(if whole.len() <= MAX_ANSWER { whole.to_owned() } else { outline(whole) });
+            return Ok(if whole.len() <= MAX_ANSWER { whole.to_owned() } else { outline(whole, file.language) });
         }
         let lines: Vec<&str> = whole.lines().collect();
         let start = start_line.unwrap_or(1).max(1);
@@ -170,7 +181,7 @@ impl Library {
             end: end_line.map_or_else(|| "the end".to_owned(), |l| l.to_string()),
             lines: lines.len(),
         })?;
-        Ok(bounded(shown, start as usize))
+        Ok(bounded(shown, start as usize, file.language))
     }
 
     /// Everything known about one tool. Both names may be the script's or the upstream's.
@@ -187,7 +198,7 @@ impl Library {
     /// As [`Self::docs`].
     pub fn docs_seen(&self, server: &str, tool: &str, seen: Option<&Seen>) -> Result<String, LibraryError> {
         let (listed, entry, def) = self.find(server, tool)?;
-        Ok(docs::page(&listed.name, entry, &def.name, &def.definition, seen))
+        Ok(docs::page(&listed.name, entry, &def.name, &def.definition, (self.languages.first(), seen)))
     }
 
     /// The identity of a tool by the names under which [`Self::docs`] finds it.
@@ -221,11 +232,15 @@ impl Library {
         let limit = limit.unwrap_or(HITS).clamp(1, MAX_HITS);
         let index = self.index.get_or_init(|| Index::of(self.catalog.servers.iter().zip(&self.servers).map(listed)));
         let found = index.find(query, limit as usize);
+        let language = self.languages.first();
+        let mark = language.comment();
+        let how = match language {
+            Language::Python => "Call them as written, arguments by keyword. \"key?\" may be missing.",
+            Language::Typescript => "Call them as written, and await them.",
+        };
         let mut out = match found.len() {
             0 => return format!("None of {total} tools fits {:?}. Use other words, or listToolFiles.\n", quoted(query)),
-            hits => format!(
-                "# {hits} of {total} tools, best first. Call them as written, arguments by keyword. \"key?\" may be missing.\n"
-            ),
+            hits => format!("{mark} {hits} of {total} tools, best first. {how}\n"),
         };
         let mut cut = false;
         for (server, tool) in found {
@@ -233,12 +248,12 @@ impl Library {
             let (Some(def), Some(entry)) = (def.tools.get(tool), listed.tools.get(tool)) else { continue };
             let mut sheet = Sheet::default();
             sheet.add(entry, &def.definition);
-            let rendered = sheet.render(STUB);
+            let rendered = sheet.render(STUB, language);
             let lines =
                 rendered.aliases.iter().cloned().chain(rendered.signatures.iter().map(|line| callable(&listed.name, line)));
             let lines = lines.collect::<Vec<_>>().join("\n");
             if out.len() + lines.len() > MAX_ANSWER {
-                out.push_str("# the rest is cut; ask for less with limit\n");
+                out.push_str(&format!("{mark} the rest is cut; ask for less with limit\n"));
                 return out;
             }
             cut |= rendered.cut;
@@ -246,7 +261,7 @@ impl Library {
             out.push('\n');
         }
         if cut {
-            out.push_str("# What is cut (...) is in getToolDocs.\n");
+            out.push_str(&format!("{mark} What is cut (...) is in getToolDocs.\n"));
         }
         out
     }
@@ -255,9 +270,9 @@ impl Library {
         let asked = path.trim().trim_start_matches("./").trim_start_matches('/');
         let exact = self.by_path.get(asked).and_then(|at| self.files.get(*at));
         // Models leave out the folder or the ending; each spelling still means at most one file, by comparison with the table.
-        let short =
-            |f: &File| f.path.strip_prefix("servers/").is_some_and(|p| p == asked || p.strip_suffix(".pyi") == Some(asked));
-        let loose = || self.files.iter().find(|f| short(f) || f.path.strip_suffix(".pyi") == Some(asked));
+        let is = |path: &str, f: &File| path == asked || path.strip_suffix(f.language.ending()) == Some(asked);
+        let short = |f: &File| f.path.strip_prefix("servers/").is_some_and(|path| is(path, f));
+        let loose = || self.files.iter().find(|f| short(f) || is(&f.path, f));
         exact.or_else(loose).ok_or_else(|| {
             let hint = hint(asked, self.files.iter().map(|f| f.path.as_str()), "Files");
             LibraryError::NoFile { asked: quoted(path), hint }
@@ -278,7 +293,7 @@ impl Library {
 
     fn text<'a>(&'a self, file: &'a File) -> &'a str {
         file.text.get_or_init(|| match (self.servers.get(file.server), self.catalog.servers.get(file.server)) {
-            (Some(def), Some(server)) => render(def, server, file.tool),
+            (Some(def), Some(server)) => render(def, server, file.tool, file.language),
             _ => String::new(),
         })
     }
@@ -291,7 +306,7 @@ fn listed<'a>((catalog, def): (&'a CatalogServer, &'a ServerDef)) -> Listed<'a> 
 
 /// A signature as a script writes the call.
 fn callable(server: &str, signature: &str) -> String {
-    let signature = signature.strip_prefix("def ").unwrap_or(signature);
+    let signature = signature.strip_prefix("def ").unwrap_or(signature).trim_start();
     match signature.rsplit_once(": ...") {
         Some((call, about)) => format!("{server}.{call}{about}"),
         None => format!("{server}.{signature}"),
@@ -322,15 +337,17 @@ fn catalog_tool(tool: &ToolDef, name: String) -> CatalogTool {
     CatalogTool { name, tool_id: tool.tool_id.clone(), params, open: shape.is_open() }
 }
 
-fn files_of(servers: &[ServerDef], catalog: &Catalog) -> Vec<File> {
+fn files_of(languages: Languages, servers: &[ServerDef], catalog: &Catalog) -> Vec<File> {
     let mut files = Vec::new();
-    for (server, (def, listed)) in servers.iter().zip(&catalog.servers).enumerate() {
-        let mut add = |path, tool| files.push(File { path, server, tool, text: OnceLock::new() });
+    let pairs = || servers.iter().zip(&catalog.servers).enumerate();
+    for (language, (server, (def, listed))) in languages.all().flat_map(|language| pairs().map(move |pair| (language, pair))) {
+        let ending = language.ending();
+        let mut add = |path, tool| files.push(File { path, language, server, tool, text: OnceLock::new() });
         match def.binding {
-            Binding::Server => add(format!("servers/{}.pyi", listed.name), None),
+            Binding::Server => add(format!("servers/{}{ending}", listed.name), None),
             Binding::Tool => {
                 for (at, tool) in listed.tools.iter().enumerate() {
-                    add(format!("servers/{}/{}.pyi", listed.name, tool.name), Some(at));
+                    add(format!("servers/{}/{}{ending}", listed.name, tool.name), Some(at));
                 }
             }
         }
@@ -338,47 +355,62 @@ fn files_of(servers: &[ServerDef], catalog: &Catalog) -> Vec<File> {
     files
 }
 
-fn render(def: &ServerDef, server: &CatalogServer, only: Option<usize>) -> String {
+fn render(def: &ServerDef, server: &CatalogServer, only: Option<usize>, language: Language) -> String {
     let mut sheet = Sheet::default();
     for (at, (tool, entry)) in def.tools.iter().zip(&server.tools).enumerate() {
         if only.is_none_or(|o| o == at) {
             sheet.add(entry, &tool.definition);
         }
     }
-    let rendered = sheet.render(STUB);
+    let rendered = sheet.render(STUB, language);
     let about = text::sentence(def.description.as_deref().unwrap_or_default(), 160);
-    let mut out = format!("# {}{}{about}\n", server.name, if about.is_empty() { "" } else { ": " });
-    out.push_str(&format!("# call: {}.<tool>(keyword=value). \"key?\" may be missing.", server.name));
+    let mark = language.comment();
+    let name = &server.name;
+    let how = match language {
+        Language::Python => format!("{name}.<tool>(keyword=value). \"key?\" may be missing."),
+        Language::Typescript => format!("await {name}.<tool>({{ key: value }})."),
+    };
+    let mut out = format!("{mark} {name}{}{about}\n", if about.is_empty() { "" } else { ": " });
+    out.push_str(&format!("{mark} call: {how}"));
     out.push_str(if rendered.cut { " What is cut (...) is in getToolDocs.\n" } else { "\n" });
-    for line in rendered.aliases.iter().chain(&rendered.signatures) {
-        out.push_str(line);
-        out.push('\n');
+    let mut lines = rendered.aliases;
+    if language == Language::Typescript {
+        lines.push(format!("declare const {name}: {{"));
     }
-    out
+    lines.extend(rendered.signatures);
+    if language == Language::Typescript {
+        lines.push("};".to_owned());
+    }
+    out + &lines.join("\n") + "\n"
 }
 
 /// For each tool of a long file its line and what it is about, cut off where even that is too long.
-fn outline(whole: &str) -> String {
+fn outline(whole: &str, language: Language) -> String {
+    let mark = language.comment();
+    let (begins, purpose) = match language {
+        Language::Python => ("def ", ": ...  # "),
+        Language::Typescript => ("  ", "; // "),
+    };
     let lines: Vec<&str> = whole.lines().collect();
     let mut out = vec![format!(
-        "# {} lines, too long for one answer. This is its outline: line, tool, purpose. Read parts with startLine and endLine, \
+        "{mark} {} lines, too long for one answer. This is its outline: line, tool, purpose. Read parts with startLine and endLine, \
          or one tool with getToolDocs.",
         lines.len()
     )];
     for (at, line) in lines.iter().enumerate() {
-        let name = line.strip_prefix("def ").and_then(|l| l.split('(').next());
+        let name = line.strip_prefix(begins).and_then(|l| l.split('(').next());
         let Some(name) = name else { continue };
-        let about = line.rsplit_once(": ...  # ").map(|(_, about)| text::cap(about, 70)).unwrap_or_default();
-        out.push(format!("# {} {name} {about}", at + 1).trim_end().to_owned());
+        let about = line.rsplit_once(purpose).map(|(_, about)| text::cap(about, 70)).unwrap_or_default();
+        out.push(format!("{mark} {} {name} {about}", at + 1).trim_end().to_owned());
     }
-    let first = lines.iter().position(|l| l.starts_with("def ")).unwrap_or_default();
+    let first = lines.iter().position(|l| l.starts_with(begins)).unwrap_or_default();
     if first > 2 {
-        out.push(format!("# 3-{first} named types"));
+        out.push(format!("{mark} 3-{first} named types"));
     }
     let mut answer = String::new();
     for line in &out {
         if answer.len() + line.len() > MAX_ANSWER - 100 {
-            answer.push_str("# the outline is cut here; read further lines with startLine\n");
+            answer.push_str(&format!("{mark} the outline is cut here; read further lines with startLine\n"));
             break;
         }
         answer.push_str(line);
@@ -388,11 +420,11 @@ fn outline(whole: &str) -> String {
 }
 
 /// The lines as far as one answer reaches, and where to go on.
-fn bounded(lines: &[&str], start: usize) -> String {
+fn bounded(lines: &[&str], start: usize, language: Language) -> String {
     let mut out = String::new();
     for (at, line) in lines.iter().enumerate() {
         if at > 0 && out.len() + line.len() > MAX_ANSWER {
-            out.push_str(&format!("# cut here; continue with startLine={}\n", start + at));
+            out.push_str(&format!("{} cut here; continue with startLine={}\n", language.comment(), start + at));
             break;
         }
         out.push_str(line);

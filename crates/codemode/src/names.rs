@@ -78,6 +78,75 @@ const GLOBALS: [&str; 62] = [
     "zip",
 ];
 
+/// What TypeScript reserves, and what its scripts find as globals.
+const TYPESCRIPT: [&str; 65] = [
+    "Array",
+    "BigInt",
+    "Boolean",
+    "DataView",
+    "Date",
+    "Error",
+    "Function",
+    "Infinity",
+    "Iterator",
+    "JSON",
+    "Map",
+    "Math",
+    "NaN",
+    "Number",
+    "Object",
+    "Promise",
+    "Proxy",
+    "Reflect",
+    "RegExp",
+    "Set",
+    "String",
+    "Symbol",
+    "ToolError",
+    "TypeError",
+    "WeakMap",
+    "arguments",
+    "case",
+    "catch",
+    "console",
+    "const",
+    "debugger",
+    "default",
+    "delete",
+    "do",
+    "encodeURIComponent",
+    "eval",
+    "export",
+    "extends",
+    "fetch",
+    "finally",
+    "function",
+    "globalThis",
+    "implements",
+    "instanceof",
+    "interface",
+    "isNaN",
+    "let",
+    "new",
+    "null",
+    "package",
+    "parseFloat",
+    "parseInt",
+    "private",
+    "protected",
+    "public",
+    "require",
+    "static",
+    "super",
+    "switch",
+    "this",
+    "throw",
+    "typeof",
+    "undefined",
+    "var",
+    "void",
+];
+
 /// What is being named: decides what is reserved and how a name without a usable letter begins.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -162,7 +231,7 @@ pub(crate) fn type_name(hint: &str) -> String {
             name.push(if std::mem::take(&mut start) { c.to_ascii_uppercase() } else { c });
         }
     }
-    if name.is_empty() || ["Any", "Literal", "Never"].contains(&name.as_str()) {
+    if name.is_empty() || ["Any", "Array", "Literal", "Never", "Promise", "Record"].contains(&name.as_str()) {
         name.push_str("Type");
     }
     identifier(&name, Kind::Type, 0)
@@ -174,7 +243,7 @@ pub(crate) fn is_taken(name: &str) -> bool {
 }
 
 fn is_reserved(name: &str, kind: Kind) -> bool {
-    KEYWORDS.contains(&name) || (kind == Kind::Server && GLOBALS.contains(&name))
+    KEYWORDS.contains(&name) || (kind == Kind::Server && (GLOBALS.contains(&name) || TYPESCRIPT.contains(&name)))
 }
 
 #[cfg(test)]
@@ -188,7 +257,7 @@ mod tests {
         let names = identifiers(&raw, Kind::Tool);
         let expected = ["get_sum_2", "get_sum", "get_sum_3", "class_", "t_3d", "na_ve", "t_7", "print", "t_9", "t_10"];
         assert_eq!(names, expected);
-        assert_eq!(identifiers(&["print", "crm", "lambda"], Kind::Server), ["print_", "crm", "lambda_"]);
+        assert_eq!(identifiers(&["print", "crm", "lambda", "Map"], Kind::Server), ["print_", "crm", "lambda_", "Map_"]);
     }
 
     #[test]

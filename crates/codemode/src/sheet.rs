@@ -6,8 +6,9 @@ use serde_json::Value;
 
 use crate::names::{Allocator, type_name};
 use crate::shape::{EFFORT, Shape};
+use crate::text;
 use crate::types::{Arena, Field, Reader, Type, TypeId, Way};
-use crate::{text, wire::CatalogTool};
+use crate::wire::{CatalogTool, Language};
 
 /// Types deeper than this are not looked at for names; nothing is ever printed that deep.
 const MAX_DEPTH: u32 = 120;
@@ -83,10 +84,17 @@ impl Sheet {
         Reader::new(&mut self.arena, output, Way::Out).read(schema, &format!("{}_result", tool.name))
     }
 
-    pub(crate) fn render(&self, limits: Limits) -> Rendered {
+    pub(crate) fn render(&self, limits: Limits, language: Language) -> Rendered {
         let names = self.names();
-        let mut printer =
-            Printer { arena: &self.arena, names: &names, used: Vec::new(), known: HashSet::new(), closed: false, cut: false };
+        let mut printer = Printer {
+            language,
+            arena: &self.arena,
+            names: &names,
+            used: Vec::new(),
+            known: HashSet::new(),
+            closed: false,
+            cut: false,
+        };
         let signatures = self.signatures.iter().map(|s| printer.signature(s, limits)).collect();
         let aliases = printer.aliases(limits);
         Rendered { aliases, signatures, cut: printer.cut }
@@ -183,11 +191,12 @@ impl Census<'_> {
 }
 
 /// One schema as a few words: nested objects are only called `dict`.
-pub(crate) fn brief(root: &Value, schema: &Value, way: Way) -> String {
+pub(crate) fn brief(root: &Value, schema: &Value, way: Way, language: Language) -> String {
     let mut arena = Arena::default();
     let id = Reader::flat(&mut arena, root, way, 300).read(schema, "");
     let names = HashMap::new();
-    let printer = Printer { arena: &arena, names: &names, used: Vec::new(), known: HashSet::new(), closed: true, cut: false };
+    let printer =
+        Printer { language, arena: &arena, names: &names, used: Vec::new(), known: HashSet::new(), closed: true, cut: false };
     let mut draft = Draft { out: String::new(), depth: 0, width: 30, room: 400, names: Vec::new(), cut: false, full: false };
     printer.print(id, &mut draft);
     text::cap(&draft.out, 400)
@@ -197,6 +206,7 @@ pub(crate) fn brief(root: &Value, schema: &Value, way: Way) -> String {
 const DETAIL: [(u32, usize); 9] = [(12, 400), (6, 60), (4, 40), (3, 24), (2, 24), (2, 12), (1, 16), (1, 8), (0, 6)];
 
 struct Printer<'a> {
+    language: Language,
     arena: &'a Arena,
     names: &'a HashMap<TypeId, String>,
     /// Names printed so far and how many hops from a signature, in order: they have to be explained.
@@ -209,6 +219,9 @@ struct Printer<'a> {
 
 impl Printer<'_> {
     fn signature(&mut self, s: &Signature, limits: Limits) -> String {
+        if self.language == Language::Typescript {
+            return self.method(s, limits);
+        }
         let mut out = format!("def {}(", s.name);
         for (at, p) in s.params.iter().enumerate() {
             let comma = if at > 0 { ", " } else { "" };
@@ -232,6 +245,27 @@ impl Printer<'_> {
         out
     }
 
+    /// `  tool(args: { required: string; optional?: number }): Promise<..>; // purpose`
+    fn method(&mut self, s: &Signature, limits: Limits) -> String {
+        let mut fields = Vec::new();
+        for p in &s.params {
+            let ty = self.fit(p.ty, limits.param);
+            let shown = if p.required || p.default == "None" { String::new() } else { default_comment(&p.default) };
+            fields.push(format!("{}{ty}{shown}", self.language.key(&p.name, p.required)));
+        }
+        if s.more {
+            fields.push("[key: string]: any".to_owned());
+        }
+        let optional = if s.params.iter().any(|p| p.required) { "" } else { "?" };
+        let args = if fields.is_empty() { String::new() } else { format!("args{optional}: {{ {} }}", fields.join("; ")) };
+        let mut out = format!("  {}({args}): Promise<{}>;", s.name, self.fit(s.returns, limits.result));
+        if limits.summary > 0 && !s.summary.is_empty() {
+            out.push_str(" // ");
+            out.push_str(&s.summary);
+        }
+        out
+    }
+
     fn aliases(&mut self, limits: Limits) -> Vec<String> {
         let mut lines = Vec::new();
         let (mut at, mut hops) = (0, 1);
@@ -241,7 +275,11 @@ impl Printer<'_> {
             for index in at..end {
                 let Some(id) = self.used.get(index).copied() else { break };
                 let body = self.fit_body(id, limits.alias);
-                lines.push(format!("{} = {body}", self.names.get(&id).map_or("Type", String::as_str)));
+                let name = self.names.get(&id).map_or("Type", String::as_str);
+                lines.push(match self.language {
+                    Language::Python => format!("{name} = {body}"),
+                    Language::Typescript => format!("type {name} = {body};"),
+                });
             }
             (at, hops) = (end, hops + 1);
         }
@@ -271,19 +309,19 @@ impl Printer<'_> {
             }
         }
         self.cut = true;
-        "Any".to_owned()
+        self.language.any().to_owned()
     }
 
     fn print(&self, id: TypeId, draft: &mut Draft) {
-        let Some(id) = self.arena.chase(id) else { return draft.put("Any") };
+        let Some(id) = self.arena.chase(id) else { return draft.put(self.language.any()) };
         match self.names.get(&id) {
             Some(name) if !self.closed || self.known.contains(&id) => {
                 draft.put(name);
                 draft.names.push(id);
             }
             // A name that may not be introduced any more; its body would start the walk anew.
-            Some(_) if matches!(self.arena.get(id), Type::Object(_)) => draft.elide("dict[...]"),
-            Some(_) => draft.elide("Any"),
+            Some(_) if matches!(self.arena.get(id), Type::Object(_)) => draft.elide(self.language.elided()),
+            Some(_) => draft.elide(self.language.any()),
             None => self.body(id, draft),
         }
     }
@@ -293,24 +331,38 @@ impl Printer<'_> {
             draft.full = true;
             return;
         }
+        let typescript = self.language == Language::Typescript;
         match self.arena.get(id) {
-            Type::Any | Type::Ref(_) => draft.put("Any"),
-            Type::Remote => draft.elide("Any"),
-            Type::Never => draft.put("Never"),
-            Type::None => draft.put("None"),
-            Type::Plain(name) => draft.put(name),
-            Type::Literal(values) => draft.literal(values),
+            Type::Any | Type::Ref(_) => draft.put(self.language.any()),
+            Type::Remote => draft.elide(self.language.any()),
+            Type::Never => draft.put(self.language.never()),
+            Type::None => draft.put(self.language.none()),
+            Type::Plain(name) => draft.put(self.language.plain(name)),
+            Type::Literal(values) => draft.literal(values, self.language),
+            Type::List(item) if typescript => self.array(*item, draft),
             Type::List(item) => self.wrapped("list", item.as_slice(), draft),
-            Type::Dict(None) => draft.put("dict"),
+            Type::Dict(None) => draft.put(self.language.dict()),
             Type::Dict(Some(item)) => {
-                draft.put("dict[str, ");
+                draft.put(if typescript { "Record<string, " } else { "dict[str, " });
                 self.print(*item, draft);
-                draft.put("]");
+                draft.put(if typescript { ">" } else { "]" });
             }
-            Type::Tuple(items) => self.wrapped("tuple", items, draft),
+            Type::Tuple(items) if typescript && items.is_empty() => draft.put("[]"),
+            Type::Tuple(items) => self.wrapped(if typescript { "" } else { "tuple" }, items, draft),
             Type::Object(fields) => self.object(fields, draft),
             Type::Union(items) => self.union(items, draft),
         }
+    }
+
+    /// `string[]`, or `Array<"a" | "b">` where brackets alone would bind too closely.
+    fn array(&self, item: Option<TypeId>, draft: &mut Draft) {
+        let Some(item) = item else { return draft.put("any[]") };
+        let chased = self.arena.chase(item);
+        let named = chased.is_some_and(|id| self.names.contains_key(&id));
+        let loose = chased.is_some_and(|id| matches!(self.arena.get(id), Type::Union(_) | Type::Literal(_))) && !named;
+        draft.put(if loose { "Array<" } else { "" });
+        self.print(item, draft);
+        draft.put(if loose { ">" } else { "[]" });
     }
 
     fn wrapped(&self, name: &str, items: &[TypeId], draft: &mut Draft) {
@@ -334,16 +386,18 @@ impl Printer<'_> {
             self.print(*item, draft);
         }
         if items.len() > draft.width {
-            draft.elide(" | Any");
+            draft.elide(" | ");
+            draft.put(self.language.any());
         }
     }
 
     fn object(&self, fields: &[Field], draft: &mut Draft) {
         if draft.depth == 0 {
-            return draft.elide("dict[...]");
+            return draft.elide(self.language.elided());
         }
         draft.depth -= 1;
-        draft.put("{");
+        let typescript = self.language == Language::Typescript;
+        draft.put(if typescript { "{ " } else { "{" });
         // Where not all fit, the required ones come first.
         let shown: Vec<&Field> = if fields.len() > draft.width {
             fields.iter().filter(|f| f.required).chain(fields.iter().filter(|f| !f.required)).take(draft.width).collect()
@@ -352,18 +406,17 @@ impl Printer<'_> {
         };
         for (at, field) in shown.iter().enumerate() {
             if at > 0 {
-                draft.put(", ");
+                draft.put(if typescript { "; " } else { ", " });
             }
-            let key = text::literal(&field.key);
-            let key = key.trim_end_matches('"');
-            draft.put(key);
-            draft.put(if field.required { "\": " } else { "?\": " });
+            draft.put(&self.language.key(&field.key, field.required));
             self.print(field.ty, draft);
         }
-        if fields.len() > shown.len() {
-            draft.elide(&format!(", \"...\": \"{} more\"", fields.len() - shown.len()));
+        match fields.len() - shown.len() {
+            0 => {}
+            more if typescript => draft.elide(&format!(" /* {more} more */")),
+            more => draft.elide(&format!(", \"...\": \"{more} more\"")),
         }
-        draft.put("}");
+        draft.put(if typescript { " }" } else { "}" });
         draft.depth += 1;
     }
 }
@@ -389,20 +442,32 @@ impl Draft {
         self.out.push_str(part);
     }
 
-    fn literal(&mut self, values: &[String]) {
-        self.put("Literal[");
+    fn literal(&mut self, values: &[String], language: Language) {
+        let (open, between, close) = match language {
+            Language::Python => ("Literal[", ", ", "]"),
+            Language::Typescript => ("", " | ", ""),
+        };
+        self.put(open);
         let shown = self.width;
         for (at, value) in values.iter().take(shown).enumerate() {
             if at > 0 {
-                self.put(", ");
+                self.put(between);
             }
-            self.put(value);
+            self.put(&language.literal(value));
         }
-        if values.len() > shown {
-            self.elide(", ...");
+        match language {
+            _ if values.len() <= shown => {}
+            Language::Python => self.elide(", ..."),
+            Language::Typescript => self.elide(" /* ... */"),
         }
-        self.put("]");
+        self.put(close);
     }
+}
+
+/// A default behind the type that it belongs to: TypeScript's types have none.
+fn default_comment(python: &str) -> String {
+    let shown = Language::Typescript.literal(python).replace("*/", "* /");
+    format!(" /* = {shown} */")
 }
 
 /// The default as Python writes it; `...` where it is too long to show, `None` where there is none.

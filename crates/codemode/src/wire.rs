@@ -23,10 +23,42 @@ pub const RANDOM: &str = "tollgate:random";
 /// Run `source` from the top; calls found in `journal` return what stands there, the first that is not suspends the run.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Step {
+    #[serde(default, skip_serializing_if = "Language::is_python")]
+    pub language: Language,
     pub source: String,
     pub catalog: Catalog,
     pub journal: Vec<JournalEntry>,
     pub limits: Limits,
+}
+
+/// What a script is written in.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Language {
+    #[default]
+    Python,
+    Typescript,
+}
+
+impl Language {
+    /// The language that an engine runs, by the name under which the engine stands in a run's row.
+    #[must_use]
+    pub fn of_engine(engine: &str) -> Self {
+        if engine.starts_with("quickjs") { Self::Typescript } else { Self::Python }
+    }
+
+    /// As it stands in settings and arguments.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Python => "python",
+            Self::Typescript => "typescript",
+        }
+    }
+
+    fn is_python(&self) -> bool {
+        *self == Self::Python
+    }
 }
 
 /// Ceilings of one step, enforced inside the sandbox process; the gateway adds a wall clock of its own.

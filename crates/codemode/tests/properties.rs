@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 use tollgate_codemode::{
-    Binding, Library, ServerDef, ToolDef,
+    Binding, Languages, Library, ServerDef, ToolDef,
     excerpt::{excerpt, read},
     seen::Seen,
     value::answer_of,
@@ -17,6 +17,12 @@ use tollgate_codemode::{
 fn library(definition: Value) -> Library {
     let tool = ToolDef { tool_id: "tool_1".to_owned(), name: "t".to_owned(), definition: Arc::new(definition) };
     Library::new(vec![ServerDef { name: "s".to_owned(), description: None, binding: Binding::Server, tools: vec![tool] }])
+}
+
+fn in_typescript(definition: Value) -> Library {
+    let tool = ToolDef { tool_id: "tool_1".to_owned(), name: "t".to_owned(), definition: Arc::new(definition) };
+    let server = ServerDef { name: "s".to_owned(), description: None, binding: Binding::Server, tools: vec![tool] };
+    Library::offering(Languages::parse(["typescript"]).unwrap(), vec![server])
 }
 
 /// Words of JSON Schema around values of any kind, also of the wrong one.
@@ -89,7 +95,8 @@ proptest! {
     #[test]
     fn any_schema_is_read_in_time(input in schema(), output in schema(), description in ".{0,60}") {
         let start = Instant::now();
-        let library = library(json!({"name": "t", "description": description, "inputSchema": input, "outputSchema": output}));
+        let definition = json!({"name": "t", "description": description, "inputSchema": input, "outputSchema": output});
+        let library = library(definition.clone());
         let stub = library.read_file("servers/s.pyi", Some(1), None).unwrap();
         let page = library.docs("s", "t").unwrap();
         prop_assert!(start.elapsed() < Duration::from_millis(200));
@@ -101,6 +108,10 @@ proptest! {
         // Each line is a comment, a named type or the signature; nothing a stranger wrote begins a line.
         prop_assert!(stub.lines().all(|l| l.starts_with("# ") || l.starts_with("def t(") || l.split_once(" = ").is_some_and(|(n, _)| is_identifier(n))));
         prop_assert_eq!(stub.lines().filter(|l| l.starts_with("def ")).count(), 1);
+        let typescript = in_typescript(definition).read_file("servers/s.d.ts", Some(1), None).unwrap();
+        let fits = |l: &str| l.starts_with("// ") || l.starts_with("type ") || l.starts_with("  t(") || l == "declare const s: {" || l == "};";
+        prop_assert!(typescript.lines().all(fits), "{}", typescript);
+        prop_assert_eq!(typescript.lines().filter(|l| l.starts_with("  t(")).count(), 1);
         prop_assert!(!page.chars().any(|c| c.is_control() && c != '\n'));
     }
 

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use tollgate_codemode::{Binding, Library, LibraryError, ServerDef, ToolDef, meta_tools};
+use tollgate_codemode::{Binding, Languages, Library, LibraryError, ServerDef, ToolDef, meta_tools, meta_tools_in};
 
 fn tool(definition: Value) -> ToolDef {
     let name = definition["name"].as_str().unwrap().to_owned();
@@ -37,6 +37,14 @@ fn stub(definition: Value) -> String {
 }
 
 fn shop() -> Library {
+    Library::new(shop_servers())
+}
+
+fn languages(names: &[&str]) -> Languages {
+    Languages::parse(names.iter().copied()).unwrap()
+}
+
+fn shop_servers() -> Vec<ServerDef> {
     let money = json!({"type": "object", "properties": {"amount": {"type": "string"}, "currency": {"type": "string", "enum": ["EUR", "USD"]}}, "required": ["amount", "currency"]});
     let order = json!({"type": "object", "title": "Order", "properties": {
         "id": {"type": "string"}, "total": {"$ref": "#/$defs/Money"}, "shipping": {"$ref": "#/$defs/Money"},
@@ -73,7 +81,7 @@ fn shop() -> Library {
             tool(json!({"name": "lambda", "inputSchema": {}})),
         ],
     );
-    Library::new(vec![crm, files])
+    vec![crm, files]
 }
 
 #[test]
@@ -89,6 +97,46 @@ fn made_up_shop() {
 }
 
 #[test]
+fn made_up_shop_in_typescript() {
+    let shop = Library::offering(languages(&["typescript"]), shop_servers());
+    insta::assert_snapshot!("shop_typescript_files", shop.list_files());
+    insta::assert_snapshot!("shop_typescript_stub", shop.read_file("servers/crm.d.ts", None, None).unwrap());
+    let docs = ["find-customer", "list_orders", "create_order"].map(|t| shop.docs("crm", t).unwrap());
+    insta::assert_snapshot!("shop_typescript_docs", docs.join("\n"));
+    insta::assert_snapshot!("shop_typescript_search", shop.search("customer", Some(2)));
+    assert_eq!(shop.files(), ["servers/crm.d.ts", "servers/files/read.d.ts", "servers/files/lambda_.d.ts"]);
+    assert!(shop.read_file("servers/crm.pyi", None, None).is_err(), "not offered");
+    // Names are the same in every language: a catalogue has no language.
+    assert_eq!(json!(shop.catalog()), json!(self::shop().catalog()));
+}
+
+#[test]
+fn a_shop_in_both_languages() {
+    let shop = Library::offering(languages(&["typescript", "python"]), shop_servers());
+    insta::assert_snapshot!("shop_both_files", shop.list_files());
+    let read = |path| shop.read_file(path, None, None).unwrap();
+    assert_eq!(read("servers/crm.pyi"), self::shop().read_file("servers/crm.pyi", None, None).unwrap());
+    assert_eq!(read("crm"), read("servers/crm.d.ts"), "without an ending it is the first language's");
+    assert_eq!(shop.files().len(), 6);
+}
+
+#[test]
+fn long_files_have_an_outline_in_typescript() {
+    let tools = (0..700).map(|i| tool(json!({"name": format!("tool_{i}"), "description": format!("Does {i} things. {}", "x".repeat(100)), "inputSchema": {"type": "object", "properties": {"a": {"type": "string", "description": "y"}}}})));
+    let library = Library::offering(languages(&["typescript"]), vec![server("big", Binding::Server, tools.collect())]);
+    let outline = library.read_file("servers/big.d.ts", None, None).unwrap();
+    let line = outline.lines().find(|l| l.contains("tool_7 ")).unwrap();
+    let number: u32 = line.split(' ').nth(1).unwrap().parse().unwrap();
+    assert!(line.starts_with("// ") && line.ends_with("Does 7 things."), "{line}");
+    assert!(
+        library
+            .read_file("big", Some(number), Some(number))
+            .unwrap()
+            .starts_with("  tool_7(args?: { a?: string }): Promise<any>;")
+    );
+}
+
+#[test]
 fn real_servers() {
     for name in ["everything", "filesystem", "memory", "notion", "github-official"] {
         let library = Library::new(vec![server("x", Binding::Server, fixture(name))]);
@@ -101,6 +149,8 @@ fn real_servers() {
 #[test]
 fn the_prompt() {
     insta::assert_json_snapshot!("meta_tools", meta_tools(true));
+    insta::assert_json_snapshot!("meta_tools_typescript", meta_tools_in(languages(&["typescript"]), true));
+    insta::assert_json_snapshot!("meta_tools_both", meta_tools_in(languages(&["python", "typescript"]), false));
     assert_eq!(meta_tools(false).len(), 5);
 }
 

@@ -19,6 +19,8 @@ pub struct VirtualKey {
     pub groups: Vec<ToolGroupId>,
     /// `None` is all, empty is none.
     pub models: Option<Vec<String>>,
+    /// Languages of its scripts, the first by default; `None`: the tenant's.
+    pub code_languages: Option<Vec<String>>,
     pub expires_at: Option<DateTime<Utc>>,
     pub revoked_at: Option<DateTime<Utc>>,
     /// Until when the secret of before the last rotation works.
@@ -34,6 +36,7 @@ struct Row {
     team_id: Option<Uuid>,
     groups: Vec<Uuid>,
     models: Option<Vec<String>>,
+    code_languages: Option<Vec<String>>,
     expires_at: Option<DateTime<Utc>>,
     revoked_at: Option<DateTime<Utc>>,
     previous_expires_at: Option<DateTime<Utc>>,
@@ -44,13 +47,25 @@ struct Row {
 
 impl From<Row> for VirtualKey {
     fn from(row: Row) -> Self {
-        let Row { name, models, expires_at, revoked_at, previous_expires_at, created_at, updated_at, version, .. } = row;
+        let Row {
+            name,
+            models,
+            code_languages,
+            expires_at,
+            revoked_at,
+            previous_expires_at,
+            created_at,
+            updated_at,
+            version,
+            ..
+        } = row;
         Self {
             id: row.key_id.into(),
             name,
             team: row.team_id.map(TeamId::from_uuid),
             groups: row.groups.into_iter().map(ToolGroupId::from_uuid).collect(),
             models,
+            code_languages,
             expires_at,
             revoked_at,
             previous_expires_at,
@@ -68,14 +83,16 @@ impl From<Row> for VirtualKey {
 pub async fn create(change: &mut Change, key: &VirtualKey, hash: &[u8]) -> StoreResult<()> {
     check_team(change, key.team).await?;
     sqlx::query!(
-        "INSERT INTO virtual_keys (tenant_id, key_id, name, team_id, hash, models, expires_at, created_at, updated_at, version)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $8, $9)",
+        "INSERT INTO virtual_keys (tenant_id, key_id, name, team_id, hash, models, code_languages, expires_at, created_at,
+                                   updated_at, version)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $9, $10)",
         change.tenant.uuid(),
         key.id.uuid(),
         key.name,
         key.team.map(TeamId::uuid),
         hash,
         key.models.as_deref(),
+        key.code_languages.as_deref(),
         key.expires_at,
         key.created_at,
         key.version,
@@ -93,7 +110,8 @@ pub async fn list(store: &Store, tenant: TenantId, team: Option<TeamId>, page: P
     let mut tx = store.tenant(tenant).await?;
     let rows = sqlx::query_as!(
         Row,
-        r#"SELECT key_id, name, team_id, models, expires_at, revoked_at, previous_expires_at, created_at, updated_at, version,
+        r#"SELECT key_id, name, team_id, models, code_languages, expires_at, revoked_at, previous_expires_at, created_at, updated_at,
+                  version,
                   ARRAY(SELECT g.tool_group_id FROM virtual_key_tool_groups g
                         WHERE g.tenant_id = k.tenant_id AND g.key_id = k.key_id ORDER BY g.tool_group_id) AS "groups!"
            FROM virtual_keys k
@@ -116,7 +134,8 @@ pub async fn get(store: &Store, tenant: TenantId, id: KeyId) -> StoreResult<Virt
     let mut tx = store.tenant(tenant).await?;
     let row = sqlx::query_as!(
         Row,
-        r#"SELECT key_id, name, team_id, models, expires_at, revoked_at, previous_expires_at, created_at, updated_at, version,
+        r#"SELECT key_id, name, team_id, models, code_languages, expires_at, revoked_at, previous_expires_at, created_at, updated_at,
+                  version,
                   ARRAY(SELECT g.tool_group_id FROM virtual_key_tool_groups g
                         WHERE g.tenant_id = k.tenant_id AND g.key_id = k.key_id ORDER BY g.tool_group_id) AS "groups!"
            FROM virtual_keys k WHERE k.tenant_id = $1 AND key_id = $2"#,
@@ -136,7 +155,8 @@ pub async fn get(store: &Store, tenant: TenantId, id: KeyId) -> StoreResult<Virt
 pub async fn lock(change: &mut Change, id: KeyId) -> StoreResult<VirtualKey> {
     let row = sqlx::query_as!(
         Row,
-        r#"SELECT key_id, name, team_id, models, expires_at, revoked_at, previous_expires_at, created_at, updated_at, version,
+        r#"SELECT key_id, name, team_id, models, code_languages, expires_at, revoked_at, previous_expires_at, created_at, updated_at,
+                  version,
                   ARRAY(SELECT g.tool_group_id FROM virtual_key_tool_groups g
                         WHERE g.tenant_id = k.tenant_id AND g.key_id = k.key_id ORDER BY g.tool_group_id) AS "groups!"
            FROM virtual_keys k WHERE k.tenant_id = $1 AND key_id = $2 FOR UPDATE OF k"#,
@@ -148,7 +168,7 @@ pub async fn lock(change: &mut Change, id: KeyId) -> StoreResult<VirtualKey> {
     Ok(row.into())
 }
 
-/// Write what [`lock`] gave and the caller has edited: name, team, groups, models, expiry.
+/// Write what [`lock`] gave and the caller has edited: name, team, groups, models, languages, expiry.
 ///
 /// # Errors
 /// As [`create`].
@@ -157,13 +177,15 @@ pub async fn update(change: &mut Change, mut key: VirtualKey) -> StoreResult<Vir
     key.version += 1;
     key.updated_at = change.now;
     sqlx::query!(
-        "UPDATE virtual_keys SET name = $3, team_id = $4, models = $5, expires_at = $6, version = $7, updated_at = $8
+        "UPDATE virtual_keys SET name = $3, team_id = $4, models = $5, code_languages = $6, expires_at = $7, version = $8,
+           updated_at = $9
          WHERE tenant_id = $1 AND key_id = $2",
         change.tenant.uuid(),
         key.id.uuid(),
         key.name,
         key.team.map(TeamId::uuid),
         key.models.as_deref(),
+        key.code_languages.as_deref(),
         key.expires_at,
         key.version,
         key.updated_at,

@@ -30,6 +30,8 @@ pub struct TenantConfig {
     pub zone: TimeZone,
     pub budgets: Vec<Budget>,
     pub limits: Vec<RateLimit>,
+    /// Languages of the scripts of keys that say nothing of their own, the first by default.
+    pub code_languages: Vec<String>,
     /// The revision at which the tenant last changed when this was read.
     pub revision: i64,
     pub upstreams: HashMap<UpstreamId, UpstreamConfig>,
@@ -62,6 +64,8 @@ pub struct KeyConfig {
     pub groups: Vec<ToolGroupId>,
     /// `None`: all.
     pub models: Option<Vec<String>>,
+    /// Languages of its scripts; `None`: the tenant's.
+    pub code_languages: Option<Vec<String>>,
     pub expires_at: Option<DateTime<Utc>>,
     pub revoked: bool,
 }
@@ -81,7 +85,7 @@ pub async fn load_tenant(store: &Store, tenant: TenantId) -> StoreResult<TenantC
 pub async fn reload_tenant(store: &Store, tenant: TenantId, before: Option<&TenantConfig>) -> StoreResult<TenantConfig> {
     let mut tx = store.tenant_snapshot(tenant).await?;
     let row = sqlx::query!(
-        "SELECT currency, time_zone, revision FROM tenants WHERE tenant_id = $1 AND deleted_at IS NULL",
+        "SELECT currency, time_zone, code_languages, revision FROM tenants WHERE tenant_id = $1 AND deleted_at IS NULL",
         tenant.uuid()
     )
     .fetch_optional(&mut *tx)
@@ -91,6 +95,7 @@ pub async fn reload_tenant(store: &Store, tenant: TenantId, before: Option<&Tena
     let tools = tools(&mut tx, tenant, &upstreams, before).await?;
     let config = TenantConfig {
         tenant,
+        code_languages: row.code_languages,
         currency: row.currency.parse().map_err(|e| StoreError::Corrupt(format!("currency: {e}")))?,
         zone: word(&row.time_zone)?,
         budgets: budgets::all(&mut tx, tenant).await?,
@@ -238,7 +243,7 @@ async fn groups(tx: &mut Tx, tenant: TenantId) -> StoreResult<HashMap<ToolGroupI
 
 async fn keys(tx: &mut Tx, tenant: TenantId) -> StoreResult<HashMap<KeyId, KeyConfig>> {
     let rows = sqlx::query!(
-        r#"SELECT k.key_id, k.team_id, k.hash, k.previous_hash, k.previous_expires_at, k.models, k.expires_at,
+        r#"SELECT k.key_id, k.team_id, k.hash, k.previous_hash, k.previous_expires_at, k.models, k.code_languages, k.expires_at,
                   k.revoked_at IS NOT NULL AS "revoked!",
                   ARRAY(SELECT g.tool_group_id FROM virtual_key_tool_groups g
                         WHERE g.tenant_id = k.tenant_id AND g.key_id = k.key_id) AS "groups!"
@@ -253,8 +258,9 @@ async fn keys(tx: &mut Tx, tenant: TenantId) -> StoreResult<HashMap<KeyId, KeyCo
         previous: row.3.zip(row.4),
         groups: row.5.into_iter().map(Into::into).collect(),
         models: row.6,
-        expires_at: row.7,
-        revoked: row.8,
+        code_languages: row.7,
+        expires_at: row.8,
+        revoked: row.9,
     };
     Ok(rows
         .into_iter()
@@ -267,6 +273,7 @@ async fn keys(tx: &mut Tx, tenant: TenantId) -> StoreResult<HashMap<KeyId, KeyCo
                 r.previous_expires_at,
                 r.groups,
                 r.models,
+                r.code_languages,
                 r.expires_at,
                 r.revoked,
             ));
@@ -282,6 +289,7 @@ type KeyRow = (
     Option<Vec<u8>>,
     Option<DateTime<Utc>>,
     Vec<Uuid>,
+    Option<Vec<String>>,
     Option<Vec<String>>,
     Option<DateTime<Utc>>,
     bool,

@@ -18,6 +18,8 @@ pub struct Tenant {
     pub slug: String,
     pub currency: Currency,
     pub zone: TimeZone,
+    /// Languages of the scripts of keys that say nothing of their own, the first by default.
+    pub code_languages: Vec<String>,
     pub created_at: DateTime<Utc>,
     pub updated_at: DateTime<Utc>,
     pub version: i32,
@@ -29,6 +31,7 @@ struct Row {
     slug: String,
     currency: String,
     time_zone: String,
+    code_languages: Vec<String>,
     created_at: DateTime<Utc>,
     updated_at: DateTime<Utc>,
     version: i32,
@@ -44,6 +47,7 @@ impl TryFrom<Row> for Tenant {
             slug: row.slug,
             currency,
             zone: word(&row.time_zone)?,
+            code_languages: row.code_languages,
             created_at: row.created_at,
             updated_at: row.updated_at,
             version: row.version,
@@ -70,13 +74,15 @@ pub async fn create(
     name: &str,
     slugs: &[String],
     (currency, zone): (Currency, TimeZone),
+    code_languages: &[String],
 ) -> StoreResult<Tenant> {
     let id = TenantId::mint(change.now);
     enter(change, id).await?;
     for slug in slugs {
         // The other tenants cannot be seen from here; their slugs still count.
         let done = sqlx::query!(
-            "INSERT INTO tenants (tenant_id, name, slug, currency, created_at, updated_at, time_zone) VALUES ($1, $2, $3, $4, $5, $5, $6)
+            "INSERT INTO tenants (tenant_id, name, slug, currency, created_at, updated_at, time_zone, code_languages)
+             VALUES ($1, $2, $3, $4, $5, $5, $6, $7)
              ON CONFLICT (slug) DO NOTHING",
             id.uuid(),
             name,
@@ -84,12 +90,22 @@ pub async fn create(
             currency.as_str(),
             change.now,
             zone.name(),
+            code_languages,
         )
         .execute(&mut *change.tx)
         .await?;
         if done.rows_affected() == 1 {
-            let (created_at, updated_at) = (change.now, change.now);
-            return Ok(Tenant { id, name: name.into(), slug: slug.clone(), currency, zone, created_at, updated_at, version: 1 });
+            return Ok(Tenant {
+                id,
+                name: name.into(),
+                slug: slug.clone(),
+                currency,
+                zone,
+                code_languages: code_languages.to_vec(),
+                created_at: change.now,
+                updated_at: change.now,
+                version: 1,
+            });
         }
     }
     Err(StoreError::Conflict("another tenant has this slug".to_owned()))
@@ -103,7 +119,7 @@ pub async fn list(store: &Store, page: PageRequest) -> StoreResult<Page<Tenant>>
     let mut tx = store.control().await?;
     let rows = sqlx::query_as!(
         Row,
-        "SELECT tenant_id, name, slug, currency, time_zone, created_at, updated_at, version FROM tenants
+        "SELECT tenant_id, name, slug, currency, time_zone, code_languages, created_at, updated_at, version FROM tenants
          WHERE deleted_at IS NULL AND ($1::uuid IS NULL OR tenant_id > $1) ORDER BY tenant_id LIMIT $2",
         page.after,
         page.fetch(),
@@ -121,7 +137,7 @@ pub async fn get(store: &Store, tenant: TenantId) -> StoreResult<Tenant> {
     let mut tx = store.tenant(tenant).await?;
     let row = sqlx::query_as!(
         Row,
-        "SELECT tenant_id, name, slug, currency, time_zone, created_at, updated_at, version FROM tenants
+        "SELECT tenant_id, name, slug, currency, time_zone, code_languages, created_at, updated_at, version FROM tenants
          WHERE tenant_id = $1 AND deleted_at IS NULL",
         tenant.uuid(),
     )
@@ -138,7 +154,7 @@ pub async fn get(store: &Store, tenant: TenantId) -> StoreResult<Tenant> {
 pub async fn lock(change: &mut Change) -> StoreResult<Tenant> {
     let row = sqlx::query_as!(
         Row,
-        "SELECT tenant_id, name, slug, currency, time_zone, created_at, updated_at, version FROM tenants
+        "SELECT tenant_id, name, slug, currency, time_zone, code_languages, created_at, updated_at, version FROM tenants
          WHERE tenant_id = $1 AND deleted_at IS NULL FOR UPDATE",
         change.tenant.uuid(),
     )
@@ -147,7 +163,7 @@ pub async fn lock(change: &mut Change) -> StoreResult<Tenant> {
     row.try_into()
 }
 
-/// Write the tenant's name and time zone.
+/// Write what [`lock`] gave and the caller has edited: name, time zone, languages.
 ///
 /// # Errors
 /// When the database does not answer.
@@ -155,12 +171,13 @@ pub async fn update(change: &mut Change, mut tenant: Tenant) -> StoreResult<Tena
     tenant.version += 1;
     tenant.updated_at = change.now;
     sqlx::query!(
-        "UPDATE tenants SET name = $2, version = $3, updated_at = $4, time_zone = $5 WHERE tenant_id = $1",
+        "UPDATE tenants SET name = $2, version = $3, updated_at = $4, time_zone = $5, code_languages = $6 WHERE tenant_id = $1",
         tenant.id.uuid(),
         tenant.name,
         tenant.version,
         tenant.updated_at,
         tenant.zone.name(),
+        &tenant.code_languages,
     )
     .execute(&mut *change.tx)
     .await?;

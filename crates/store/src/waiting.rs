@@ -145,6 +145,8 @@ pub struct Kept {
     /// Canonical JSON.
     pub catalog: Option<Vec<u8>>,
     pub limits: String,
+    /// The engine under which it runs; it says what the source is written in.
+    pub engine: String,
     /// JSON texts in the order of the calls; `None` as for the source.
     pub journal: Option<Vec<String>>,
     /// Calls that were begun and of which the script has seen nothing, the last of each place.
@@ -164,7 +166,7 @@ pub async fn load(store: &Store, claim: Claim) -> StoreResult<Kept> {
     let (t, r) = (tenant.uuid(), run.uuid());
     let mut tx = store.tenant_snapshot(tenant).await?;
     let start = sqlx::query(
-        "SELECT s.llm_request_id, s.key_id, s.team_id, s.route, s.limits, c.body AS catalog, l.origin,
+        "SELECT s.llm_request_id, s.key_id, s.team_id, s.route, s.limits, s.engine, c.body AS catalog, l.origin,
                 EXISTS (SELECT FROM script_run_ends e WHERE e.tenant_id = s.tenant_id AND e.script_run_id = s.script_run_id) AS ended,
                 (SELECT a.may_call FROM approvals a WHERE a.tenant_id = s.tenant_id AND a.script_run_id = s.script_run_id
                  AND a.may_call IS NOT NULL LIMIT 1) AS may_call,
@@ -210,6 +212,7 @@ pub async fn load(store: &Store, claim: Claim) -> StoreResult<Kept> {
     Ok(Kept {
         request: start.try_get::<Uuid, _>("llm_request_id")?.into(),
         origin: word(origin.unwrap_or(Origin::Minted.as_str()))?,
+        engine: start.try_get("engine")?,
         key: start.try_get::<Uuid, _>("key_id")?.into(),
         team: start.try_get::<Option<Uuid>, _>("team_id")?.map(Into::into),
         route: start.try_get("route")?,

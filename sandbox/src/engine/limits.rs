@@ -40,6 +40,8 @@ pub enum Limit {
     Memory(usize),
     Time(u32),
     Stack,
+    /// Of a script's own calls, where they are counted in bytes.
+    Recursion,
 }
 
 impl fmt::Display for Limit {
@@ -80,6 +82,7 @@ impl fmt::Display for Limit {
                 write!(f, "Limit reached: blocks ({BLOCK_DEPTH} within one another). Move the inner blocks to a function.")
             }
             Self::ElifChain => write!(f, "Limit reached: elif ({ELIF_CHAIN} branches). Use a dict."),
+            Self::Recursion => write!(f, "Limit reached: call stack. Write the recursion as a loop."),
             Self::Memory(n) => write!(f, "Limit reached: memory ({n} MB). Build smaller strings and lists."),
             Self::Time(n) => {
                 let seconds = f64::from(*n) / 1000.0;

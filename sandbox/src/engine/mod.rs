@@ -4,7 +4,7 @@ mod attr;
 mod basics;
 mod builtins;
 mod calls;
-mod check;
+pub(crate) mod check;
 mod classes;
 mod construct;
 mod convert;
@@ -13,16 +13,16 @@ mod defaults;
 mod depth;
 mod exceptions;
 mod format;
-mod hints;
+pub(crate) mod hints;
 mod iterators;
 mod json;
-mod limits;
+pub(crate) mod limits;
 mod methods;
 mod modules;
 mod percent;
 mod raised;
 mod regex;
-mod run;
+pub(crate) mod run;
 mod show;
 mod tools;
 
@@ -32,7 +32,7 @@ use starlark::environment::{Globals, Module};
 use starlark::eval::Evaluator;
 use starlark::syntax::{AstModule, Dialect, DialectTypes};
 use starlark::values::{FrozenValue, Value};
-use tollgate_codemode::wire::{ErrorKind, Outcome, ScriptError, Step, StepReply};
+use tollgate_codemode::wire::{ErrorKind, Language, Outcome, ScriptError, Step, StepReply};
 
 use self::convert::ConvertError;
 pub use self::limits::Limit;
@@ -77,7 +77,10 @@ fn similar_given(name: &str) -> Option<String> {
 
 #[must_use]
 pub fn step(step: Step) -> StepReply {
-    let Step { source, catalog, journal, limits } = step;
+    if step.language == Language::Typescript {
+        return crate::typescript::step(step);
+    }
+    let Step { source, catalog, journal, limits, .. } = step;
     // Once a call has been answered the run is under way, and is not judged by its text any more.
     let first = journal.is_empty();
     let run = Run::new(source, catalog, journal, limits);

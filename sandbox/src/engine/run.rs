@@ -80,7 +80,7 @@ impl Run {
             source,
             places: OnceCell::new(),
             pending: RefCell::default(),
-            logs: RefCell::new(Logs { lines: Vec::new(), left: limits.log_bytes, limit: limits.log_bytes, cut: false }),
+            logs: RefCell::new(Logs::new(limits.log_bytes)),
             limits,
         }
     }
@@ -131,13 +131,7 @@ impl Run {
             return Err(Raised::Suspend.into());
         };
         if entry.tool_id != to.tool_id || entry.fingerprint != fingerprint {
-            return Err(Raised::error(
-                ErrorKind::Nondeterminism,
-                format!(
-                    "Call {sequence} of this run was made to another tool or with other arguments before. A script must make the \
-                     same calls each time it is replayed; if its source, its tools and its engine are unchanged, report this."
-                ),
-            ));
+            return Err(Raised::error(ErrorKind::Nondeterminism, nondeterministic(sequence)));
         }
         Ok(match &entry.answer {
             Answer::Value(value) => Answered::Value(convert::from_json(eval.heap(), value)),
@@ -266,7 +260,7 @@ impl Run {
     }
 
     pub fn take_logs(&self) -> Vec<String> {
-        std::mem::take(&mut self.logs.borrow_mut().lines)
+        self.logs.borrow_mut().take()
     }
 }
 
@@ -283,7 +277,7 @@ pub fn call_back<'v>(
     eval.eval_function(function, arguments, &[])
 }
 
-struct Logs {
+pub(crate) struct Logs {
     lines: Vec<String>,
     left: usize,
     limit: usize,
@@ -291,7 +285,15 @@ struct Logs {
 }
 
 impl Logs {
-    fn push(&mut self, text: &str) {
+    pub(crate) fn new(limit: usize) -> Self {
+        Self { lines: Vec::new(), left: limit, limit, cut: false }
+    }
+
+    pub(crate) fn take(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.lines)
+    }
+
+    pub(crate) fn push(&mut self, text: &str) {
         if self.cut {
             return;
         }
@@ -306,8 +308,16 @@ impl Logs {
     }
 }
 
+/// What a script reads whose calls are not those that the journal answers.
+pub(crate) fn nondeterministic(sequence: u32) -> String {
+    format!(
+        "Call {sequence} of this run was made to another tool or with other arguments before. A script must make the same calls \
+         each time it is replayed; if its source, its tools and its engine are unchanged, report this."
+    )
+}
+
 /// SHA-256 over the tool's identity and its arguments as they are printed here; the gateway only stores and compares it.
-fn fingerprint(tool_id: &str, arguments: &Map<String, Json>) -> String {
+pub(crate) fn fingerprint(tool_id: &str, arguments: &Map<String, Json>) -> String {
     let mut hash = Sha256::new();
     hash.update(tool_id.as_bytes());
     hash.update([0]);

@@ -8,7 +8,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value as Json, json};
-use tollgate_codemode::wire::{Answer, ErrorKind, JournalEntry, Limits, MAX_FRAME, NOW, Outcome, RANDOM, ScriptError, StepReply};
+use tollgate_codemode::wire::{
+    Answer, ErrorKind, JournalEntry, Language, Limits, MAX_FRAME, NOW, Outcome, RANDOM, ScriptError, Step, StepReply,
+};
 
 use crate::support::{PATIENCE, Process, entry, kill, step_of};
 
@@ -18,8 +20,13 @@ const STEPS: usize = 202;
 const AT_ONCE: usize = 2;
 const INNOCENT: &str = "rows = [shop.order(id=i) for i in [1, 2]]\nresult = {\"ids\": [r[\"id\"] for r in rows]}";
 
+/// An innocent script of each language must work in the same process.
+const INNOCENT_TOO: &str =
+    "const rows: any[] = await Promise.all([1, 2].map((id) => shop.order({ id })));\n({ ids: rows.map((r) => r.id) })";
+
 struct Attack {
     name: String,
+    language: Language,
     script: String,
     answer: Answer,
     ends: Vec<String>,
@@ -37,6 +44,7 @@ fn parse(text: &str, file: &str) -> Attack {
     let mut sections = rest.split("\n--- ");
     let mut attack = Attack {
         name: format!("{file}: {name}"),
+        language: if file.starts_with("ts-") { Language::Typescript } else { Language::Python },
         script: expand(sections.next().unwrap().trim_end()),
         answer: Answer::Value(json!({"ok": true})),
         ends: Vec::new(),
@@ -78,8 +86,12 @@ fn expand(text: &str) -> String {
 }
 
 /// One step, which must end by itself; none when the process died without a word.
-fn step(process: &mut Process, source: &str, journal: &[JournalEntry]) -> Result<Option<StepReply>, String> {
-    let step = step_of(source, journal.to_vec(), Limits::default());
+fn step(
+    process: &mut Process,
+    (language, source): (Language, &str),
+    journal: &[JournalEntry],
+) -> Result<Option<StepReply>, String> {
+    let step = Step { language, ..step_of(source, journal.to_vec(), Limits::default()) };
     if serde_json::to_vec(&step).unwrap().len() > MAX_FRAME {
         return Ok(Some(StepReply::failed(ScriptError {
             kind: ErrorKind::Limit,
@@ -97,10 +109,10 @@ fn step(process: &mut Process, source: &str, journal: &[JournalEntry]) -> Result
 }
 
 /// Step until the end, as the gateway does; the journal's answers are the same for every call.
-fn drive(process: &mut Process, source: &str, answer: impl Fn(&str, u32) -> Answer) -> Result<StepReply, String> {
+fn drive(process: &mut Process, script: (Language, &str), answer: impl Fn(&str, u32) -> Answer) -> Result<StepReply, String> {
     let mut journal = Vec::new();
     for _ in 0..STEPS {
-        let reply = step(process, source, &journal)?.ok_or("the process died without a word")?;
+        let reply = step(process, script, &journal)?.ok_or("the process died without a word")?;
         let Outcome::Need { calls } = &reply.outcome else { return Ok(reply) };
         if calls.iter().any(|call| !matches!(call.tool_id.as_str(), "tool_notes" | "tool_order" | NOW | RANDOM)) {
             return Err(format!("a call of nobody's tool: {calls:?}"));
@@ -125,7 +137,7 @@ fn end(reply: &StepReply) -> (String, String) {
 
 fn run(attack: &Attack) -> Result<(), String> {
     let mut process = Process::start();
-    let reply = drive(&mut process, &attack.script, |tool, _| match tool {
+    let reply = drive(&mut process, (attack.language, &attack.script), |tool, _| match tool {
         NOW => Answer::Value(json!(1_700_000_000_000_000_i64)),
         RANDOM => Answer::Value(json!(7)),
         _ => attack.answer.clone(),
@@ -149,12 +161,15 @@ fn run(attack: &Attack) -> Result<(), String> {
 }
 
 fn innocent(process: &mut Process) -> Result<(), String> {
-    let reply = drive(process, INNOCENT, |_, sequence| Answer::Value(json!({"id": sequence})))?;
     let expected: Json = json!({"ids": [1, 2]});
-    match &reply.outcome {
-        Outcome::Done { result } if *result == expected => Ok(()),
-        other => Err(format!("afterwards an innocent script ends so: {other:?}")),
+    for script in [(Language::Python, INNOCENT), (Language::Typescript, INNOCENT_TOO)] {
+        let reply = drive(process, script, |_, sequence| Answer::Value(json!({"id": sequence})))?;
+        match &reply.outcome {
+            Outcome::Done { result } if *result == expected => {}
+            other => return Err(format!("afterwards an innocent script ends so: {other:?}")),
+        }
     }
+    Ok(())
 }
 
 fn attacks() -> Vec<Attack> {
@@ -186,7 +201,8 @@ fn every_attack_ends_with_its_reason() {
     failures.sort();
     println!("{} of {} attacks end with their reason", attacks.len() - failures.len(), attacks.len());
     assert!(failures.is_empty(), "{} of {}:\n{}", failures.len(), attacks.len(), failures.join("\n"));
-    assert!(attacks.len() >= 150, "{} attacks are too few", attacks.len());
+    let typescript = attacks.iter().filter(|attack| attack.language == Language::Typescript).count();
+    assert!(attacks.len() >= 350 && typescript >= 200, "{} attacks, {typescript} of them TypeScript, are too few", attacks.len());
 }
 
 /// How long innocent steps take beside hostile ones of another tenant, which holds half of all turns as the gateway lets it.
@@ -227,7 +243,7 @@ fn neighbours_are_slowed_down_little() {
                         break;
                     }
                     let mut process = Process::start();
-                    let reply = step(&mut process, script, &[]).unwrap().unwrap();
+                    let reply = step(&mut process, (Language::Python, script), &[]).unwrap().unwrap();
                     assert_eq!(end(&reply).0, "limit", "{script}");
                     process.kill();
                 }

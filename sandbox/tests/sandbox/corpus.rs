@@ -7,8 +7,8 @@ use std::path::Path;
 
 use serde_json::{Map, Value as Json, json};
 use tollgate_codemode::wire::{
-    Answer, Catalog, CatalogParam, CatalogServer, CatalogTool, JournalEntry, Limits, NOW, Outcome, PendingCall, RANDOM, Scalar,
-    Step, StepReply,
+    Answer, Catalog, CatalogParam, CatalogServer, CatalogTool, JournalEntry, Language, Limits, NOW, Outcome, PendingCall, RANDOM,
+    Scalar, Step, StepReply,
 };
 use tollgate_sandbox::{engine, lockdown::STACK_BYTES};
 
@@ -18,6 +18,7 @@ const START: i64 = 1_741_608_000_000_000;
 #[derive(Default)]
 struct Case {
     name: String,
+    language: Language,
     script: String,
     tools: Vec<Fake>,
     /// Tools whose parameters are known.
@@ -46,7 +47,9 @@ fn read(path: &Path) -> Vec<Case> {
 fn parse(text: &str, path: &Path) -> Case {
     let (name, rest) = text.split_once('\n').unwrap();
     let mut sections = rest.split("\n--- ");
-    let mut case = Case { name: format!("{}: {name}", path.file_stem().unwrap().display()), ..Case::default() };
+    let file = path.file_stem().unwrap().display().to_string();
+    let language = if file.starts_with("ts-") { Language::Typescript } else { Language::Python };
+    let mut case = Case { name: format!("{file}: {name}"), language, ..Case::default() };
     case.script = sections.next().unwrap().trim_end().to_owned();
     for section in sections {
         let (head, body) = section.split_once('\n').unwrap_or((section, ""));
@@ -165,6 +168,7 @@ impl World<'_> {
 
 fn step(case: &Case, journal: &[JournalEntry]) -> StepReply {
     engine::step(Step {
+        language: case.language,
         source: case.script.clone(),
         catalog: catalog(case),
         journal: journal.to_vec(),
@@ -231,10 +235,11 @@ fn scripts_as_models_write_them() {
     files.sort();
     let cases: Vec<Case> = files.iter().flat_map(|f| read(f)).collect();
     let count = cases.len();
+    let typescript = cases.iter().filter(|case| case.language == Language::Typescript).count();
     let work = move || cases.iter().filter_map(|case| Some((case.name.clone(), check(case).err()?))).collect::<Vec<_>>();
     let failures = std::thread::Builder::new().stack_size(STACK_BYTES).spawn(work).unwrap().join().unwrap();
     println!("{} of {count} scripts do what is expected of them", count - failures.len());
     let report: Vec<String> = failures.iter().map(|(name, why)| format!("{name}\n  {why}")).collect();
     assert!(failures.is_empty(), "{} of {count} scripts fail:\n{}", failures.len(), report.join("\n"));
-    assert!(count >= 150, "{count} scripts are too few");
+    assert!(count >= 210 && typescript >= 60, "{count} scripts, {typescript} of them TypeScript, are too few");
 }

@@ -176,7 +176,7 @@ fn no_script_runs_where_a_wall_is_missing_unless_the_operator_says_so() {
 #[test]
 fn flags() {
     let version = Command::new(BINARY).arg("--version").output().unwrap();
-    assert_eq!(String::from_utf8(version.stdout).unwrap().trim(), tollgate_sandbox::ENGINE);
+    assert_eq!(String::from_utf8(version.stdout).unwrap().trim(), tollgate_sandbox::ENGINES.join("\n"));
     for wrong in [&["--no-such-flag"][..], &["--memory-mb"], &["--memory-mb", "10"], &["--step-seconds", "0"]] {
         let status = Command::new(BINARY).args(wrong).stderr(Stdio::null()).status().unwrap();
         assert_eq!(status.code(), Some(64), "{wrong:?}");

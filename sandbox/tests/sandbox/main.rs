@@ -12,3 +12,4 @@ mod lockdown;
 mod replay;
 mod stubs;
 mod support;
+mod typescript;

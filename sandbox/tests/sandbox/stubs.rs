@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::thread;
 
 use serde_json::Value as Json;
-use tollgate_codemode::wire::{Limits, Outcome, Step};
-use tollgate_codemode::{Binding, Library, ServerDef, ToolDef};
+use tollgate_codemode::wire::{Catalog, Language, Limits, Outcome, Step};
+use tollgate_codemode::{Binding, Languages, Library, ServerDef, ToolDef};
 use tollgate_sandbox::{engine, lockdown::STACK_BYTES};
 
 fn servers() -> Vec<ServerDef> {
@@ -30,17 +30,31 @@ fn servers() -> Vec<ServerDef> {
     files.iter().map(server).collect()
 }
 
-fn walk() -> (usize, usize, Vec<String>) {
+fn walk(language: Language) -> (usize, usize, Vec<String>) {
     let (mut examples, mut typed, mut wrong) = (0, 0, Vec::new());
     for server in servers() {
-        let library = Library::new(vec![server]);
+        let offered = Languages::parse([language.name()]).unwrap();
+        let library = Library::offering(offered, vec![server]);
         let listed = &library.catalog().servers[0];
+        if language == Language::Typescript {
+            for path in library.files() {
+                let stub = (1..).step_by(50).map_while(|from| library.read_file(&path, Some(from), Some(from + 49)).ok());
+                let source = stub.collect::<String>();
+                let limits = Limits { source_bytes: usize::MAX, ..Limits::default() };
+                let step = Step { language, source, catalog: Catalog::default(), journal: Vec::new(), limits };
+                let reply = engine::step(step);
+                if !matches!(&reply.outcome, Outcome::Done { result } if result.is_null()) {
+                    wrong.push(format!("{path} is no TypeScript: {:?}", reply.outcome));
+                }
+            }
+        }
         for tool in &listed.tools {
             let docs = library.docs(&listed.name, &tool.name).unwrap();
             let example = docs.lines().find_map(|line| line.strip_prefix("Example: ")).unwrap();
             examples += 1;
             typed += usize::from(tool.params.iter().any(|p| !p.types.is_empty()));
             let reply = engine::step(Step {
+                language,
                 source: example.to_owned(),
                 catalog: library.catalog().clone(),
                 journal: Vec::new(),
@@ -57,8 +71,11 @@ fn walk() -> (usize, usize, Vec<String>) {
 
 #[test]
 fn every_tools_example_passes_the_check() {
-    let (examples, typed, wrong) = thread::Builder::new().stack_size(STACK_BYTES).spawn(walk).unwrap().join().unwrap();
-    println!("{examples} examples, {typed} of tools with types that are known");
-    assert!(wrong.is_empty(), "{} of {examples}:\n{}", wrong.len(), wrong.join("\n"));
-    assert!(examples > 100 && typed > 100, "{examples} examples, {typed} of them typed, are too few");
+    for language in [Language::Python, Language::Typescript] {
+        let work = thread::Builder::new().stack_size(STACK_BYTES).spawn(move || walk(language));
+        let (examples, typed, wrong) = work.unwrap().join().unwrap();
+        println!("{examples} examples, {typed} of tools with types that are known");
+        assert!(wrong.is_empty(), "{} of {examples}:\n{}", wrong.len(), wrong.join("\n"));
+        assert!(examples > 100 && typed > 100, "{examples} examples, {typed} of them typed, are too few");
+    }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value as Json, json};
 use tollgate_codemode::wire::{
-    Answer, Catalog, CatalogParam, CatalogServer, CatalogTool, ErrorKind, JournalEntry, Limits, Outcome, PendingCall,
+    Answer, Catalog, CatalogParam, CatalogServer, CatalogTool, ErrorKind, JournalEntry, Language, Limits, Outcome, PendingCall,
     ScriptError, Step, StepReply, read_frame, write_frame,
 };
 use tollgate_sandbox::{engine, lockdown::STACK_BYTES};
@@ -37,7 +37,7 @@ pub fn catalog() -> Catalog {
 }
 
 pub fn step_of(source: &str, journal: Vec<JournalEntry>, limits: Limits) -> Step {
-    Step { source: source.into(), catalog: catalog(), journal, limits }
+    Step { language: Language::Python, source: source.into(), catalog: catalog(), journal, limits }
 }
 
 /// One step in this process, on a stack as large as the real one.

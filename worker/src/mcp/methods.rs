@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::http::HeaderMap;
 use serde_json::{Map, Value, json, value::RawValue};
 use tokio_util::sync::CancellationToken;
-use tollgate_codemode::meta_tools;
+use tollgate_codemode::meta_tools_in;
 use tollgate_domain::{LlmRequestId, Origin, policy::Reason, tool::Exposure};
 use tollgate_store::{
     StoreError,
@@ -127,8 +127,11 @@ impl Turn {
         if self.request.params.all.get("cursor").is_some_and(|cursor| !cursor.is_null()) {
             return Err(RpcError::new(RpcError::INVALID_PARAMS, "Invalid cursor: the list is one page").into());
         }
-        let mut tools: Vec<Value> =
-            if self.caller.scope().has_code() { meta_tools(self.caller.visible().library.is_large()) } else { Vec::new() };
+        let mut tools: Vec<Value> = if self.caller.scope().has_code() {
+            meta_tools_in(self.caller.languages, self.caller.visible().library.is_large())
+        } else {
+            Vec::new()
+        };
         for scoped in self.caller.scope().exposed(Exposure::Classic) {
             let mut definition = Value::clone(&scoped.tool.definition);
             definition["name"] = scoped.tool.classic_name().into();

@@ -19,11 +19,11 @@ use crate::python::{Script, line_column};
 
 /// Findings listed in one message, and collected at all.
 const LISTED: usize = 20;
-const COLLECTED: usize = 50;
+pub(crate) const COLLECTED: usize = 50;
 /// Of a message, which quotes names of the script's.
 const MESSAGE_BYTES: usize = 8 << 10;
 /// Tools in the advisory list.
-const MAY_CALL: usize = 100;
+pub(crate) const MAY_CALL: usize = 100;
 
 #[derive(Debug)]
 pub struct Checked {
@@ -35,13 +35,13 @@ pub struct Checked {
 }
 
 #[derive(Debug, Clone)]
-struct Finding {
-    at: usize,
-    kind: ErrorKind,
+pub(crate) struct Finding {
+    pub at: usize,
+    pub kind: ErrorKind,
     /// What is wrong and what to write.
-    message: String,
+    pub message: String,
     /// What there is to choose from; said once, however many findings it belongs to.
-    choice: String,
+    pub choice: String,
 }
 
 pub fn check(source: &str, script: &Script, catalog: &Catalog) -> Checked {
@@ -83,7 +83,7 @@ impl Checked {
 }
 
 /// One error for all findings, at the place of the first.
-fn report(source: &str, mut findings: Vec<Finding>) -> ScriptError {
+pub(crate) fn report(source: &str, mut findings: Vec<Finding>) -> ScriptError {
     findings.sort_by_key(|finding| finding.at);
     findings.dedup_by(|a, b| a.at == b.at && a.message == b.message);
     let many = findings.len() > 1;
