@@ -139,7 +139,7 @@ impl Language {
     pub(crate) fn key(self, name: &str, required: bool) -> String {
         let quoted = text::literal(name);
         match self {
-            Self::Python => format!("{}{}: ", quoted.trim_end_matches('"'), if required { "\"" } else { "?\"" }),
+            Self::Python => format!("{}{}: ", quoted.strip_suffix('"').unwrap_or(&quoted), if required { "\"" } else { "?\"" }),
             Self::Typescript => {
                 let name = if is_identifier(name) { name.to_owned() } else { braced(&quoted) };
                 format!("{name}{}: ", if required { "" } else { "?" })
