@@ -1,6 +1,7 @@
 //! Virtual keys: what opens the model door, and what a model sees through each. A key's secret is shown once.
 
 pub mod create;
+pub mod explain;
 pub mod get;
 pub mod list;
 pub mod revoke;

@@ -74,6 +74,7 @@ pub(crate) fn entries() -> Vec<Entry> {
         POST   "/v1/tenants/{tenant_id}/keys/{key_id}/revoke"             RevokeKeys      keys::revoke::handle;
         POST   "/v1/tenants/{tenant_id}/keys/{key_id}/rotate"             WriteKeys       keys::rotate::handle;
         GET    "/v1/tenants/{tenant_id}/keys/{key_id}/scope"              ReadConfig      keys::scope::handle;
+        GET    "/v1/tenants/{tenant_id}/keys/{key_id}/explain"            ReadConfig      keys::explain::handle;
         POST   "/v1/tenants/{tenant_id}/tool-groups"                      WriteToolGroups tool_groups::create::handle;
         GET    "/v1/tenants/{tenant_id}/tool-groups"                      ReadConfig      tool_groups::list::handle;
         GET    "/v1/tenants/{tenant_id}/tool-groups/{tool_group_id}"      ReadConfig      tool_groups::get::handle;

@@ -74,6 +74,11 @@ impl Land {
         let team = acts.post(&tenant.path("teams"), json!({"name": format!("{mark} 2")})).await.expect(201);
         ids.insert("target_id", text(&team, "id"));
         ids.insert("actor_id", text(&owner, "id"));
+        // Wide enough for every call that this test makes.
+        let budget = json!({"name": mark, "scope": {"tenant": true}, "limit": "1000", "period": "month"});
+        ids.insert("budget_id", text(&made("budgets", budget).await, "id"));
+        let limit = json!({"name": mark, "scope": {"tenant": true}, "max": 1_000_000, "per": "second"});
+        ids.insert("rate_limit_id", text(&made("rate-limits", limit).await, "id"));
         ids.insert("export_job_id", text(&made("audit/export-jobs", json!({"destination": "lake"})).await, "id"));
         let revoked = made("service-tokens", json!({"name": mark, "role": "owner"})).await;
         tenant.delete(&format!("service-tokens/{}", text(&revoked, "id"))).await.ok();
@@ -104,6 +109,8 @@ impl Land {
             "tool-groups",
             "tools",
             "prices",
+            "budgets",
+            "rate-limits",
             "script-runs",
             "tool-calls",
             "llm-requests",
@@ -173,6 +180,10 @@ fn body_of(route: &RouteInfo, ids: &BTreeMap<&'static str, String>) -> Option<Va
         ("PATCH", "/upstreams/{upstream_id}") => json!({"description": "stranger"}),
         ("POST", "/tools/{tool_id}/approve") => json!({"definition_sha256": "0".repeat(64)}),
         ("POST", "/prices") => json!({"upstream_id": ids["upstream_id"], "amount": "0", "unit": "call"}),
+        ("POST", "/budgets") => json!({"scope": {"key_id": ids["key_id"]}, "limit": "0", "period": "day"}),
+        ("PATCH", "/budgets/{budget_id}") => json!({"limit": "0"}),
+        ("POST", "/rate-limits") => json!({"scope": {"key_id": ids["key_id"]}, "max": 1, "per": "day"}),
+        ("PATCH", "/rate-limits/{rate_limit_id}") => json!({"max": 1}),
         ("PATCH", "/script-limits") => json!({"calls": 1}),
         ("PATCH", "/audit/settings") => json!({"durability": "relaxed", "redaction": {"detectors": ["email"]}}),
         ("POST", "/approvals/{approval_id}/approve" | "/approvals/{approval_id}/deny") => json!({"reason": "stranger"}),
@@ -394,17 +405,25 @@ async fn t40_each_role_does_what_the_matrix_says_and_no_more() {
 }
 
 /// Fields of bodies that name something: all of them, so that a new one is noticed.
-const NAMES: [&str; 12] = [
+const NAMES: [&str; 20] = [
     "PATCH /v1/tenants/{tenant_id}/keys/{key_id} /team_id",
     "PATCH /v1/tenants/{tenant_id}/keys/{key_id} /tool_group_ids",
     "PATCH /v1/tenants/{tenant_id}/tool-groups/{tool_group_id} /approval/upstream_id",
     "PATCH /v1/tenants/{tenant_id}/tool-groups/{tool_group_id} /members/upstream_id",
     "POST /v1/tenants/{tenant_id}/audit/erasures /selection/call_ids",
     "POST /v1/tenants/{tenant_id}/audit/erasures /selection/key_id",
+    "POST /v1/tenants/{tenant_id}/budgets /scope/key_id",
+    "POST /v1/tenants/{tenant_id}/budgets /scope/team_id",
+    "POST /v1/tenants/{tenant_id}/budgets /scope/tool_id",
+    "POST /v1/tenants/{tenant_id}/budgets /scope/upstream_id",
     "POST /v1/tenants/{tenant_id}/keys /team_id",
     "POST /v1/tenants/{tenant_id}/keys /tool_group_ids",
     "POST /v1/tenants/{tenant_id}/prices /tool_id",
     "POST /v1/tenants/{tenant_id}/prices /upstream_id",
+    "POST /v1/tenants/{tenant_id}/rate-limits /scope/key_id",
+    "POST /v1/tenants/{tenant_id}/rate-limits /scope/team_id",
+    "POST /v1/tenants/{tenant_id}/rate-limits /scope/tool_id",
+    "POST /v1/tenants/{tenant_id}/rate-limits /scope/upstream_id",
     "POST /v1/tenants/{tenant_id}/tool-groups /approval/upstream_id",
     "POST /v1/tenants/{tenant_id}/tool-groups /members/upstream_id",
 ];
@@ -465,8 +484,18 @@ async fn t39_bodies_cannot_name_what_is_anothers() {
     let entry = |of: &Land| json!([{"upstream_id": of.ids["upstream_id"], "tools": ["*"]}]);
     let rule = |of: &Land| json!([{"upstream_id": of.ids["upstream_id"], "tools": ["*"], "confirmations": 1}]);
     let (key, group) = (format!("keys/{}", b.ids["key_id"]), format!("tool-groups/{}", b.ids["tool_group_id"]));
+    let budget = |scope: Value| (Method::POST, "budgets".to_owned(), json!({"scope": scope, "limit": "1000", "period": "week"}));
+    let limit = |scope: Value| (Method::POST, "rate-limits".to_owned(), json!({"scope": scope, "max": 100_000, "per": "second"}));
     let tries = |of: &Land| {
         vec![
+            budget(json!({"key_id": of.ids["key_id"]})),
+            budget(json!({"team_id": of.ids["team_id"]})),
+            budget(json!({"tool_id": of.ids["tool_id"]})),
+            budget(json!({"upstream_id": of.ids["upstream_id"]})),
+            limit(json!({"key_id": of.ids["key_id"]})),
+            limit(json!({"team_id": of.ids["team_id"]})),
+            limit(json!({"tool_id": of.ids["tool_id"]})),
+            limit(json!({"upstream_id": of.ids["upstream_id"]})),
             (Method::PATCH, key.clone(), json!({"team_id": of.ids["team_id"]})),
             (Method::PATCH, key.clone(), json!({"tool_group_ids": [of.ids["tool_group_id"]]})),
             (Method::PATCH, group.clone(), json!({"approval": rule(of)})),

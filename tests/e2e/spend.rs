@@ -59,6 +59,14 @@ async fn a_call_that_does_not_fit_is_refused_with_what_is_left_and_is_a_row() {
     .await;
     tokio::time::sleep(Duration::from_millis(600)).await;
 
+    let explain = async |tool: &str| tenant.get(&format!("keys/{}/explain?tool={tool}", key.id)).await.ok();
+    let free = explain("rec__echo").await;
+    assert_eq!(
+        (&free["decision"], &free["amount"], &free["budgets"][0]["remaining"]),
+        (&json!("permitted"), &json!("0.002"), &json!("0.005"))
+    );
+    let absent = explain("rec.nothing").await;
+    assert_eq!((&absent["decision"], &absent["reason"]), (&json!("denied"), &json!("unknown_tool")));
     let answers = calls(&mcp, "a", 3).await;
     assert_eq!(answers[..2], ["ok", "ok"]);
     let refusal = &answers[2];
@@ -81,6 +89,12 @@ async fn a_call_that_does_not_fit_is_refused_with_what_is_left_and_is_a_row() {
         (stands(&tenant, &whole["id"]).await == ["0.004", "0", "0.996"]).then_some(())
     })
     .await;
+    let spent = explain("code.echo").await;
+    assert_eq!(
+        (&spent["decision"], &spent["reason"], &spent["budgets"][0]["fits"]),
+        (&json!("denied"), &json!("budget_exhausted"), &json!(false))
+    );
+    assert!(spent["explanation"].as_str().expect("a text").contains("0.001 of 0.005 is left"), "{spent}");
     // The threshold of 80 percent was passed once; it is told in the admin events.
     let events = tenant.list("admin-events").await;
     let told: Vec<&Value> = events.iter().filter(|event| event["action"] == "budget.threshold").collect();
@@ -212,7 +226,7 @@ async fn a_rate_limit_holds_over_all_workers_and_says_when_to_come_back() {
         let reply = task.await.expect("a call");
         if reply.result()["isError"] == true {
             refused += 1;
-            let text = reply.result_text();
+            let text = reply.content_text();
             assert!(text.contains("rate limit \"Hourly\" (20 a hour) is used up; try again in "), "{text}");
             let after: u64 = reply.header("retry-after").expect("Retry-After").parse().expect("seconds");
             assert!((1..=3_600 * 3).contains(&after), "{after}");

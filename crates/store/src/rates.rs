@@ -172,6 +172,22 @@ pub struct Taken {
     pub even: Duration,
 }
 
+/// How a limit stands, without counting anything.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn standing(tx: &mut Tx, tenant: TenantId, limit: &RateLimit) -> StoreResult<Taken> {
+    let even = sqlx::query_scalar::<_, i64>(
+        "SELECT GREATEST(even_at - (extract(epoch FROM clock_timestamp()) * 1000000000)::bigint, 0) FROM rate_states
+         WHERE tenant_id = $1 AND rate_limit_id = $2",
+    );
+    let even = even.bind(tenant.uuid()).bind(limit.id.uuid()).fetch_optional(&mut **tx).await?.unwrap_or(0);
+    let (spacing, room) = (limit.spacing(), i64::from(limit.max) * limit.spacing());
+    let nanos = |n: i64| Duration::from_nanos(u64::try_from(n).unwrap_or(0));
+    let remaining = u64::try_from((room - even) / spacing).unwrap_or(0);
+    Ok(Taken { taken: 0, remaining, wait: nanos(even + spacing - room), even: nanos(even) })
+}
+
 /// Take up to `wanted` calls from a limit; a negative number gives back what was taken and not used.
 ///
 /// # Errors
