@@ -83,23 +83,38 @@ CREATE TABLE resolved_calls (
 
 -- ---------------------------------------------------------------- drawing
 
--- Take a slice of a window for a worker: `need` at least, or nothing; what calls are `waiting` for, if there is as much; `want` if
+-- Take a slice of the window around `at` for a worker: `need` at least, or nothing; what calls are `waiting` for, if there is as much; `want` if
 -- there is plenty. The nearer the limit, the smaller the slice, so that what other workers could use does not lie idle in this one's
 -- memory.
-CREATE FUNCTION tollgate_lease(tenant uuid, budget uuid, starts timestamptz, ends timestamptz, counts_from timestamptz, worker uuid,
-                               lease uuid, lowest uuid, need bigint, waiting bigint, want bigint, seconds float8,
-                               OUT amount bigint, OUT remaining bigint, OUT idle numeric)
+CREATE FUNCTION tollgate_lease(tenant uuid, budget uuid, at timestamptz, starts timestamptz, ends timestamptz, counts_from timestamptz,
+                               worker uuid, lease uuid, lowest uuid, need bigint, waiting bigint, want bigint, seconds float8,
+                               OUT amount bigint, OUT remaining bigint, OUT idle numeric, OUT until timestamptz)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
 DECLARE
   most numeric;
   used numeric := 0;
   part numeric;
+  begun record;
+  rolling boolean;
 BEGIN
+  -- One at a time: a window that another has made and not committed would be neither seen nor waited for.
+  PERFORM FROM budgets b WHERE b.tenant_id = tenant AND b.budget_id = budget FOR NO KEY UPDATE;
+  -- A window that has begun goes on to its end, also when the tenant has moved to another time zone meanwhile.
+  IF counts_from = starts THEN
+    SELECT w.starts_at, w.ends_at INTO begun FROM budget_windows w
+    WHERE w.tenant_id = tenant AND w.budget_id = budget AND w.starts_at <= at AND w.ends_at > at ORDER BY w.starts_at LIMIT 1;
+    IF FOUND THEN
+      starts := begun.starts_at; ends := begun.ends_at; counts_from := begun.starts_at;
+    END IF;
+  END IF;
+  until := ends;
   INSERT INTO budget_windows (tenant_id, budget_id, starts_at, ends_at)
   SELECT tenant, budget, starts, ends WHERE EXISTS (SELECT FROM budgets b WHERE b.tenant_id = tenant AND b.budget_id = budget)
   ON CONFLICT DO NOTHING;
-  -- Windows that count together are locked in one order.
-  FOR part IN SELECT w.granted FROM budget_windows w WHERE w.tenant_id = tenant AND w.budget_id = budget AND w.starts_at >= counts_from
+  -- Windows that count together are locked in one order. Later parts of a rolling budget count as well: a clock may be behind.
+  rolling := counts_from <> starts;
+  FOR part IN SELECT w.granted FROM budget_windows w
+              WHERE w.tenant_id = tenant AND w.budget_id = budget AND w.starts_at >= counts_from AND (rolling OR w.starts_at = starts)
               ORDER BY w.starts_at FOR NO KEY UPDATE LOOP
     used := used + part;
   END LOOP;
@@ -112,7 +127,8 @@ BEGIN
   IF remaining < need THEN
     amount := 0;
     SELECT COALESCE(sum(l.amount), 0) INTO idle FROM budget_leases l
-    WHERE l.tenant_id = tenant AND l.budget_id = budget AND l.starts_at >= counts_from AND l.closed_at IS NULL AND l.worker_id <> worker;
+    WHERE l.tenant_id = tenant AND l.budget_id = budget AND l.starts_at >= counts_from AND (rolling OR l.starts_at = starts)
+      AND l.closed_at IS NULL AND l.worker_id <> worker;
     RETURN;
   END IF;
   amount := GREATEST(need, LEAST(waiting, remaining), LEAST(want, remaining / 16));
@@ -179,9 +195,9 @@ CREATE FUNCTION tollgate_recall(budget uuid) RETURNS void LANGUAGE sql AS $$ SEL
 
 -- Settle the calls whose ends have just been given their place in the log. Each is settled once: by the batch that wrote it, which a
 -- row knows by its transaction; another batch that names it again, because its writer was in doubt, does not count.
--- Returns the windows in which a threshold was passed, with the percentage.
+-- Returns the windows that have moved.
 CREATE FUNCTION tollgate_settle(tenants uuid[], calls uuid[], kinds smallint[], xids text[])
-RETURNS TABLE (tenant_id uuid, budget_id uuid, starts_at timestamptz, ends_at timestamptz, threshold smallint, spent numeric, limit_picos bigint)
+RETURNS TABLE (tenant_id uuid, budget_id uuid, starts_at timestamptz)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
 #variable_conflict use_column
 BEGIN
@@ -214,12 +230,30 @@ BEGIN
     UPDATE budget_windows w SET granted = w.granted + s.difference, spent = w.spent + s.spent
     FROM locked k JOIN sums s USING (tenant_id, budget_id, starts_at)
     WHERE w.tenant_id = k.tenant_id AND w.budget_id = k.budget_id AND w.starts_at = k.starts_at
-    RETURNING w.tenant_id, w.budget_id, w.starts_at, w.ends_at, w.spent, w.alerted)
-  SELECT m.tenant_id, m.budget_id, m.starts_at, m.ends_at, t.percent, m.spent, b.limit_picos
-  FROM moved m JOIN budgets b ON b.tenant_id = m.tenant_id AND b.budget_id = m.budget_id
-  CROSS JOIN LATERAL UNNEST(b.thresholds) AS t(percent)
-  WHERE m.spent * 100 >= t.percent::numeric * b.limit_picos AND t.percent <> ALL (m.alerted);
+    RETURNING w.tenant_id, w.budget_id, w.starts_at)
+  SELECT m.tenant_id, m.budget_id, m.starts_at FROM moved m;
 END $$;
+
+-- The thresholds that these windows have passed and that nobody has been told of. The parts of a rolling budget count together, up to
+-- the one that is asked about.
+CREATE FUNCTION tollgate_passed(tenants uuid[], budgets uuid[], starts timestamptz[])
+RETURNS TABLE (tenant_id uuid, budget_id uuid, starts_at timestamptz, ends_at timestamptz, threshold smallint, spent numeric, limit_picos bigint)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
+  SELECT b.tenant_id, b.budget_id, n.starts, w.ends_at, t.percent, c.spent, b.limit_picos
+  FROM UNNEST(tenants, budgets, starts) AS n(tenant, budget, starts)
+  JOIN budgets b ON b.tenant_id = n.tenant AND b.budget_id = n.budget
+  JOIN budget_windows w ON w.tenant_id = n.tenant AND w.budget_id = n.budget AND w.starts_at = n.starts
+  CROSS JOIN LATERAL (
+    SELECT sum(p.spent) AS spent FROM budget_windows p
+    WHERE p.tenant_id = n.tenant AND p.budget_id = n.budget AND p.starts_at <= n.starts
+      AND p.ends_at > CASE WHEN b.rolling_days IS NULL THEN n.starts ELSE w.ends_at - make_interval(days => b.rolling_days) END
+      AND (b.rolling_days IS NOT NULL OR p.starts_at = n.starts)) c
+  CROSS JOIN LATERAL UNNEST(b.thresholds) AS t(percent)
+  WHERE c.spent * 100 >= t.percent::numeric * b.limit_picos AND NOT EXISTS (
+    SELECT FROM budget_windows p WHERE p.tenant_id = n.tenant AND p.budget_id = n.budget AND t.percent = ANY (p.alerted) AND p.starts_at <= n.starts
+      AND (p.starts_at = n.starts OR p.ends_at > w.ends_at - make_interval(days => b.rolling_days)))
+  ORDER BY 1, 2, 3, 5
+$$;
 
 CREATE FUNCTION tollgate_alerted(tenant uuid, budget uuid, starts timestamptz, percent smallint) RETURNS void
 LANGUAGE sql SECURITY DEFINER SET search_path = public, pg_temp AS $$
@@ -227,10 +261,10 @@ LANGUAGE sql SECURITY DEFINER SET search_path = public, pg_temp AS $$
 $$;
 
 -- Leases that nobody can draw from or settle by any more, and what was kept for workers that might turn up again.
-CREATE FUNCTION tollgate_forget_leases(before timestamptz) RETURNS void
+CREATE FUNCTION tollgate_forget_leases(days integer) RETURNS void
 LANGUAGE sql SECURITY DEFINER SET search_path = public, pg_temp AS $$
-  DELETE FROM budget_leases WHERE closed_at < before;
-  DELETE FROM resolved_calls WHERE call_id < tollgate_uuid_floor(before)
+  DELETE FROM budget_leases WHERE closed_at < clock_timestamp() - make_interval(days => days);
+  DELETE FROM resolved_calls WHERE call_id < tollgate_uuid_floor(clock_timestamp() - make_interval(days => days))
 $$;
 
 -- ---------------------------------------------------------------- who may do what
@@ -248,12 +282,13 @@ END $$;
 GRANT SELECT, INSERT, UPDATE ON budgets TO tollgate_app;
 GRANT SELECT ON budget_windows, budget_leases, resolved_calls TO tollgate_app;
 
-REVOKE ALL ON FUNCTION tollgate_lease(uuid, uuid, timestamptz, timestamptz, timestamptz, uuid, uuid, uuid, bigint, bigint, bigint, float8),
+REVOKE ALL ON FUNCTION tollgate_lease(uuid, uuid, timestamptz, timestamptz, timestamptz, timestamptz, uuid, uuid, uuid, bigint, bigint, bigint, float8),
   tollgate_hold_leases(uuid[]), tollgate_renew_leases(uuid, uuid[], float8), tollgate_close_lease(uuid, bigint),
   tollgate_expired_leases(integer), tollgate_recall(uuid), tollgate_settle(uuid[], uuid[], smallint[], text[]),
-  tollgate_alerted(uuid, uuid, timestamptz, smallint), tollgate_forget_leases(timestamptz) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION tollgate_lease(uuid, uuid, timestamptz, timestamptz, timestamptz, uuid, uuid, uuid, bigint, bigint, bigint, float8),
+  tollgate_passed(uuid[], uuid[], timestamptz[]), tollgate_alerted(uuid, uuid, timestamptz, smallint), tollgate_forget_leases(integer) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION tollgate_lease(uuid, uuid, timestamptz, timestamptz, timestamptz, timestamptz, uuid, uuid, uuid, bigint, bigint, bigint, float8),
   tollgate_renew_leases(uuid, uuid[], float8), tollgate_close_lease(uuid, bigint), tollgate_expired_leases(integer),
-  tollgate_recall(uuid), tollgate_forget_leases(timestamptz) TO tollgate_control;
+  tollgate_recall(uuid), tollgate_forget_leases(integer) TO tollgate_control;
 GRANT EXECUTE ON FUNCTION tollgate_hold_leases(uuid[]) TO tollgate_writer;
-GRANT EXECUTE ON FUNCTION tollgate_settle(uuid[], uuid[], smallint[], text[]), tollgate_alerted(uuid, uuid, timestamptz, smallint) TO tollgate_sealer;
+GRANT EXECUTE ON FUNCTION tollgate_settle(uuid[], uuid[], smallint[], text[]), tollgate_passed(uuid[], uuid[], timestamptz[]),
+  tollgate_alerted(uuid, uuid, timestamptz, smallint) TO tollgate_sealer;

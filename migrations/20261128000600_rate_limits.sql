@@ -47,7 +47,8 @@ BEGIN
   END IF;
   -- Read behind the lock, so that time does not run backwards from one turn to the next.
   now := (extract(epoch FROM clock_timestamp()) * 1000000000)::bigint;
-  at := GREATEST(at, now);
+  -- A limit that has become shorter, or a clock that was set back, keeps nobody waiting for longer than the limit's own stretch.
+  at := LEAST(GREATEST(at, now), now + burst * spacing);
   taken := GREATEST(LEAST(wanted::bigint, (burst * spacing - (at - now)) / spacing), LEAST(wanted, 0));
   at := at + taken * spacing;
   UPDATE rate_states s SET even_at = at WHERE s.tenant_id = tenant AND s.rate_limit_id = rate_limit AND taken <> 0;
@@ -67,6 +68,6 @@ BEGIN
   END LOOP;
 END $$;
 GRANT SELECT, INSERT, UPDATE, DELETE ON rate_limits TO tollgate_app;
-GRANT SELECT ON rate_states TO tollgate_app;
+GRANT SELECT, DELETE ON rate_states TO tollgate_app;
 REVOKE ALL ON FUNCTION tollgate_take(uuid, uuid, integer, bigint, bigint) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION tollgate_take(uuid, uuid, integer, bigint, bigint) TO tollgate_control;

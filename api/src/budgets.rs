@@ -178,8 +178,7 @@ impl Budget {
 
 /// A budget with how it stands.
 pub async fn show(tx: &mut Tx, (tenant, zone): (TenantId, TimeZone), row: BudgetRow, now: DateTime<Utc>) -> Result<Budget, Stop> {
-    let window = row.budget.window(zone, now);
-    let standing = budgets::standing(tx, tenant, row.budget.id, &window).await?;
+    let (window, standing) = budgets::standing(tx, tenant, &row.budget, (zone, now)).await?;
     Ok(Budget::new(row, &window, standing))
 }
 

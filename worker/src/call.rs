@@ -19,7 +19,7 @@ use tollgate_domain::{
 };
 use tollgate_store::{
     approvals::hold::Waiting,
-    audit::{AuditError, Completion, Entry, Intent, JournalRow, Keep, NewRequest, ScriptPlace},
+    audit::{AuditError, Completion, Entry, Fate, Intent, JournalRow, Keep, NewRequest, ScriptPlace},
     settings::TrailPolicy,
 };
 use tracing::Instrument;
@@ -92,14 +92,6 @@ impl Parent {
     #[must_use]
     pub fn take_carry(&self) -> Entry {
         std::mem::take(&mut self.carry.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Have an entry that was not written go along with the next one.
-    fn carry_again(&self, entry: Option<Entry>) {
-        if let Some(mut entry) = entry {
-            entry.intent = None;
-            *self.carry.lock().unwrap_or_else(PoisonError::into_inner) = entry;
-        }
     }
 
     /// Have these written with what is written next.
@@ -364,23 +356,21 @@ impl<'a> Row<'a> {
         (self.intent.quote, self.intent.leases) = (quote, hold.leases());
         let guard = self.gate.in_flight.enter(self.intent.id.uuid());
         let mut entry = self.parent.take_carry();
-        let carries_the_past = !entry.completions.is_empty();
         entry.intent = Some(self.intent.clone());
-        let carried = (!self.intent.leases.is_empty()).then(|| entry.clone());
-        let written = if carries_the_past { self.gate.audit.after(entry).await } else { self.gate.audit.before(entry).await };
-        match written {
+        match self.gate.audit.intent(entry).await {
             Ok(()) => hold.written(),
             // It was never queued: there is nothing to take back.
-            Err(AuditError::Overloaded) => {
+            Err((AuditError::Overloaded, _)) => {
                 hold.unwritten();
                 return Err(AuditError::Overloaded);
             }
-            Err(AuditError::LeaseEnded) => {
-                self.parent.carry_again(carried);
+            Err((AuditError::LeaseEnded, _)) => {
+                // What it carried is written. The next try draws anew, and a refusal draws nothing.
+                (self.intent.quote, self.intent.leases) = (Quote::default(), Vec::new());
                 return Ok(Opened::LeaseEnded(Box::new(self)));
             }
-            Err(error) => {
-                self.abandon(guard);
+            Err((error, fate)) => {
+                self.abandon(guard, fate);
                 return Err(error);
             }
         }
@@ -388,7 +378,7 @@ impl<'a> Row<'a> {
     }
 
     /// The intent may yet become durable though nobody acted on it: say so behind it, so that it does not stand open.
-    fn abandon(self, guard: InFlightGuard) {
+    fn abandon(self, guard: InFlightGuard, fate: Option<Fate>) {
         let now = self.gate.clock.now();
         let completion = Completion {
             tenant: self.intent.tenant,
@@ -402,6 +392,12 @@ impl<'a> Row<'a> {
         };
         let audit = self.gate.audit.clone();
         tokio::spawn(async move {
+            // Not before it: an end that is sealed without its beginning is settled with no budget.
+            if let Some(fate) = fate
+                && !fate.may_stand().await
+            {
+                return;
+            }
             let _ = audit.after_keeping(Entry { completions: vec![completion], ..Entry::default() }, Some(Box::new(guard))).await;
         });
     }

@@ -10,6 +10,9 @@ use tokio::sync::oneshot;
 use tollgate_domain::{RateLimitId, TenantId, budget::Spender, rate::RateLimit};
 use tollgate_store::{Store, rates};
 
+/// Counters that are kept when nobody uses them.
+const METERS: usize = 10_000;
+
 /// All counters of a worker. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Rates(Arc<Inner>);
@@ -103,6 +106,10 @@ impl Rates {
     async fn one(&self, tenant: TenantId, limit: &RateLimit) -> Result<Standing, Slow> {
         let meter = {
             let mut meters = self.0.meters.lock().unwrap_or_else(PoisonError::into_inner);
+            if meters.len() > METERS {
+                // Those of limits that are gone go as well; one that is in use is held by who uses it.
+                meters.retain(|_, meter| Arc::strong_count(meter) > 1);
+            }
             Arc::clone(meters.entry(limit.id).or_default())
         };
         let (tell, mut answer) = oneshot::channel();

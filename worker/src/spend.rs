@@ -24,8 +24,7 @@ use uuid::Uuid;
 /// How long before its end a lease is used no more: a row that names it has to be committed by then.
 const MARGIN: Duration = Duration::from_secs(10);
 const TICK: Duration = Duration::from_millis(500);
-/// Every five seconds.
-const RENEW_TICKS: u32 = 10;
+const RENEW: Duration = Duration::from_secs(5);
 const DEAF: Duration = Duration::from_secs(1);
 /// A lease from which nobody has drawn for this long goes back.
 const IDLE: Duration = Duration::from_secs(2);
@@ -122,6 +121,8 @@ struct Lease {
     leaving: bool,
     used: Instant,
     usable_until: Instant,
+    /// The end of its window: no later call draws from it.
+    until: DateTime<Utc>,
 }
 
 /// What one call has drawn. Unless it is said what became of the call's row, that counts as unknown.
@@ -176,9 +177,10 @@ impl Wallet {
 
 impl State {
     /// A lease that has `amount`.
-    fn fit(&mut self, call: CallId, amount: i64, now: Instant) -> Option<&mut Lease> {
-        let fits =
-            |lease: &&mut Lease| !lease.closing && lease.left >= amount && lease.usable_until > now && lease.floor <= call.uuid();
+    fn fit(&mut self, (call, at): (CallId, DateTime<Utc>), amount: i64, now: Instant) -> Option<&mut Lease> {
+        let fits = |lease: &&mut Lease| {
+            !lease.closing && lease.left >= amount && lease.usable_until > now && lease.floor <= call.uuid() && at < lease.until
+        };
         self.leases.iter_mut().find(fits)
     }
 }
@@ -196,7 +198,7 @@ impl Wallets {
     pub async fn reserve(
         &self,
         (tenant, zone, budgets): (TenantId, TimeZone, &[Budget]),
-        (call, at): (CallId, DateTime<Utc>),
+        call: (CallId, DateTime<Utc>),
         spender: &Spender,
         amount: Picos,
     ) -> Result<Hold, Short> {
@@ -206,7 +208,7 @@ impl Wallets {
         let covering: Vec<(&Budget, Arc<Wallet>)> = budgets
             .iter()
             .filter(|budget| budget.scope.covers(spender))
-            .map(|budget| (budget, self.wallet(tenant, budget.id, budget.window(zone, at))))
+            .map(|budget| (budget, self.wallet(tenant, budget.id, budget.window(zone, call.1))))
             .collect();
         for _ in 0..ROUNDS {
             let (lacks, wallet) = match draw(&covering, call, amount) {
@@ -235,7 +237,7 @@ impl Wallets {
     }
 
     /// Have a lease that fits the call, if there can be one; else what is left.
-    async fn refill(&self, wallet: &Arc<Wallet>, call: CallId, amount: Picos) -> Result<Option<Picos>, Short> {
+    async fn refill(&self, wallet: &Arc<Wallet>, call: (CallId, DateTime<Utc>), amount: Picos) -> Result<Option<Picos>, Short> {
         let _waiting = Waiting::of(wallet, amount);
         // Whoever has this asks for all.
         let _turn = wallet.asking.lock().await;
@@ -248,14 +250,15 @@ impl Wallets {
             if let Some((_, left)) = state.dry.filter(|(at, left)| at.elapsed() < DRY && *left < amount) {
                 return Ok(Some(left));
             }
-            // What is too small for this call would lie about.
-            state.leases.iter_mut().filter(|lease| lease.left < amount.0).for_each(|lease| lease.closing = true);
+            // What is too small for this call, or not renewed in time, would lie about.
+            let idle = |lease: &&mut Lease| lease.left < amount.0 || lease.usable_until <= now;
+            state.leases.iter_mut().filter(idle).for_each(|lease| lease.closing = true);
         }
-        let mut left = self.ask(wallet, amount).await?;
+        let mut left = self.ask(wallet, call, amount).await?;
         for pause in RECALLS {
             let Some((_, idle)) = left else { return Ok(None) };
             // What lies idle here goes back at once, and others are asked for what lies idle there.
-            let own = self.give_back(wallet).await;
+            let own = self.give_back_all(wallet).await;
             if idle == 0 && own == 0 {
                 break;
             }
@@ -263,7 +266,7 @@ impl Wallets {
                 spend::recall(&self.0.store, wallet.budget).await.map_err(unavailable)?;
             }
             tokio::time::sleep(pause).await;
-            left = self.ask(wallet, amount).await?;
+            left = self.ask(wallet, call, amount).await?;
         }
         let Some((left, _)) = left else { return Ok(None) };
         wallet.state().dry = Some((Instant::now(), left));
@@ -271,16 +274,21 @@ impl Wallets {
     }
 
     /// Ask the database for a lease: what is left and what others hold where there is not enough.
-    async fn ask(&self, wallet: &Wallet, amount: Picos) -> Result<Option<(Picos, i128)>, Short> {
+    async fn ask(
+        &self,
+        wallet: &Wallet,
+        (call, at): (CallId, DateTime<Utc>),
+        amount: Picos,
+    ) -> Result<Option<(Picos, i128)>, Short> {
         let asked = Instant::now();
         let (waiting, want) = {
             let state = wallet.state();
             let soon = state.a_second.max(state.drawn).saturating_mul(2);
             (Picos(state.waiting.max(amount.0)), Picos(soon.max(amount.0.saturating_mul(AHEAD))))
         };
-        let floor = ids::floor(self.0.clock.now() - OLDEST_CALL);
+        let floor = ids::floor(self.0.clock.now() - OLDEST_CALL).min(call.uuid());
         let Wallet { tenant, budget, window, .. } = *wallet;
-        let wanted = spend::Wanted { tenant, budget, window, need: amount, waiting, want, floor };
+        let wanted = spend::Wanted { tenant, budget, window, at, need: amount, waiting, want, floor };
         let granted = spend::lease(&self.0.store, self.0.worker, &wanted).await.map_err(unavailable)?;
         if granted.amount < amount {
             return Ok(Some((granted.remaining, granted.idle)));
@@ -298,6 +306,7 @@ impl Wallets {
             leaving: false,
             used: Instant::now(),
             usable_until: asked + spend::LEASE - MARGIN,
+            until: granted.until,
         });
         Ok(None)
     }
@@ -329,28 +338,50 @@ impl Wallets {
         count + wallet.state().leases.iter().filter(|lease| lease.closing).count()
     }
 
+    /// Give back what this worker holds of the budget and cannot use for this wallet's calls; how many leases are on their way.
+    async fn give_back_all(&self, wallet: &Wallet) -> usize {
+        let mut closing = self.give_back(wallet).await;
+        for other in self.all().into_iter().filter(|other| other.budget == wallet.budget && !std::ptr::eq(&**other, wallet)) {
+            other.state().leases.iter_mut().for_each(|lease| lease.closing = true);
+            closing += self.give_back(&other).await;
+        }
+        closing
+    }
+
     fn all(&self) -> Vec<Arc<Wallet>> {
         self.0.wallets.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
     /// Keep leases alive, give back what is idle or asked for, and close what dead workers have left. Does not end.
     pub async fn keep(self) {
-        tokio::join!(self.tick(), self.hear());
+        tokio::join!(self.keep_alive(), self.give_back_what_is_idle(), self.close_what_has_expired(), self.hear());
     }
 
-    async fn tick(&self) {
-        let mut ticks = tokio::time::interval(TICK);
-        let mut beats = 0_u32;
+    async fn keep_alive(&self) {
+        let mut ticks = tokio::time::interval(RENEW);
         loop {
             ticks.tick().await;
-            beats = beats.wrapping_add(1);
-            if beats.is_multiple_of(RENEW_TICKS) {
-                self.renew().await;
-                if let Err(error) = spend::reap(&self.0.store).await {
-                    tracing::warn!(%error, "leases of dead workers were not closed; it is tried again");
-                }
-            }
+            self.renew().await;
+        }
+    }
+
+    async fn give_back_what_is_idle(&self) {
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
             self.tidy().await;
+        }
+    }
+
+    async fn close_what_has_expired(&self) {
+        let mut ticks = tokio::time::interval(RENEW);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            if let Err(error) = spend::reap(&self.0.store).await {
+                tracing::warn!(%error, "leases of dead workers were not closed; it is tried again");
+            }
         }
     }
 
@@ -409,8 +440,8 @@ impl Wallets {
                 let a_second = state.drawn.saturating_mul(2);
                 state.a_second = a_second;
                 state.drawn = 0;
-                let over = now > wallet.window.ends_at + chrono::TimeDelta::seconds(2);
                 for lease in &mut state.leases {
+                    let over = now > lease.until + chrono::TimeDelta::seconds(2);
                     lease.closing |= over || lease.left == 0 || lease.used.elapsed() > IDLE;
                 }
             }
@@ -427,7 +458,7 @@ impl Wallets {
 }
 
 /// Draw from all of them, or say which has not enough.
-fn draw(covering: &[(&Budget, Arc<Wallet>)], call: CallId, amount: Picos) -> Result<Hold, usize> {
+fn draw(covering: &[(&Budget, Arc<Wallet>)], call: (CallId, DateTime<Utc>), amount: Picos) -> Result<Hold, usize> {
     let now = Instant::now();
     let mut hold = Hold { draws: Vec::with_capacity(covering.len()), amount };
     for (at, (_, wallet)) in covering.iter().enumerate() {

@@ -137,8 +137,7 @@ async fn stand(
 ) -> Result<(), Stop> {
     let spender = Spender { team: key.team, key: key.id, upstream: tool.upstream.id, tool: tool.id };
     for budget in config.budgets.iter().filter(|budget| budget.scope.covers(&spender)) {
-        let window = budget.window(config.zone, ctx.now);
-        let standing = budgets::standing(tx, ctx.tenant, budget.id, &window).await?;
+        let (window, standing) = budgets::standing(tx, ctx.tenant, budget, (config.zone, ctx.now)).await?;
         let left = i128::from(budget.limit.0) - standing.spent;
         explained.budgets.push(BudgetStanding {
             id: budget.id,

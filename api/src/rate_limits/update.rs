@@ -27,7 +27,7 @@ pub struct RateLimitPatch {
     pub per: Option<Per>,
 }
 
-/// Change a rate limit. What was used of it stays used.
+/// Change a rate limit. It begins anew: nothing of it is used.
 #[utoipa::path(patch, path = "/v1/tenants/{tenant_id}/rate-limits/{rate_limit_id}", request_body = RateLimitPatch,
     responses((status = 200, description = "Changed.", body = RateLimit)))]
 pub async fn handle(ctx: Ctx, Id(id): Id<RateLimitId>, body: Json<RateLimitPatch>) -> Answer {

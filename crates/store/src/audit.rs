@@ -60,12 +60,30 @@ pub enum AuditError {
 
 /// Why a batch was not written, and is not tried again as it is.
 #[derive(Debug, thiserror::Error)]
-enum Unwritten {
+#[error("{why}")]
+struct Unwritten {
+    why: Why,
+    /// Nobody can find any of it in the database later.
+    certain: bool,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Why {
     #[error("{0}")]
     Store(#[from] StoreError),
-    /// `certain`: nobody can find it in the database later.
     #[error("a lease of a budget has ended")]
-    LeaseEnded { certain: bool },
+    LeaseEnded,
+}
+
+/// What becomes of an entry for which nobody waits any more.
+#[derive(Debug)]
+pub struct Fate(oneshot::Receiver<Result<(), AuditError>>);
+
+impl Fate {
+    /// Wait until it is known; false where the entry is not in the database and never will be.
+    pub async fn may_stand(self) -> bool {
+        !matches!(self.0.await, Ok(Err(AuditError::LeaseEnded | AuditError::Overloaded)))
+    }
 }
 
 struct Job {
@@ -132,6 +150,29 @@ impl AuditWriter {
         let job = Job { entry, done, abandonable: true, _room: room, _keep: None };
         self.queue.try_send(job).map_err(|_| AuditError::Overloaded)?;
         wait(answer).await
+    }
+
+    /// Make an intent durable, with what it carries: [`Self::after`] where that has happened, [`Self::before`] else. Where it is not known
+    /// in time, the entry goes on being written, and what became of it can be waited for: its end must not come before it.
+    ///
+    /// # Errors
+    /// As those two.
+    pub async fn intent(&self, entry: Entry) -> Result<(), (AuditError, Option<Fate>)> {
+        let mut answer = if entry.completions.is_empty() {
+            let overloaded = |_| (AuditError::Overloaded, None);
+            let room = Arc::clone(&self.room).try_acquire_many_owned(self.share(&entry)).map_err(overloaded)?;
+            let (done, answer) = oneshot::channel();
+            let job = Job { entry, done, abandonable: true, _room: room, _keep: None };
+            self.queue.try_send(job).map_err(|_| (AuditError::Overloaded, None))?;
+            answer
+        } else {
+            self.enqueue(entry, None).await.map_err(|error| (error, None))?
+        };
+        match tokio::time::timeout(PATIENCE, &mut answer).await {
+            Ok(Ok(result)) => result.map_err(|error| (error, None)),
+            Ok(Err(_)) => Err((AuditError::Unavailable, None)),
+            Err(_) => Err((AuditError::Unavailable, Some(Fate(answer)))),
+        }
     }
 
     /// Make durable what has happened. Waits for a place in the queue, and the entry is retried for as long as the process
@@ -253,17 +294,18 @@ impl Task {
                 // neighbours down with it.
                 tracing::warn!(%error, entries = batch.len(), "an audit batch is refused; its entries are written one by one");
                 for job in std::mem::take(&mut batch) {
-                    self.alone(job).await;
+                    self.alone(job, error.certain).await;
                 }
             }
         }
     }
 
-    async fn alone(&mut self, job: Job) {
+    /// `certain`: it is not in the database yet.
+    async fn alone(&mut self, job: Job, certain: bool) {
         let mut one = vec![job];
         let error = match self.commit(&mut one).await {
             Ok(()) => return,
-            Err(Unwritten::LeaseEnded { certain }) => return self.refuse(one, certain).await,
+            Err(Unwritten { why: Why::LeaseEnded, certain: still }) => return self.refuse(one, certain && still).await,
             Err(error) => error,
         };
         // What has happened is told with less rather than not at all: a call that was made must not stand open for ever.
@@ -281,25 +323,24 @@ impl Task {
         }
     }
 
-    /// A call that draws from a lease that has ended is not made. Where that is certain, its caller has all that the entry carries, and
-    /// puts it into another; else what it carries is written here, so that it is not lost with the call.
+    /// A call that draws from a lease that has ended is not made. What its entry carries has happened, and is written here: its caller
+    /// may have gone, and must not have to bring it again. Where the intent may stand in the database already, its caller is told no
+    /// more than that nobody knows.
     async fn refuse(&mut self, mut one: Vec<Job>, certain: bool) {
         let Some(mut job) = one.pop() else { return };
-        if certain {
-            let _ = job.done.send(Err(AuditError::LeaseEnded));
-            return;
-        }
-        job.entry.intent = None;
         let (nobody, _) = oneshot::channel();
         let done = std::mem::replace(&mut job.done, nobody);
+        job.entry.intent = None;
         job.abandonable = false;
+        let mut told = if certain { AuditError::LeaseEnded } else { AuditError::Unavailable };
         if !job.entry.is_empty() {
             one.push(job);
             if let Err(error) = self.commit(&mut one).await {
                 tracing::error!(%error, "the database refuses an audit row");
+                told = AuditError::Unavailable;
             }
         }
-        let _ = done.send(Err(AuditError::Unavailable));
+        let _ = done.send(Err(told));
     }
 
     /// Write a batch and acknowledge it. Leaves `batch` empty, or as it was when the database refuses it as a whole.
@@ -331,7 +372,7 @@ impl Task {
                 // It stays in doubt while the database is away or refuses: it may hold the batch under its number already.
                 Err(Failure::Refused(error)) if !doubted => {
                     if !error.is_transient() || (attempt >= WHOLE_TRIES && batch.len() > 1) {
-                        return Err(error.into());
+                        return Err(Unwritten { why: error.into(), certain: true });
                     }
                     error
                 }
@@ -339,7 +380,7 @@ impl Task {
                     if doubted {
                         self.chain = Chain::new();
                     }
-                    return Err(Unwritten::LeaseEnded { certain: !doubted });
+                    return Err(Unwritten { why: Why::LeaseEnded, certain: !doubted });
                 }
                 Err(Failure::Taken) => {
                     tracing::error!(writer = %self.chain.writer, "another batch stands under a writer's next number; its chain begins anew");
@@ -350,7 +391,7 @@ impl Task {
                 // twice, and are there for certain.
                 Err(Failure::InDoubt(error)) if doubts >= DOUBTS && batch.len() > 1 => {
                     self.chain = Chain::new();
-                    return Err(error.into());
+                    return Err(Unwritten { why: error.into(), certain: false });
                 }
                 Err(Failure::InDoubt(error)) => {
                     (in_doubt, doubts) = (Some(prepared), doubts + 1);

@@ -201,7 +201,15 @@ pub async fn update(change: &mut Change, mut row: BudgetRow) -> StoreResult<Budg
     .bind(row.updated_at)
     .execute(&mut *change.tx)
     .await?;
+    recall(change, row.budget.id).await?;
     Ok(row)
+}
+
+/// With the commit, workers give back what they keep ready: from then on the changed budget holds.
+async fn recall(change: &mut Change, id: BudgetId) -> StoreResult<()> {
+    let recall = sqlx::query("SELECT pg_notify('tollgate_recall', $1::text)").bind(id.uuid().to_string());
+    recall.execute(&mut *change.tx).await?;
+    Ok(())
 }
 
 /// Let a budget hold no more.
@@ -212,21 +220,39 @@ pub async fn delete(change: &mut Change, id: BudgetId) -> StoreResult<()> {
     let delete =
         "UPDATE budgets SET deleted_at = $3, updated_at = $3, version = version + 1 WHERE tenant_id = $1 AND budget_id = $2";
     sqlx::query(delete).bind(change.tenant.uuid()).bind(id.uuid()).bind(change.now).execute(&mut *change.tx).await?;
-    Ok(())
+    recall(change, id).await
 }
 
-/// How a budget stands in a window; nothing was spent in one that nobody has drawn from.
+/// The window around `at`, and how the budget stands in it; nothing was spent in one that nobody has drawn from. A window that has begun
+/// goes on to its end, also when the tenant has moved to another time zone meanwhile.
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn standing(tx: &mut Tx, tenant: TenantId, budget: BudgetId, window: &Window) -> StoreResult<Standing> {
+pub async fn standing(
+    tx: &mut Tx,
+    tenant: TenantId,
+    budget: &Budget,
+    (zone, at): (TimeZone, DateTime<Utc>),
+) -> StoreResult<(Window, Standing)> {
+    let mut window = budget.window(zone, at);
+    if window.counts_from == window.starts_at {
+        let begun = sqlx::query_as::<_, (DateTime<Utc>, DateTime<Utc>)>(
+            "SELECT starts_at, ends_at FROM budget_windows WHERE tenant_id = $1 AND budget_id = $2 AND starts_at <= $3 AND ends_at > $3
+             ORDER BY starts_at LIMIT 1",
+        );
+        if let Some((starts_at, ends_at)) =
+            begun.bind(tenant.uuid()).bind(budget.id.uuid()).bind(at).fetch_optional(&mut **tx).await?
+        {
+            window = Window { starts_at, ends_at, counts_from: starts_at };
+        }
+    }
     let sums = sqlx::query_as::<_, (String, String)>(
         "SELECT COALESCE(sum(spent), 0)::text, COALESCE(sum(granted - spent), 0)::text FROM budget_windows
          WHERE tenant_id = $1 AND budget_id = $2 AND starts_at >= $3 AND starts_at <= $4",
     );
-    let sums = sums.bind(tenant.uuid()).bind(budget.uuid()).bind(window.counts_from).bind(window.starts_at);
+    let sums = sums.bind(tenant.uuid()).bind(budget.id.uuid()).bind(window.counts_from).bind(window.starts_at);
     let (spent, reserved) = sums.fetch_one(&mut **tx).await?;
-    Ok(Standing { spent: number(&spent)?, reserved: number(&reserved)? })
+    Ok((window, Standing { spent: number(&spent)?, reserved: number(&reserved)? }))
 }
 
 pub(crate) fn number(text: &str) -> StoreResult<i128> {

@@ -129,7 +129,7 @@ pub async fn lock(change: &mut Change, id: RateLimitId) -> StoreResult<RateLimit
     row.bind(change.tenant.uuid()).bind(id.uuid()).fetch_one(&mut *change.tx).await?.try_into()
 }
 
-/// Change a limit's name, maximum and stretch.
+/// Change a limit's name, maximum and stretch. Under another maximum or stretch it begins anew.
 ///
 /// # Errors
 /// When the database does not answer.
@@ -148,6 +148,8 @@ pub async fn update(change: &mut Change, mut row: RateLimitRow) -> StoreResult<R
     .bind(row.updated_at)
     .execute(&mut *change.tx)
     .await?;
+    let forget = sqlx::query("DELETE FROM rate_states WHERE tenant_id = $1 AND rate_limit_id = $2");
+    forget.bind(change.tenant.uuid()).bind(row.limit.id.uuid()).execute(&mut *change.tx).await?;
     Ok(row)
 }
 
@@ -193,6 +195,10 @@ pub async fn standing(tx: &mut Tx, tenant: TenantId, limit: &RateLimit) -> Store
 /// # Errors
 /// When the database does not answer.
 pub async fn take(store: &Store, tenant: TenantId, limit: &RateLimit, wanted: i32) -> StoreResult<Taken> {
+    crate::spend::in_time(take_now(store, tenant, limit, wanted)).await
+}
+
+async fn take_now(store: &Store, tenant: TenantId, limit: &RateLimit, wanted: i32) -> StoreResult<Taken> {
     let mut tx = store.control().await?;
     let (taken, remaining, wait, even) =
         sqlx::query_as::<_, (i32, i64, i64, i64)>("SELECT taken, remaining, wait, even FROM tollgate_take($1, $2, $3, $4, $5)")

@@ -88,7 +88,7 @@ impl Store {
     /// # Errors
     /// When no connection is to be had.
     pub async fn control(&self) -> StoreResult<Tx> {
-        self.begin("BEGIN; SET LOCAL ROLE tollgate_control".to_owned()).await
+        self.begin("BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL ROLE tollgate_control".to_owned()).await
     }
 
     /// A transaction that gives rows their place in the log.
@@ -96,7 +96,7 @@ impl Store {
     /// # Errors
     /// When no connection is to be had.
     pub async fn sealer(&self) -> StoreResult<Tx> {
-        self.begin("BEGIN; SET LOCAL ROLE tollgate_sealer".to_owned()).await
+        self.begin("BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL ROLE tollgate_sealer".to_owned()).await
     }
 
     /// On a task of its own, so that it ends whatever becomes of who asked: sqlx gives a connection back *inside* the open

@@ -1,6 +1,6 @@
 //! Workers that run, workers that died, and what the dead left open.
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use tollgate_domain::{Picos, WorkerId};
 use uuid::Uuid;
 
@@ -114,8 +114,8 @@ pub async fn sweep(store: &Store, audit: &AuditWriter, own: WorkerId) -> StoreRe
     Ok(Some(Swept { calls: resolved, runs }))
 }
 
-/// How long what was drawn from a budget can be traced to its lease, and a dead worker's call be corrected by its worker.
-const FORGET_LEASES: TimeDelta = TimeDelta::days(7);
+/// For how many days what was drawn from a budget can be traced to its lease, and a dead worker's call be corrected by its worker.
+const FORGET_LEASES: i32 = 7;
 
 /// Housekeeping that any worker may do at any time: partitions ahead of time, idempotency keys and answered sync requests
 /// older than a day.
@@ -128,7 +128,7 @@ pub async fn housekeeping(store: &Store, now: DateTime<Utc>) -> StoreResult<()> 
     sqlx::query!("DELETE FROM idempotency_keys WHERE created_at < $1::timestamptz - interval '1 day'", now)
         .execute(&mut *tx)
         .await?;
-    sqlx::query("SELECT tollgate_forget_leases($1)").bind(now - FORGET_LEASES).execute(&mut *tx).await?;
+    sqlx::query("SELECT tollgate_forget_leases($1)").bind(FORGET_LEASES).execute(&mut *tx).await?;
     sqlx::query!("DELETE FROM sync_requests WHERE requested_at < $1::timestamptz - interval '1 day'", now)
         .execute(&mut *tx)
         .await?;

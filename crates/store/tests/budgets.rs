@@ -10,11 +10,12 @@ use tollgate_domain::{
     Budget, BudgetId, Outcome, Picos, TenantId, TimeZone, WorkerId,
     budget::{BudgetScope, Enforcement, Period, Window},
     ids,
+    rate::{Per, RateLimit},
 };
 use tollgate_store::{
     Actor, Store,
     audit::{AuditError, AuditWriter, Entry, Intent, Resolution},
-    budgets,
+    budgets, rates,
     spend::{self, Granted, Wanted},
 };
 use uuid::Uuid;
@@ -41,7 +42,7 @@ async fn budget(store: &Store, tenant: TenantId, limit: i64, thresholds: Vec<u8>
 
 fn wanted(tenant: TenantId, budget: &Budget, window: Window, need: i64, want: i64) -> Wanted {
     let floor = ids::floor(now() - chrono::TimeDelta::minutes(1));
-    Wanted { tenant, budget: budget.id, window, need: Picos(need), waiting: Picos(need), want: Picos(want), floor }
+    Wanted { tenant, budget: budget.id, window, at: now(), need: Picos(need), waiting: Picos(need), want: Picos(want), floor }
 }
 
 /// What a budget's windows say: granted, spent.
@@ -328,4 +329,100 @@ async fn t59_the_ledger_is_the_sum_of_the_rows_whatever_happens(pool: PgPool) {
     assert_eq!(open, 0);
     let alerts = "SELECT count(*) FROM admin_events WHERE action = 'budget.threshold'";
     assert_eq!(support::count(&pool, alerts).await, 1, "half of the first budget, once");
+}
+
+#[sqlx::test(migrator = "tollgate_store::MIGRATOR")]
+async fn what_a_refused_intent_carries_has_happened_and_is_written(pool: PgPool) {
+    let store = Store::from_pool(pool.clone());
+    let who = Who::new(tenant(&pool).await);
+    let audit = AuditWriter::start(&store, QUEUE);
+    audit.before(Entry { request: Some(who.request()), ..Entry::default() }).await.unwrap();
+    let before = who.intent("{}");
+    audit.before(opens(before.clone())).await.unwrap();
+    let next = Intent { leases: vec![Uuid::new_v4()], ..who.intent("{}") };
+    let entry = Entry {
+        completions: vec![who.completion(before.id, Outcome::Ok, b"{}")],
+        intent: Some(next.clone()),
+        ..Entry::default()
+    };
+    let refused = audit.intent(entry).await;
+    assert!(matches!(refused, Err((AuditError::LeaseEnded, None))), "{refused:?}");
+    assert_eq!(support::row(&pool, before.id).await.0.as_deref(), Some("ok"));
+    let there = sqlx::query_scalar::<_, bool>("SELECT EXISTS (SELECT FROM tool_call_events WHERE call_id = $1)");
+    assert!(!there.bind(next.id.uuid()).fetch_one(&pool).await.unwrap());
+}
+
+#[sqlx::test(migrator = "tollgate_store::MIGRATOR")]
+async fn t58_parts_of_a_rolling_budget_count_together_whoever_asks_first(pool: PgPool) {
+    let store = Store::from_pool(pool.clone());
+    let tenant = tenant(&pool).await;
+    for _ in 0..5 {
+        let rolling = Budget { period: Period::Rolling, rolling_days: Some(7), ..budget(&store, tenant, 100, vec![]).await.0 };
+        let part = chrono::TimeDelta::days(7) / 48;
+        let mut tasks = Vec::new();
+        for n in 0..30 {
+            let at = now() + part * (n % 3);
+            let window = rolling.window(TimeZone::UTC, at);
+            let wanted = Wanted { at, ..wanted(tenant, &rolling, window, 9, 9) };
+            let store = store.clone();
+            tasks.push(tokio::spawn(async move { spend::lease(&store, WorkerId::mint(now()), &wanted).await.unwrap().amount.0 }));
+        }
+        let mut granted = 0;
+        for task in tasks {
+            granted += task.await.unwrap();
+        }
+        assert_eq!(granted, 99);
+        assert_eq!(stands(&pool, rolling.id).await.0, 99);
+    }
+}
+
+#[sqlx::test(migrator = "tollgate_store::MIGRATOR")]
+async fn t58_another_time_zone_is_no_second_limit(pool: PgPool) {
+    let store = Store::from_pool(pool.clone());
+    let tenant = tenant(&pool).await;
+    let (budget, window) = budget(&store, tenant, 100, vec![]).await;
+    let at = window.starts_at + chrono::TimeDelta::days(10);
+    let ask = |window, at, need| {
+        let (store, wanted) = (store.clone(), Wanted { at, ..wanted(tenant, &budget, window, need, need) });
+        async move { spend::lease(&store, WorkerId::mint(now()), &wanted).await.unwrap() }
+    };
+    assert_eq!(ask(window, at, 100).await.amount, Picos(100));
+    let berlin = budget.window("Europe/Berlin".parse().unwrap(), at);
+    assert_ne!(berlin.starts_at, window.starts_at);
+    let refused = ask(berlin, at, 1).await;
+    assert_eq!((refused.amount, refused.until), (Picos(0), window.ends_at));
+    // The next period is that of the new zone.
+    let next = budget.window("Europe/Berlin".parse().unwrap(), window.ends_at);
+    let granted = ask(next, window.ends_at, 1).await;
+    assert_eq!((granted.amount, granted.until), (Picos(1), next.ends_at));
+}
+
+#[sqlx::test(migrator = "tollgate_store::MIGRATOR")]
+async fn a_rate_limit_is_exact_and_begins_anew_when_it_is_changed(pool: PgPool) {
+    let store = Store::from_pool(pool.clone());
+    let tenant = tenant(&pool).await;
+    let id = tollgate_domain::RateLimitId::mint(now());
+    let limit = RateLimit { id, name: "l".to_owned(), scope: BudgetScope::default(), max: 100, per: Per::Day };
+    let change = || store.change(tenant, Actor::system("test"), now());
+    let mut write = change().await.unwrap();
+    let row = rates::create(&mut write, &limit, 10).await.unwrap();
+    write.commit().await.unwrap();
+    let mut tasks = Vec::new();
+    for n in 0..30 {
+        let (store, limit) = (store.clone(), limit.clone());
+        tasks.push(tokio::spawn(async move { rates::take(&store, tenant, &limit, 1 + n % 7).await.unwrap().taken }));
+    }
+    let mut taken = 0;
+    for task in tasks {
+        taken += task.await.unwrap();
+    }
+    assert_eq!(taken, 100, "all that were asked for are more, and none comes back within the test");
+    let none = rates::take(&store, tenant, &limit, 3).await.unwrap();
+    assert!(none.taken == 0 && none.remaining == 0 && none.wait.as_secs() > 800, "{none:?}");
+    assert_eq!(rates::take(&store, tenant, &limit, -2).await.unwrap().remaining, 2);
+    let mut write = change().await.unwrap();
+    let changed = rates::RateLimitRow { limit: RateLimit { per: Per::Second, ..limit.clone() }, ..row };
+    let changed = rates::update(&mut write, changed).await.unwrap();
+    write.commit().await.unwrap();
+    assert_eq!(rates::take(&store, tenant, &changed.limit, 100).await.unwrap().taken, 100);
 }

@@ -107,7 +107,7 @@ llm_requests: S - - - I
 platform_tokens: - SIU - - -
 prices: SI - - - -
 rate_limits: SIUD - - - -
-rate_states: S - - - -
+rate_states: SD - - - -
 resolved_calls: S - - - -
 script_catalogs: S - - - I
 script_journal: S S - - I
@@ -289,6 +289,7 @@ async fn the_roles_hold_exactly_these_rights(pool: PgPool) {
             "tollgate_forget_leases tollgate_control",
             "tollgate_hold_leases tollgate_writer",
             "tollgate_lease tollgate_control",
+            "tollgate_passed tollgate_sealer",
             "tollgate_renew_leases tollgate_control",
             "tollgate_retirable tollgate_control",
             "tollgate_retire tollgate_control",
