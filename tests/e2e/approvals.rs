@@ -368,3 +368,58 @@ async fn drill_a_run_that_kills_worker_after_worker_is_given_up() {
     assert_eq!((recorder.tagged("once").len(), recorder.tagged("deadly").len()), (1, 1), "and nothing was repeated");
     recorder.release();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_knows_tasks_is_given_one_and_polls_it() {
+    let up = Tollgate::start(Options::default()).await;
+    let (tenant, recorder) = (Tenant::new(&up, "Tasks").await, Recorder::start());
+    let upstream = tenant.upstream("rec", recorder.transport(), "code").await;
+    let key = guarded(&tenant, &upstream, &["slow"], 1).await;
+    let (mcp, plain) = (tenant.mcp(&key).with_tasks(), tenant.mcp(&key).modern());
+    let found = mcp.request("server/discover", json!({})).await.result();
+    assert!(found["capabilities"]["extensions"]["io.modelcontextprotocol/tasks"].is_object(), "{found}");
+    // A script that comes to its end is answered as ever, also to such a client.
+    let done = mcp.call("executeToolCode", json!({"code": "1 + 1"})).await.result();
+    assert_eq!((&done["resultType"], &done["structuredContent"]["result"]), (&json!("complete"), &json!(2)));
+
+    let code = json!({"code": "rec.slow(tag=\"t\", ms=1)[\"tag\"]"});
+    let task = mcp.call("executeToolCode", code.clone()).await.result();
+    assert_eq!((&task["resultType"], &task["status"], &task["ttlMs"]), (&json!("task"), &json!("working"), &Value::Null));
+    assert!(task["statusMessage"].as_str().is_some_and(|text| text.contains("approv")), "{task}");
+    let id = text(&task, "taskId");
+    let poll = async || mcp.request("tasks/get", json!({"taskId": id})).await.result();
+    let waits = poll().await;
+    assert_eq!(
+        (&waits["resultType"], &waits["status"], &waits["createdAt"]),
+        (&json!("complete"), &json!("working"), &task["createdAt"])
+    );
+    for method in ["tasks/update", "tasks/cancel"] {
+        assert_eq!(
+            mcp.request(method, json!({"taskId": id, "inputResponses": {}})).await.result(),
+            json!({"resultType": "complete"})
+        );
+    }
+    // Who does not know tasks is told the old way, and may not ask for them.
+    let told = plain.call("executeToolCode", code).await.result();
+    assert_eq!((&told["resultType"], &told["structuredContent"]["state"]), (&json!("complete"), &json!("waiting_approval")));
+    let refused = plain.request("tasks/get", json!({"taskId": id})).await;
+    assert_eq!(error_code(&refused), Some(-32021), "{}", refused.text);
+    // Another key's task, and none at all, look alike.
+    let other = tenant.mcp(&guarded(&tenant, &upstream, &["slow"], 1).await).with_tasks();
+    for asked in [json!({"taskId": id}), json!({"taskId": "run_01m8fwkmwner9atmmbxxv8tvy8"}), json!({"taskId": "x"})] {
+        let unknown = other.request("tasks/get", asked).await;
+        assert_eq!(error_code(&unknown), Some(-32602), "{}", unknown.text);
+    }
+
+    let waiting = tenant.list("approvals?state=pending").await;
+    let own = waiting.iter().find(|approval| approval["script_run_id"] == id.as_str()).expect("its approval");
+    decide(&tenant, &text(own, "id"), "approve", Value::Null).await;
+    let done = until("the task completes", LONG, async || {
+        let task = poll().await;
+        (task["status"] == "completed").then_some(task)
+    })
+    .await;
+    assert_eq!(done["result"]["structuredContent"]["result"], "t", "{done}");
+    assert!(done["lastUpdatedAt"].as_str() > done["createdAt"].as_str(), "{done}");
+    assert_eq!(recorder.tagged("t").len(), 1);
+}

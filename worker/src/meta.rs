@@ -224,6 +224,11 @@ async fn read_result(gate: &Gate, caller: &Caller, asked: ReadResult) -> Result<
     }))
 }
 
+/// What a client is told of a run that stands as `answer` says.
+pub fn result(gate: &Gate, caller: &Caller, answer: RunAnswer) -> Value {
+    told(answer, script::limits(gate, caller).answer_chars)
+}
+
 const NO_RUN: &str = "Unknown run: it takes the script_run_id of a run that this key has made";
 const NOT_KEPT: &str = "The result of this run is not kept. Run the script again and return less.";
 const REDACTED: &str = "Parts are [redacted]: this is the copy that the audit trail keeps.";

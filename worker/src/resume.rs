@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use tollgate_boot::Shutdown;
@@ -199,7 +200,8 @@ pub async fn answer(
         };
         let moves = state == "running" || (state == "waiting_approval" && !undecided);
         if !moves || cancel.is_cancelled() || tokio::time::Instant::now() >= until {
-            return recorded(gate, caller, run).await.map(Some).map_err(|_| AuditError::Unavailable);
+            let standing = recorded(gate, caller, run).await.map_err(|_| AuditError::Unavailable)?;
+            return Ok(Some(standing.answer));
         }
         tokio::select! {
             () = tokio::time::sleep(LOOK) => {}
@@ -208,8 +210,27 @@ pub async fn answer(
     }
 }
 
+/// How a run stands at this moment.
+pub struct Standing {
+    pub answer: RunAnswer,
+    /// None: it goes on, or waits.
+    pub ended_at: Option<DateTime<Utc>>,
+}
+
+/// How a run of this key stands, without waiting; nothing for one that is not the key's.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn standing(gate: &Gate, caller: &Caller, run: ScriptRunId) -> Result<Option<Standing>, AuditError> {
+    match waiting::state_of(&gate.store, caller.tenant(), caller.key, run).await {
+        Ok(_) => recorded(gate, caller, run).await.map(Some).map_err(|_| AuditError::Unavailable),
+        Err(StoreError::NotFound) => Ok(None),
+        Err(_) => Err(AuditError::Unavailable),
+    }
+}
+
 /// The run as the trail has it: of what the tenant's rules took out, there is no other copy.
-async fn recorded(gate: &Gate, caller: &Caller, run: ScriptRunId) -> StoreResult<RunAnswer> {
+async fn recorded(gate: &Gate, caller: &Caller, run: ScriptRunId) -> StoreResult<Standing> {
     let tenant = caller.tenant();
     let mut tx = gate.store.tenant_snapshot(tenant).await?;
     let detail = calls::get_run(&mut tx, tenant, run).await?;
@@ -226,7 +247,8 @@ async fn recorded(gate: &Gate, caller: &Caller, run: ScriptRunId) -> StoreResult
                 let tool = format!("{}.{}", approval.upstream_name, approval.tool_name);
                 json!({"id": approval.id, "tool": tool, "sequence": approval.sequence, "expires_at": approval.expires_at})
             });
-            return Ok(RunAnswer { value: waits(run, &logs, &made, &wanted.collect()), failed: false, kept: false });
+            let answer = RunAnswer { value: waits(run, &logs, &made, &wanted.collect()), failed: false, kept: false };
+            return Ok(Standing { answer, ended_at: None });
         }
         state => json!({"script_run_id": run, "state": state, "result": parsed(detail.result), "logs": logs, "calls": made}),
     };
@@ -238,5 +260,5 @@ async fn recorded(gate: &Gate, caller: &Caller, run: ScriptRunId) -> StoreResult
     if failed {
         value["error"] = parsed(detail.error).unwrap_or(Value::Null);
     }
-    Ok(RunAnswer { value, failed, kept: true })
+    Ok(Standing { answer: RunAnswer { value, failed, kept: true }, ended_at: detail.run.closed_at })
 }

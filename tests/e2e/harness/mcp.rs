@@ -22,6 +22,7 @@ pub struct Mcp {
     headers: Vec<(String, String)>,
     /// Of the protocol; `None` sends no version header.
     version: Option<String>,
+    tasks: bool,
     next_id: Arc<AtomicU64>,
 }
 
@@ -146,6 +147,7 @@ impl Mcp {
             url: format!("{gateway_url}/mcp"),
             headers: Vec::new(),
             version: Some(LEGACY.to_owned()),
+            tasks: false,
             next_id: Arc::default(),
         }
     }
@@ -174,6 +176,12 @@ impl Mcp {
         self.version(Some(MODERN))
     }
 
+    /// The newer era, by a client that knows tasks.
+    #[must_use]
+    pub fn with_tasks(&self) -> Self {
+        Self { tasks: true, ..self.modern() }
+    }
+
     fn is_modern(&self) -> bool {
         self.version.as_deref() == Some(MODERN)
     }
@@ -185,7 +193,8 @@ impl Mcp {
         if self.is_modern() {
             let meta = &mut body["params"]["_meta"];
             meta["io.modelcontextprotocol/protocolVersion"] = MODERN.into();
-            meta["io.modelcontextprotocol/clientCapabilities"] = json!({});
+            meta["io.modelcontextprotocol/clientCapabilities"] =
+                if self.tasks { json!({"extensions": {"io.modelcontextprotocol/tasks": {}}}) } else { json!({}) };
             meta["io.modelcontextprotocol/clientInfo"] = json!({"name": "tollgate-tests", "version": "1"});
         }
         body
@@ -195,7 +204,12 @@ impl Mcp {
         let mut request = self.prepare_raw();
         if self.is_modern() {
             request = request.header("mcp-method", body["method"].as_str().unwrap_or_default());
-            if let (Some("tools/call"), Some(name)) = (body["method"].as_str(), body["params"]["name"].as_str()) {
+            let named = match body["method"].as_str() {
+                Some("tools/call") => body["params"]["name"].as_str(),
+                Some(method) if method.starts_with("tasks/") => body["params"]["taskId"].as_str(),
+                _ => None,
+            };
+            if let Some(name) = named {
                 request = request.header("mcp-name", name);
             }
         }

@@ -69,6 +69,9 @@ pub fn of(request: &Request, headers: &HeaderMap) -> Result<Era, RpcError> {
     if let Some(name) = request.params.name.as_deref().filter(|_| request.method == "tools/call") {
         agree(headers, "mcp-name", name)?;
     }
+    if let Some(task) = super::tasks::named(request) {
+        agree(headers, "mcp-name", task)?;
+    }
     Ok(Era::Modern)
 }
 

@@ -16,6 +16,7 @@ use tollgate_store::{
 use super::{
     era::{self, Era},
     message::{Request, RpcError},
+    tasks,
 };
 use crate::{
     call::{self, Ask, Asked, Parent, Reached},
@@ -81,6 +82,7 @@ impl Turn {
             "ping" if self.era == Era::Legacy => self.plain(|_| Ok("{}".to_owned())).await,
             "server/discover" if self.era == Era::Modern => self.plain(Self::discover).await,
             "tools/list" => self.plain(Self::list).await,
+            method if self.era == Era::Modern && tasks::METHODS.contains(&method) => self.task().await,
             other => {
                 let error = RpcError::new(RpcError::METHOD_NOT_FOUND, format!("Method not found: {}", clip(other)));
                 (Err(error.into()), self.minted)
@@ -96,6 +98,14 @@ impl Turn {
             return (Err(Failure::Unavailable), id);
         }
         (answer(&self), id)
+    }
+
+    async fn task(self) -> Answered {
+        let id = self.minted;
+        if self.gate.audit.before(self.mint().await.take_carry()).await.is_err() {
+            return (Err(Failure::Unavailable), id);
+        }
+        (tasks::answer(&self.gate, &self.caller, &self.request).await.map(|task| task.to_string()), id)
     }
 
     fn initialize(&self) -> Result<String, Failure> {
@@ -114,7 +124,7 @@ impl Turn {
         let result = json!({
             "resultType": "complete",
             "supportedVersions": era::supported(),
-            "capabilities": capabilities(),
+            "capabilities": {"tools": {"listChanged": true}, "extensions": {tasks::EXTENSION: {}}},
             "instructions": instructions(&self.caller),
             "ttlMs": 0,
             "cacheScope": "private",
@@ -162,6 +172,12 @@ impl Turn {
         let arguments = self.request.params.arguments.as_deref().map_or("{}", RawValue::get);
         if let Some(tool) = MetaTool::find(&self.caller, &name) {
             let result = meta::answer(&self.gate, &self.caller, &parent, tool, arguments, self.cancel).await?;
+            if self.era == Era::Modern
+                && tasks::declared(&self.request)
+                && let Some(task) = tasks::created(&result)
+            {
+                return Ok(task.to_string());
+            }
             return Ok(for_era(self.era, &result.to_string()));
         }
         let mut meta = self.request.params.meta.clone();
@@ -261,6 +277,7 @@ pub fn named_parent(request: &Request, headers: &HeaderMap) -> Option<String> {
 fn known_method(method: &str) -> &'static str {
     ["initialize", "ping", "server/discover", "tools/list", "tools/call"]
         .into_iter()
+        .chain(tasks::METHODS)
         .find(|known| *known == method)
         .unwrap_or("other")
 }

@@ -6,6 +6,7 @@ mod message;
 mod methods;
 mod session;
 mod stream;
+mod tasks;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
