@@ -382,7 +382,7 @@ async fn a_client_that_knows_tasks_is_given_one_and_polls_it() {
     let done = mcp.call("executeToolCode", json!({"code": "1 + 1"})).await.result();
     assert_eq!((&done["resultType"], &done["structuredContent"]["result"]), (&json!("complete"), &json!(2)));
 
-    let code = json!({"code": "rec.slow(tag=\"t\", ms=1)[\"tag\"]"});
+    let code = json!({"code": "rec.slow(tag=\"t\", ms=1)\n\"done\""});
     let task = mcp.call("executeToolCode", code.clone()).await.result();
     assert_eq!((&task["resultType"], &task["status"], &task["ttlMs"]), (&json!("task"), &json!("working"), &Value::Null));
     assert!(task["statusMessage"].as_str().is_some_and(|text| text.contains("approv")), "{task}");
@@ -419,7 +419,7 @@ async fn a_client_that_knows_tasks_is_given_one_and_polls_it() {
         (task["status"] == "completed").then_some(task)
     })
     .await;
-    assert_eq!(done["result"]["structuredContent"]["result"], "t", "{done}");
+    assert_eq!(done["result"]["structuredContent"]["result"], "done", "{done}");
     assert!(done["lastUpdatedAt"].as_str() > done["createdAt"].as_str(), "{done}");
     assert_eq!(recorder.tagged("t").len(), 1);
 }

@@ -25,8 +25,8 @@ use crate::{
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct ExplainQuery {
-    /// A tool's id, or `upstream.tool`, or `upstream__tool`.
-    pub tool: String,
+    /// Required: a tool's id, or `upstream.tool`, or `upstream__tool`.
+    pub tool: Option<String>,
 }
 
 /// What would become of a call that is made now, and why.
@@ -97,7 +97,8 @@ impl Resource for Explanation {}
 pub async fn handle(ctx: Ctx, Id(id): Id<KeyId>, Query(asked): Query<ExplainQuery>) -> Answer {
     let config = snapshot::load_tenant(&ctx.app.store, ctx.tenant).await?;
     let key = config.keys.get(&id).ok_or_else(|| Problem::new(Kind::NotFound))?;
-    let tool = find(&config, &asked.tool);
+    let asked = asked.tool.ok_or_else(|| Problem::field("?tool", "name a tool, by its id or as upstream.tool"))?;
+    let tool = find(&config, &asked);
     let mut explained = Explanation {
         tool_id: tool.map(|tool| tool.id),
         decision: Decision::Denied,

@@ -43,7 +43,7 @@ pub fn created(result: &Value) -> Option<Value> {
     let run: ScriptRunId = answer["script_run_id"].as_str()?.parse().ok()?;
     let mut task = task(run, "working", None);
     task["resultType"] = "task".into();
-    task["statusMessage"] = answer["message"].clone();
+    task["statusMessage"] = waits_for(answer).into();
     Some(task)
 }
 
@@ -72,12 +72,23 @@ pub async fn answer(gate: &Gate, caller: &Caller, request: &Request) -> Result<V
         }
         None => {
             let mut task = task(run, "working", None);
-            task["statusMessage"] = answer.value["message"].clone();
+            task["statusMessage"] = match answer.value["state"].as_str() {
+                Some("waiting_approval") => waits_for(&answer.value),
+                _ => "The run goes on.".to_owned(),
+            }
+            .into();
             task
         }
     };
     shown["resultType"] = "complete".into();
     Ok(shown)
+}
+
+/// A client that polls needs no word of how to ask again.
+fn waits_for(answer: &Value) -> String {
+    let approvals = answer["approvals"].as_array().into_iter().flatten().filter_map(|approval| approval["id"].as_str());
+    let approvals: Vec<&str> = approvals.collect();
+    format!("Waits until people have decided on approval {}, and then goes on by itself.", approvals.join(", "))
 }
 
 const MISSING_CAPABILITY: i32 = -32021;
