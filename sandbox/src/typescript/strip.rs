@@ -4,12 +4,17 @@
 use oxc_ast::ast::*;
 use oxc_ast_visit::{Visit, walk};
 use oxc_span::{GetSpan, Span};
+use oxc_syntax::identifier::is_identifier_name;
+use oxc_syntax::keyword::is_reserved_keyword;
+use oxc_syntax::precedence::{GetPrecedence, Precedence};
 
 use super::places::Edits;
 use crate::python::SyntaxError;
 
 /// Words that stand before a member and mean nothing at run time.
 const MODIFIERS: [&str; 7] = ["private", "public", "protected", "readonly", "override", "abstract", "declare"];
+
+const LINE_ENDS: [char; 4] = ['\n', '\r', '\u{2028}', '\u{2029}'];
 
 /// Collects what to leave out; `problem` is the first thing that cannot be left out.
 pub struct Strip<'s> {
@@ -35,8 +40,49 @@ impl<'s> Strip<'s> {
         self.source.get(from as usize..to as usize).unwrap_or_default()
     }
 
+    /// A space stands in its place: what was apart stays apart (`x<!<T>--y` must not become the comment `<!--`).
     fn erase(&mut self, from: u32, to: u32) {
-        self.edits.replace(from, to, String::new());
+        self.edits.replace(from, to, " ".to_owned());
+    }
+
+    fn insert(&mut self, at: u32, text: &str) {
+        self.edits.replace(at, at, text.to_owned());
+    }
+
+    /// A type behind an expression. It ended the statement where JavaScript would read on in a later line.
+    fn erase_cast(&mut self, expression: &Expression, to: u32) {
+        let (next, later) = self.next_token(to);
+        let inner = match cast(expression).unwrap_or(expression) {
+            Expression::BinaryExpression(inner) => inner.precedence(),
+            _ => Precedence::Member,
+        };
+        let ended = match self.text(next, next + 1) {
+            "(" | "[" | "`" => true,
+            // The parser takes no operator behind the type that would bind more closely than the one before it.
+            "/" | "*" => inner < Precedence::Multiply,
+            "+" | "-" => inner < Precedence::Add,
+            _ => false,
+        };
+        self.edits.replace(expression.span().end, to, if later && ended { ";" } else { " " }.to_owned());
+    }
+
+    /// Where the token after a place begins, and whether that is in a later line.
+    fn next_token(&self, from: u32) -> (u32, bool) {
+        let rest = self.source.get(from as usize..).unwrap_or_default();
+        let mut at = 0;
+        loop {
+            let tail = &rest[at..];
+            let blank = tail.len() - tail.trim_start_matches(|c: char| c.is_whitespace() || c == '\u{feff}').len();
+            let comment = match &tail[blank..] {
+                tail if tail.starts_with("//") => tail.find(LINE_ENDS).unwrap_or(tail.len()),
+                tail if tail.starts_with("/*") => tail.find("*/").map_or(tail.len(), |end| end + 2),
+                _ => 0,
+            };
+            at += blank + comment;
+            if comment == 0 {
+                return (from + offset(at), rest[..at].contains(LINE_ENDS));
+            }
+        }
     }
 
     /// A statement that is a type: an empty one stands in its place, so that the line before ends where it did.
@@ -73,32 +119,37 @@ impl<'s> Strip<'s> {
 
     fn enumeration(&mut self, it: &TSEnumDeclaration) {
         let name = it.id.name.as_str();
-        let mut out = format!("var {name} = (() => {{ const {name} = {{}};");
-        let mut before: Option<String> = None;
-        for (index, member) in it.body.members.iter().enumerate() {
-            let (key, own) = match &member.id {
-                TSEnumMemberName::Identifier(id) => (id.name.as_str(), format!("{}", id.name)),
-                TSEnumMemberName::String(text) | TSEnumMemberName::ComputedString(text) => {
-                    (text.value.as_str(), format!("$member{index}"))
+        let members = &it.body.members;
+        let keys: Vec<&str> = members.iter().map(|member| member_name(&member.id).unwrap_or_default()).collect();
+        // Several declarations of one enumeration are one object.
+        let mut out = format!("var {name} = (($enum) => {{");
+        if !keys.contains(&name) {
+            out += &format!(" const {name} = $enum;");
+        }
+        let (mut before, mut at): (Option<String>, u32) = (None, it.span.start);
+        for (index, (member, key)) in members.iter().zip(&keys).enumerate() {
+            if member_name(&member.id).is_none() {
+                return self.refuse(member.span.start, "Write the enum member's name as a plain name.");
+            }
+            let own = if is_plain(key) { (*key).to_owned() } else { format!("$member{index}") };
+            out += &format!(" const {own} = (");
+            match (&member.initializer, &before) {
+                (Some(value), _) => {
+                    // The author's text stays where it is, with its own types left out.
+                    self.edits.replace(at, value.span().start, std::mem::take(&mut out));
+                    self.visit_expression(value);
+                    at = value.span().end;
                 }
-                TSEnumMemberName::ComputedTemplateString(_) => {
-                    return self.refuse(member.span.start, "Write the enum member's name as a plain name.");
-                }
-            };
-            let value = match (&member.initializer, &before) {
-                (Some(value), _) => self.text(value.span().start, value.span().end).to_owned(),
-                (None, Some(before)) => format!("{before} + 1"),
-                (None, None) => "0".to_owned(),
-            };
-            let quoted = serde_json::Value::from(key).to_string();
-            // Names such as `default` cannot be constants; nobody refers to those by the bare name.
-            let own = if is_plain(&own) { own } else { format!("$member{index}") };
-            out += &format!(" const {own} = ({value}); {name}[{quoted}] = {own};");
-            out += &format!(" if (typeof {own} === \"number\") {name}[{own}] = {quoted};");
+                (None, Some(before)) => out += &format!("{before} + 1"),
+                (None, None) => out.push('0'),
+            }
+            let quoted = serde_json::Value::from(*key).to_string();
+            out += &format!("); $enum[{quoted}] = {own};");
+            out += &format!(" if (typeof {own} === \"number\") $enum[{own}] = {quoted};");
             before = Some(own);
         }
-        out += &format!(" return {name}; }})();");
-        self.edits.replace(it.span.start, it.span.end, out);
+        out += &format!(" return $enum; }})({name} ?? {{}});");
+        self.edits.replace(at, it.span.end, out);
     }
 
     /// Modifiers before a class's member, and marks behind its name.
@@ -106,7 +157,15 @@ impl<'s> Strip<'s> {
         if decorators > 0 {
             self.refuse(span.start, "Decorators cannot be run here. Call the function yourself.");
         }
-        self.erase_words(span.start, key.start, &MODIFIERS);
+        let before = self.text(span.start, key.start);
+        let end = span.start + offset(before.find(|c: char| !c.is_alphabetic()).unwrap_or(before.len()));
+        if MODIFIERS.contains(&self.text(span.start, end)) {
+            // The member before has ended here, whatever the next begins with (`[`, `*`).
+            self.edits.replace(span.start, end, ";".to_owned());
+            self.erase_words(end, key.start, &MODIFIERS);
+        } else {
+            self.erase_words(span.start, key.start, &MODIFIERS);
+        }
     }
 
     fn constructor(&mut self, method: &MethodDefinition) {
@@ -121,10 +180,14 @@ impl<'s> Strip<'s> {
             self.erase_words(parameter.span.start, parameter.pattern.span().start, &MODIFIERS);
         }
         let Some(body) = method.value.body.as_deref().filter(|_| !assigned.is_empty()) else { return };
-        let parent = body.statements.iter().find(|s| self.text(s.span().start, s.span().end).starts_with("super("));
-        match parent {
-            Some(call) if self.derived => self.edits.replace(call.span().end, call.span().end, format!(";{assigned}")),
-            _ => self.edits.replace(body.span.start + 1, body.span.start + 1, assigned),
+        if !self.derived {
+            return self.insert(body.span.start + 1, &assigned);
+        }
+        match body.statements.iter().find(|statement| calls_parent(statement)) {
+            Some(call) => self.insert(call.span().end, &format!(";{assigned}")),
+            None => {
+                self.refuse(method.span.start, "Call `super(..);` as a statement of its own: its parameters become fields then.")
+            }
         }
     }
 }
@@ -133,10 +196,40 @@ fn offset(at: usize) -> u32 {
     u32::try_from(at).unwrap_or(u32::MAX)
 }
 
+fn member_name<'a>(id: &TSEnumMemberName<'a>) -> Option<&'a str> {
+    match id {
+        TSEnumMemberName::Identifier(id) => Some(id.name.as_str()),
+        TSEnumMemberName::String(text) | TSEnumMemberName::ComputedString(text) => Some(text.value.as_str()),
+        TSEnumMemberName::ComputedTemplateString(_) => None,
+    }
+}
+
+/// What a type was put behind, without parentheses around it.
+fn cast<'e, 'a>(expression: &'e Expression<'a>) -> Option<&'e Expression<'a>> {
+    match expression {
+        Expression::TSAsExpression(it) => cast(&it.expression).or(Some(&it.expression)),
+        Expression::TSSatisfiesExpression(it) => cast(&it.expression).or(Some(&it.expression)),
+        _ => None,
+    }
+}
+
+/// Whether a constant may have this name.
 fn is_plain(name: &str) -> bool {
-    const RESERVED: [&str; 12] =
-        ["default", "delete", "new", "class", "function", "return", "in", "for", "if", "do", "this", "null"];
-    !RESERVED.contains(&name)
+    const STRICT: [&str; 3] = ["eval", "arguments", "undefined"];
+    is_identifier_name(name) && !is_reserved_keyword(name) && !STRICT.contains(&name)
+}
+
+fn calls_parent(statement: &Statement) -> bool {
+    let Statement::ExpressionStatement(statement) = statement else { return false };
+    matches!(&statement.expression, Expression::CallExpression(call) if matches!(call.callee, Expression::Super(_)))
+}
+
+/// Whether a statement that began so would be no expression.
+fn begins_statement(text: &str) -> bool {
+    let word = |word: &str| {
+        text.strip_prefix(word).is_some_and(|rest| !rest.starts_with(|c: char| c.is_alphanumeric() || c == '_' || c == '$'))
+    };
+    text.starts_with('{') || ["function", "class", "async", "let"].into_iter().any(word)
 }
 
 /// The text with the same length and no comments.
@@ -181,12 +274,24 @@ impl<'a> Visit<'a> for Strip<'_> {
 
     fn visit_ts_as_expression(&mut self, it: &TSAsExpression<'a>) {
         self.visit_expression(&it.expression);
-        self.erase(it.expression.span().end, it.span.end);
+        self.erase_cast(&it.expression, it.span.end);
     }
 
     fn visit_ts_satisfies_expression(&mut self, it: &TSSatisfiesExpression<'a>) {
         self.visit_expression(&it.expression);
-        self.erase(it.expression.span().end, it.span.end);
+        self.erase_cast(&it.expression, it.span.end);
+    }
+
+    fn visit_binary_expression(&mut self, it: &BinaryExpression<'a>) {
+        // `(a ** b as T) ** c` groups from the left, and would from the right without the type. The parser refuses all others.
+        if it.operator == BinaryOperator::Exponential && matches!(cast(&it.left), Some(Expression::BinaryExpression(_))) {
+            self.refuse(it.left.span().start, "Put parentheses around `x as T`.");
+        }
+        // The engine takes `<!--` for a comment, in which what may be called would be hidden.
+        if it.operator == BinaryOperator::LessThan && self.text(it.right.span().start, it.right.span().end).starts_with('!') {
+            self.insert(it.right.span().start, " ");
+        }
+        walk::walk_binary_expression(self, it);
     }
 
     fn visit_ts_non_null_expression(&mut self, it: &TSNonNullExpression<'a>) {
@@ -195,14 +300,20 @@ impl<'a> Visit<'a> for Strip<'_> {
     }
 
     fn visit_ts_type_assertion(&mut self, it: &TSTypeAssertion<'a>) {
-        self.erase(it.span.start, it.expression.span().start);
-        self.visit_expression(&it.expression);
+        let inner = it.expression.span();
+        if begins_statement(self.text(inner.start, inner.end)) {
+            self.edits.replace(it.span.start, inner.start, " (".to_owned());
+            self.visit_expression(&it.expression);
+            self.insert(inner.end, ")");
+        } else {
+            self.erase(it.span.start, inner.start);
+            self.visit_expression(&it.expression);
+        }
     }
 
     fn visit_ts_this_parameter(&mut self, it: &TSThisParameter<'a>) {
-        let after = self.source.get(it.span.end as usize..).unwrap_or_default();
-        let comma = after.trim_start().starts_with(',');
-        let end = if comma { it.span.end + offset(after.find(',').unwrap_or_default()) + 1 } else { it.span.end };
+        let (next, _) = self.next_token(it.span.end);
+        let end = if self.text(next, next + 1) == "," { next + 1 } else { it.span.end };
         self.erase(it.span.start, end);
     }
 
@@ -284,6 +395,18 @@ impl<'a> Visit<'a> for Strip<'_> {
         } else {
             walk::walk_function(self, it, flags);
         }
+    }
+
+    /// Within the line that they began in: `return` ends at its line's end, and an arrow stands in the line of its parameters.
+    fn visit_arrow_function_expression(&mut self, it: &ArrowFunctionExpression<'a>) {
+        if let Some(parameters) = &it.type_parameters {
+            self.erase(parameters.span.start, it.params.span.start);
+        }
+        self.visit_formal_parameters(&it.params);
+        if let Some(returned) = &it.return_type {
+            self.erase(it.params.span.end, returned.span.end);
+        }
+        self.visit_function_body(&it.body);
     }
 
     fn visit_formal_parameter(&mut self, it: &FormalParameter<'a>) {
@@ -371,5 +494,9 @@ impl<'a> Visit<'a> for Strip<'_> {
             self.erase_mark(it.key.span().end, end, '!');
         }
         walk::walk_property_definition(self, it);
+        if it.value.is_none() && (it.type_annotation.is_some() || it.optional || it.definite) {
+            // A field called `get` or `static` would otherwise be a word before the next member.
+            self.insert(it.span.end, ";");
+        }
     }
 }
