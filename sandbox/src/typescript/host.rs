@@ -157,9 +157,9 @@ fn host<'js>(ctx: &Ctx<'js>, run: &Rc<Run>, reader: &Rc<Reader>) -> Result<Objec
     };
     new("tools", Function::new(ctx.clone(), tools)?)?;
     let r = Rc::clone(run);
-    let find = move |server: usize, name: String| -> i32 {
-        let found = r.catalog.servers.get(server).and_then(|s| s.tools.iter().position(|t| t.name == name));
-        found.and_then(|at| i32::try_from(at).ok()).unwrap_or(-1)
+    let find = move |ctx: Ctx<'js>, server: usize, name: String| -> Result<i32> {
+        let found = || r.catalog.servers.get(server).and_then(|s| s.tools.iter().position(|t| t.name == name));
+        guarded(&ctx, &r, || Ok(found().and_then(|at| i32::try_from(at).ok()).unwrap_or(-1)))
     };
     new("find", Function::new(ctx.clone(), find)?)?;
     let r = Rc::clone(run);

@@ -10,6 +10,7 @@ mod places;
 mod run;
 mod source;
 mod strip;
+mod tokens;
 mod value;
 
 use std::cell::RefCell;

@@ -4,17 +4,14 @@
 use oxc_ast::ast::*;
 use oxc_ast_visit::{Visit, walk};
 use oxc_span::{GetSpan, Span};
-use oxc_syntax::identifier::is_identifier_name;
-use oxc_syntax::keyword::is_reserved_keyword;
 use oxc_syntax::precedence::{GetPrecedence, Precedence};
 
 use super::places::Edits;
+use super::tokens::{begins_statement, blank_comments, calls_parent, cast, is_plain, member_name, next_token, offset};
 use crate::python::SyntaxError;
 
 /// Words that stand before a member and mean nothing at run time.
 const MODIFIERS: [&str; 7] = ["private", "public", "protected", "readonly", "override", "abstract", "declare"];
-
-const LINE_ENDS: [char; 4] = ['\n', '\r', '\u{2028}', '\u{2029}'];
 
 /// Collects what to leave out; `problem` is the first thing that cannot be left out.
 pub struct Strip<'s> {
@@ -51,7 +48,7 @@ impl<'s> Strip<'s> {
 
     /// A type behind an expression. It ended the statement where JavaScript would read on in a later line.
     fn erase_cast(&mut self, expression: &Expression, to: u32) {
-        let (next, later) = self.next_token(to);
+        let (next, later) = next_token(self.source, to);
         let inner = match cast(expression).unwrap_or(expression) {
             Expression::BinaryExpression(inner) => inner.precedence(),
             _ => Precedence::Member,
@@ -64,25 +61,6 @@ impl<'s> Strip<'s> {
             _ => false,
         };
         self.edits.replace(expression.span().end, to, if later && ended { ";" } else { " " }.to_owned());
-    }
-
-    /// Where the token after a place begins, and whether that is in a later line.
-    fn next_token(&self, from: u32) -> (u32, bool) {
-        let rest = self.source.get(from as usize..).unwrap_or_default();
-        let mut at = 0;
-        loop {
-            let tail = &rest[at..];
-            let blank = tail.len() - tail.trim_start_matches(|c: char| c.is_whitespace() || c == '\u{feff}').len();
-            let comment = match &tail[blank..] {
-                tail if tail.starts_with("//") => tail.find(LINE_ENDS).unwrap_or(tail.len()),
-                tail if tail.starts_with("/*") => tail.find("*/").map_or(tail.len(), |end| end + 2),
-                _ => 0,
-            };
-            at += blank + comment;
-            if comment == 0 {
-                return (from + offset(at), rest[..at].contains(LINE_ENDS));
-            }
-        }
     }
 
     /// A statement that is a type: an empty one stands in its place, so that the line before ends where it did.
@@ -192,64 +170,6 @@ impl<'s> Strip<'s> {
     }
 }
 
-fn offset(at: usize) -> u32 {
-    u32::try_from(at).unwrap_or(u32::MAX)
-}
-
-fn member_name<'a>(id: &TSEnumMemberName<'a>) -> Option<&'a str> {
-    match id {
-        TSEnumMemberName::Identifier(id) => Some(id.name.as_str()),
-        TSEnumMemberName::String(text) | TSEnumMemberName::ComputedString(text) => Some(text.value.as_str()),
-        TSEnumMemberName::ComputedTemplateString(_) => None,
-    }
-}
-
-/// What a type was put behind, without parentheses around it.
-fn cast<'e, 'a>(expression: &'e Expression<'a>) -> Option<&'e Expression<'a>> {
-    match expression {
-        Expression::TSAsExpression(it) => cast(&it.expression).or(Some(&it.expression)),
-        Expression::TSSatisfiesExpression(it) => cast(&it.expression).or(Some(&it.expression)),
-        _ => None,
-    }
-}
-
-/// Whether a constant may have this name.
-fn is_plain(name: &str) -> bool {
-    const STRICT: [&str; 3] = ["eval", "arguments", "undefined"];
-    is_identifier_name(name) && !is_reserved_keyword(name) && !STRICT.contains(&name)
-}
-
-fn calls_parent(statement: &Statement) -> bool {
-    let Statement::ExpressionStatement(statement) = statement else { return false };
-    matches!(&statement.expression, Expression::CallExpression(call) if matches!(call.callee, Expression::Super(_)))
-}
-
-/// Whether a statement that began so would be no expression.
-fn begins_statement(text: &str) -> bool {
-    let word = |word: &str| {
-        text.strip_prefix(word).is_some_and(|rest| !rest.starts_with(|c: char| c.is_alphanumeric() || c == '_' || c == '$'))
-    };
-    text.starts_with('{') || ["function", "class", "async", "let"].into_iter().any(word)
-}
-
-/// The text with the same length and no comments.
-fn blank_comments(text: &str) -> String {
-    if !text.contains("//") && !text.contains("/*") {
-        return text.to_owned();
-    }
-    let mut out = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(at) = rest.find("//").into_iter().chain(rest.find("/*")).min() {
-        out.push_str(&rest[..at]);
-        let tail = &rest[at..];
-        let end = if tail.starts_with("//") { tail.find('\n') } else { tail.find("*/").map(|e| e + 2) };
-        let end = end.unwrap_or(tail.len());
-        out.extend(std::iter::repeat_n(' ', end));
-        rest = &tail[end..];
-    }
-    out + rest
-}
-
 impl<'a> Visit<'a> for Strip<'_> {
     // --- types ------------------------------------------------------------------------------------------------------
 
@@ -312,7 +232,7 @@ impl<'a> Visit<'a> for Strip<'_> {
     }
 
     fn visit_ts_this_parameter(&mut self, it: &TSThisParameter<'a>) {
-        let (next, _) = self.next_token(it.span.end);
+        let (next, _) = next_token(self.source, it.span.end);
         let end = if self.text(next, next + 1) == "," { next + 1 } else { it.span.end };
         self.erase(it.span.start, end);
     }
