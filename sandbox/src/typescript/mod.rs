@@ -2,6 +2,7 @@
 //! nothing left to do but wait for calls.
 
 mod check;
+mod enums;
 mod errors;
 mod hints;
 mod host;

@@ -7,7 +7,7 @@ use oxc_span::{GetSpan, Span};
 use oxc_syntax::precedence::{GetPrecedence, Precedence};
 
 use super::places::Edits;
-use super::tokens::{begins_statement, blank_comments, calls_parent, cast, is_plain, member_name, next_token, offset};
+use super::tokens::{begins_statement, blank_comments, calls_parent, cast, next_token, offset};
 use crate::python::SyntaxError;
 
 /// Words that stand before a member and mean nothing at run time.
@@ -27,7 +27,7 @@ impl<'s> Strip<'s> {
         Self { source, edits: Edits::default(), problem: None, derived: false }
     }
 
-    fn refuse(&mut self, at: u32, message: &str) {
+    pub fn refuse(&mut self, at: u32, message: &str) {
         if self.problem.is_none() {
             self.problem = Some(SyntaxError { at: at as usize, message: message.to_owned() });
         }
@@ -93,41 +93,6 @@ impl<'s> Strip<'s> {
                 _ => {}
             }
         }
-    }
-
-    fn enumeration(&mut self, it: &TSEnumDeclaration) {
-        let name = it.id.name.as_str();
-        let members = &it.body.members;
-        let keys: Vec<&str> = members.iter().map(|member| member_name(&member.id).unwrap_or_default()).collect();
-        // Several declarations of one enumeration are one object.
-        let mut out = format!("var {name} = (($enum) => {{");
-        if !keys.contains(&name) {
-            out += &format!(" const {name} = $enum;");
-        }
-        let (mut before, mut at): (Option<String>, u32) = (None, it.span.start);
-        for (index, (member, key)) in members.iter().zip(&keys).enumerate() {
-            if member_name(&member.id).is_none() {
-                return self.refuse(member.span.start, "Write the enum member's name as a plain name.");
-            }
-            let own = if is_plain(key) { (*key).to_owned() } else { format!("$member{index}") };
-            out += &format!(" const {own} = (");
-            match (&member.initializer, &before) {
-                (Some(value), _) => {
-                    // The author's text stays where it is, with its own types left out.
-                    self.edits.replace(at, value.span().start, std::mem::take(&mut out));
-                    self.visit_expression(value);
-                    at = value.span().end;
-                }
-                (None, Some(before)) => out += &format!("{before} + 1"),
-                (None, None) => out.push('0'),
-            }
-            let quoted = serde_json::Value::from(*key).to_string();
-            out += &format!("); $enum[{quoted}] = {own};");
-            out += &format!(" if (typeof {own} === \"number\") $enum[{own}] = {quoted};");
-            before = Some(own);
-        }
-        out += &format!(" return $enum; }})({name} ?? {{}});");
-        self.edits.replace(at, it.span.end, out);
     }
 
     /// Modifiers before a class's member, and marks behind its name.
