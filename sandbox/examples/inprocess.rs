@@ -7,7 +7,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use tollgate_codemode::wire::{Language, Answer, Catalog, CatalogServer, CatalogTool, JournalEntry, Limits, Outcome, PendingCall, Step};
+use tollgate_codemode::wire::{
+    Answer, Catalog, CatalogServer, CatalogTool, JournalEntry, Language, Limits, Outcome, PendingCall, Step,
+};
 use tollgate_sandbox::{engine, lockdown::STACK_BYTES};
 
 const EMPTY_RUNS: u32 = 300;
@@ -42,7 +44,13 @@ fn each(times: u32, mut work: impl FnMut()) -> f64 {
 fn first_step(source: &str) -> Step {
     let tool = |name: &str| CatalogTool { name: name.into(), tool_id: format!("tool_{name}"), params: Vec::new(), open: true };
     let server = CatalogServer { name: "bench".into(), tools: vec![tool("echo"), tool("wait")] };
-    Step { language: Language::Python, source: source.into(), catalog: Catalog { servers: vec![server] }, journal: Vec::new(), limits: Limits::default() }
+    Step {
+        language: Language::Python,
+        source: source.into(),
+        catalog: Catalog { servers: vec![server] },
+        journal: Vec::new(),
+        limits: Limits::default(),
+    }
 }
 
 /// One step; whether the run goes on.

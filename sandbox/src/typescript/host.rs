@@ -1,9 +1,11 @@
 //! What the prelude asks of the engine, and the engine of the prelude.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
 use rquickjs::function::Rest;
-use rquickjs::{Array, Ctx, Error, Function, IntoJs, Object, Result, Value};
+use rquickjs::object::Property;
+use rquickjs::{Array, Ctx, Error, Exception, Function, IntoJs, Object, Result, String as Text, Value};
 use serde_json::{Map, Value as Json};
 use tollgate_codemode::wire::{Answer, CatalogTool, ErrorKind};
 
@@ -17,6 +19,19 @@ const PRELUDE: &str = include_str!("prelude.js");
 
 /// The functions that the prelude gives the engine.
 pub struct Prelude<'js>(Object<'js>);
+
+/// Objects of which JSON knows nothing.
+pub enum Parts<'js> {
+    /// A list behind a proxy.
+    List,
+    /// Keys and values in turn.
+    Map(Array<'js>),
+    Set(Array<'js>),
+    /// `new Number(5)`.
+    Box(Value<'js>),
+    /// What it is called.
+    Strange(String),
+}
 
 /// What the prelude tells of an exception.
 pub struct Described {
@@ -98,13 +113,31 @@ impl<'js> Prelude<'js> {
         self.function("rejection")?.call((promise, reason, handled))
     }
 
-    /// Whether it is a map, and its parts.
+    /// What it is, if it is more than an object with fields.
+    ///
+    /// # Errors
+    /// When memory runs out, and what a proxy of the script throws.
+    pub fn parts(&self, value: &Value<'js>) -> Result<Option<Parts<'js>>> {
+        let Some(found): Option<Object> = self.function("parts")?.call((value.clone(),))? else { return Ok(None) };
+        let kind: String = found.get("kind")?;
+        Ok(Some(match kind.as_str() {
+            "list" => Parts::List,
+            "map" => Parts::Map(found.get("items")?),
+            "set" => Parts::Set(found.get("items")?),
+            "box" => Parts::Box(found.get("value")?),
+            _ => Parts::Strange(kind),
+        }))
+    }
+
+    /// The text, and the replacement character for every half of a pair that stands alone.
     ///
     /// # Errors
     /// When memory runs out.
-    pub fn parts(&self, value: &Value<'js>) -> Result<Option<(bool, Array<'js>)>> {
-        let found: Option<Object> = self.function("parts")?.call((value.clone(),))?;
-        found.map(|parts| Ok((parts.get("map")?, parts.get("items")?))).transpose()
+    pub fn utf8(&self, text: &Text<'js>) -> Result<String> {
+        match text.to_string() {
+            Err(Error::Utf8(_)) => self.function("whole")?.call((text.clone(),)),
+            read => read,
+        }
     }
 
     /// # Errors
@@ -118,30 +151,50 @@ fn host<'js>(ctx: &Ctx<'js>, run: &Rc<Run>, reader: &Rc<Reader>) -> Result<Objec
     let host = Object::new(ctx.clone())?;
     let new = |name: &str, function: Function<'js>| host.set(name, function);
     let r = Rc::clone(run);
-    let tools = move |server: usize| -> Vec<String> {
-        r.catalog.servers.get(server).map(|s| s.tools.iter().map(|t| t.name.clone()).collect()).unwrap_or_default()
+    let tools = move |ctx: Ctx<'js>, server: usize| -> Result<Array<'js>> {
+        let tools = r.catalog.servers.get(server).map(|s| s.tools.as_slice()).unwrap_or_default();
+        guarded(&ctx, &r, || value::list(&ctx, tools.iter().map(|tool| tool.name.as_str().into_js(&ctx))))
     };
     new("tools", Function::new(ctx.clone(), tools)?)?;
     let r = Rc::clone(run);
-    let find = move |server: usize, name: String| -> i32 {
-        let found = r.catalog.servers.get(server).and_then(|s| s.tools.iter().position(|t| t.name == name));
-        found.and_then(|at| i32::try_from(at).ok()).unwrap_or(-1)
+    let find = move |ctx: Ctx<'js>, server: usize, name: String| -> Result<i32> {
+        let found = || r.catalog.servers.get(server).and_then(|s| s.tools.iter().position(|t| t.name == name));
+        guarded(&ctx, &r, || Ok(found().and_then(|at| i32::try_from(at).ok()).unwrap_or(-1)))
     };
     new("find", Function::new(ctx.clone(), find)?)?;
     let r = Rc::clone(run);
     // Milliseconds, as JavaScript counts.
-    new("now", Function::new(ctx.clone(), move || r.now().map(|micros| micros.div_euclid(1000)))?)?;
+    let now = move |ctx: Ctx<'js>| running(&ctx, &r, |run| run.now().map(|micros| micros.div_euclid(1000)));
+    new("now", Function::new(ctx.clone(), now)?)?;
     let r = Rc::clone(run);
-    new("random", Function::new(ctx.clone(), move || r.random())?)?;
+    new("random", Function::new(ctx.clone(), move |ctx: Ctx<'js>| running(&ctx, &r, Run::random))?)?;
     let r = Rc::clone(run);
-    let log = move |ctx: Ctx<'js>, engine: Object<'js>, values: Array<'js>| log(&ctx, &r, &Prelude(engine), &values);
+    let log = move |ctx: Ctx<'js>, engine: Object<'js>, values: Array<'js>| {
+        guarded(&ctx, &r, || log(&ctx, &r, &Prelude(engine), &values))
+    };
     new("log", Function::new(ctx.clone(), log)?)?;
     let (r, at) = (Rc::clone(run), Rc::clone(reader));
     let call = move |ctx: Ctx<'js>, engine: Object<'js>, rest: Rest<Value<'js>>| -> Result<Value<'js>> {
-        call(&ctx, &r, &at, &Prelude(engine), &rest)
+        guarded(&ctx, &r, || call(&ctx, &r, &at, &Prelude(engine), &rest))
     };
     new("call", Function::new(ctx.clone(), call)?)?;
     Ok(host)
+}
+
+/// A panic of the engine's ends the run: it must not come to the script as an exception, which could be caught.
+fn guarded<'js, T>(ctx: &Ctx<'js>, run: &Run, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
+        run.give_up();
+        Err(Exception::throw_message(ctx, "The script has ended."))
+    })
+}
+
+/// What only a script that has not ended is told: nobody would answer it any more.
+fn running<'js, T>(ctx: &Ctx<'js>, run: &Run, ask: impl FnOnce(&Run) -> Option<T>) -> Result<Option<T>> {
+    if run.is_closed() {
+        return Err(Exception::throw_message(ctx, "The script has ended."));
+    }
+    guarded(ctx, run, || Ok(ask(run)))
 }
 
 fn log<'js>(ctx: &Ctx<'js>, run: &Run, prelude: &Prelude<'js>, values: &Array<'js>) -> Result<()> {
@@ -192,8 +245,9 @@ fn call<'js>(ctx: &Ctx<'js>, run: &Run, reader: &Reader, prelude: &Prelude<'js>,
 
 fn refuse<'js>(ctx: &Ctx<'js>, kind: ErrorKind, message: &str) -> Result<Value<'js>> {
     let told = Object::new(ctx.clone())?;
-    told.set("kind", serde_json::to_value(kind).unwrap_or_default().as_str().unwrap_or_default())?;
-    told.set("message", message)?;
+    // Defined, not set: a setter of the script's on every object's parent must not take them.
+    told.prop("kind", Property::from(serde_json::to_value(kind).unwrap_or_default().as_str().unwrap_or_default()))?;
+    told.prop("message", Property::from(message))?;
     Ok(told.into_value())
 }
 
@@ -224,14 +278,23 @@ fn bind<'js>(
     }
     let mut declared: Vec<Option<Value>> = vec![None; tool.params.len()];
     let mut extra = Vec::new();
-    let keys: Vec<String> = match object {
-        Some(object) => object.keys::<String>().collect::<Result<_>>().map_err(|_| Refused::Thrown)?,
+    // As JavaScript's own texts: rquickjs reads keys as UTF-8 without a look, and up to the first null.
+    let keys: Vec<Text> = match object {
+        Some(object) => object.keys::<Text>().collect::<Result<_>>().map_err(|_| Refused::Thrown)?,
         None => Vec::new(),
     };
     for key in keys {
-        let value: Value = match object.map(|object| object.get(key.as_str())) {
+        let value: Value = match object.map(|object| object.get(key.as_value().clone())) {
             Some(Ok(value)) => value,
             _ => return Err(Refused::Thrown),
+        };
+        let key = match key.to_string() {
+            Ok(key) => key,
+            Err(Error::Utf8(_)) => {
+                let shown = prelude.utf8(&key).map_err(|_| Refused::Thrown)?;
+                return Err(told(format!("{}(): the name '{shown}' holds half of a character.", tool.name)));
+            }
+            Err(_) => return Err(Refused::Thrown),
         };
         // The schema's own name is accepted as well: models have seen it in documentation.
         let at = tool.params.iter().position(|p| p.name == key).or_else(|| tool.params.iter().position(|p| p.key == key));
@@ -275,4 +338,28 @@ fn unfit(run: &Run, error: &ConvertError, tool: &CatalogTool, key: &str) -> Refu
     };
     run.stop(limit);
     Refused::Told(ErrorKind::Limit, limit.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use rquickjs::{Context, Runtime};
+    use tollgate_codemode::wire::{Catalog, Limits};
+
+    use super::*;
+
+    #[test]
+    fn a_panic_ends_the_run_whatever_the_script_catches() {
+        let run = Rc::new(Run::new(Catalog { servers: Vec::new() }, Vec::new(), Limits::default()));
+        let context = Context::full(&Runtime::new().unwrap()).unwrap();
+        let caught: String = context.with(|ctx| {
+            let r = Rc::clone(&run);
+            let boom = move |ctx: Ctx<'_>| guarded(&ctx, &r, || -> Result<()> { panic!("a defect") });
+            ctx.globals().set("boom", Function::new(ctx.clone(), boom).unwrap()).unwrap();
+            ctx.eval("let e; try { boom() } catch (x) { e = x } JSON.stringify(Object.getOwnPropertyNames(e)) + e.message")
+                .unwrap()
+        });
+        assert!(caught.ends_with("The script has ended."), "an error as any other: {caught}");
+        assert!(run.is_broken() && run.stops());
+        assert!(run.call(Asked { tool_id: "t", server: "s", tool: "t", arguments: Map::new(), line: 1 }).is_err());
+    }
 }

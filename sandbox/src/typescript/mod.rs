@@ -2,6 +2,7 @@
 //! nothing left to do but wait for calls.
 
 mod check;
+mod enums;
 mod errors;
 mod hints;
 mod host;
@@ -10,6 +11,7 @@ mod places;
 mod run;
 mod source;
 mod strip;
+mod tokens;
 mod value;
 
 use std::cell::RefCell;
@@ -101,6 +103,7 @@ fn evaluate(run: &Rc<Run>, reader: &Rc<Reader>) -> Outcome {
     let driven = context.with(|ctx| drive(&ctx, &watching, run, reader));
     watching.take();
     let outcome = match (run.stop_reason(), run.lost(), driven) {
+        _ if run.is_broken() => broken(),
         (Some(limit), ..) => Outcome::Failed { error: limit.error(run.stop_line.get()) },
         (None, Some(message), _) => {
             Outcome::Failed { error: ScriptError { kind: ErrorKind::Nondeterminism, message, line: None, column: None } }
@@ -140,7 +143,7 @@ fn drive<'js>(ctx: &Ctx<'js>, watching: &Watching, run: &Rc<Run>, reader: &Rc<Re
         while !run.stops() && ctx.execute_pending_job() {
             run.charge(1);
         }
-        if run.stop_reason().is_some() || run.lost().is_some() {
+        if run.is_broken() || run.stop_reason().is_some() || run.lost().is_some() {
             return Ok(broken());
         }
         // Asked first, however the script has ended: no error may hide a call that it has made.

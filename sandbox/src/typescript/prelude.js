@@ -4,10 +4,12 @@
   "use strict";
   const { defineProperty, getPrototypeOf } = Object;
   const { apply, construct } = Reflect;
+  const { isArray } = Array;
   const NativePromise = Promise, NativeDate = Date, NativeError = Error, NativeProxy = Proxy, NativeMap = Map;
-  const text = String;
+  const text = String, plain = Object.prototype;
   const mapGet = Map.prototype.get, mapSet = Map.prototype.set, mapDelete = Map.prototype.delete, mapForEach = Map.prototype.forEach;
   const setForEach = Set.prototype.forEach, mapSize = getter(Map.prototype, "size"), setSize = getter(Set.prototype, "size");
+  const tag = Object.prototype.toString, toWellFormed = String.prototype.toWellFormed;
   const weakGet = WeakMap.prototype.get, weakSet = WeakMap.prototype.set, weakHas = WeakMap.prototype.has;
   const isMap = (value) => succeeds(mapSize, value), isSet = (value) => succeeds(setSize, value);
   // A descriptor without a parent: what a script gives `Object.prototype` is no part of it.
@@ -20,6 +22,8 @@
   function succeeds(size, value) {
     try { apply(size, value, []); return true; } catch { return false; }
   }
+  // The engine reads texts as UTF-8, which has no halves of pairs.
+  const whole = (given) => apply(toWellFormed, given, []);
   // The engine stops the script within these turns: it has asked for something that is not answered yet.
   const stop = () => { for (;;); };
 
@@ -42,7 +46,7 @@
   const waiting = new NativeMap();
   const call = (server, tool, name, given) => {
     const at = new NativeError().stack;
-    const asked = host.call(engine, server, tool, name, given, at);
+    const asked = host.call(engine, server, tool, whole(name), given, whole(at));
     return new NativePromise((resolve, reject) => {
       if (typeof asked !== "number") return reject(marked(new NativeError(asked.message), asked.kind, at));
       apply(mapSet, waiting, [asked, { __proto__: null, resolve, reject, at, label: `${servers[server]}.${name}` }]);
@@ -52,7 +56,7 @@
     const tools = { __proto__: null };
     const tool = (key) => {
       if (tools[key] === undefined) {
-        const found = host.find(index, key);
+        const found = host.find(index, whole(key));
         if (found < 0 && (key === "then" || key === "toJSON")) return undefined;
         defineProperty(tools, key, open(named((...given) => call(index, found, key, given), key), found >= 0));
       }
@@ -63,10 +67,10 @@
     return new NativeProxy(tools, {
       __proto__: null,
       get: (_, key) => (typeof key === "string" ? tool(key) : undefined),
-      has: (_, key) => typeof key === "string" && host.find(index, key) >= 0,
+      has: (_, key) => typeof key === "string" && host.find(index, whole(key)) >= 0,
       ownKeys: () => host.tools(index),
       getOwnPropertyDescriptor: (_, key) =>
-        typeof key === "string" && host.find(index, key) >= 0
+        typeof key === "string" && host.find(index, whole(key)) >= 0
           ? open(tool(key), true)
           : undefined,
       set: never, defineProperty: never, deleteProperty: never, setPrototypeOf: never, preventExtensions: never,
@@ -126,11 +130,23 @@
   defineProperty(NativeError, "prepareStackTrace", fixed(undefined, false));
   defineProperty(BigInt.prototype, "toJSON", open({ toJSON() { return text(this); } }.toJSON));
 
+  // --- what JSON does not know
+  const boxes = [Number, String, Boolean, BigInt].map((kind) => kind.prototype.valueOf);
+  const strange = [
+    { what: "a regular expression", ask: getter(RegExp.prototype, "source") },
+    { what: "a symbol", ask: Symbol.prototype.valueOf },
+    { what: "a WeakMap", ask: WeakMap.prototype.has },
+    { what: "a WeakSet", ask: WeakSet.prototype.has },
+    { what: "an ArrayBuffer", ask: getter(ArrayBuffer.prototype, "byteLength") },
+    { what: "a DataView", ask: getter(DataView.prototype, "byteLength") },
+  ];
+
   // --- for the engine
   const unhandled = new NativeMap();
   const engine = {
     __proto__: null,
     text: (value) => text(value),
+    whole,
     deliver(sequence, fine, value) {
       const { resolve, reject, at, label } = apply(mapGet, waiting, [sequence]);
       apply(mapDelete, waiting, [sequence]);
@@ -149,28 +165,39 @@
     },
     describe(error) {
       const mark = typeof error === "object" && error !== null && apply(weakHas, marks, [error]) ? apply(weakGet, marks, [error]) : undefined;
-      const read = (name) => { const value = error[name]; return typeof value === "string" ? value : ""; };
+      const read = (name) => { const value = error[name]; return typeof value === "string" ? whole(value) : ""; };
       const isError = error instanceof NativeError;
       return {
         __proto__: null,
         kind: mark === undefined ? "" : mark.kind,
-        stack: mark === undefined ? (isError ? read("stack") : "") : mark.place,
+        stack: mark === undefined ? (isError ? read("stack") : "") : whole(mark.place),
         name: isError ? read("name") : "",
         message: isError ? read("message") : undefined,
         label: mark !== undefined && mark.kind === "tool_error" ? read("tool") : "",
       };
     },
-    /** The parts of what JSON does not know: `[key, value, ..]` of a map, the items of a set. */
+    /** Of what JSON does not know: `[key, value, ..]` of a map, the items of a set, what a box holds; of anything else its name. */
     parts(value) {
+      const parent = getPrototypeOf(value);
+      if (parent === plain || parent === null) return undefined;
+      if (isArray(value)) return { __proto__: null, kind: "list" };
+      if (apply(tag, value, []) === "[object Object]") return undefined;
       const items = [];
       const push = (item) => defineProperty(items, items.length, open(item, true));
       if (isMap(value)) {
         apply(mapForEach, value, [(item, key) => { push(key); push(item); }]);
-        return { __proto__: null, map: true, items };
+        return { __proto__: null, kind: "map", items };
       }
       if (isSet(value)) {
         apply(setForEach, value, [push]);
-        return { __proto__: null, map: false, items };
+        return { __proto__: null, kind: "set", items };
+      }
+      for (let at = 0; at < boxes.length; at++) {
+        try { return { __proto__: null, kind: "box", value: apply(boxes[at], value, []) }; } catch {}
+      }
+      for (let at = 0; at < strange.length; at++) {
+        const { what, ask } = strange[at];
+        if (succeeds(ask, value)) return { __proto__: null, kind: what };
       }
       return undefined;
     },

@@ -36,6 +36,8 @@ pub struct Run {
     limit: Cell<Option<Limit>>,
     lost: RefCell<Option<String>>,
     closed: Cell<bool>,
+    /// The engine itself has failed.
+    broken: Cell<bool>,
     /// The time of this round, in microseconds: it stands still while the script computes.
     now: Cell<Option<i64>>,
     random: Cell<Option<u64>>,
@@ -65,6 +67,7 @@ impl Run {
             limit: Cell::new(None),
             lost: RefCell::default(),
             closed: Cell::new(false),
+            broken: Cell::new(false),
             now: Cell::new(None),
             random: Cell::new(None),
             logs: RefCell::new(Logs::new(limits.log_bytes)),
@@ -74,7 +77,7 @@ impl Run {
 
     /// The interrupt handler's question. Whatever the script does after this is true has no effect.
     pub fn stops(&self) -> bool {
-        self.stop_reason().is_some() || self.urgent.borrow().is_some() || self.lost.borrow().is_some()
+        self.is_broken() || self.stop_reason().is_some() || self.urgent.borrow().is_some() || self.lost.borrow().is_some()
     }
 
     pub fn interrupt(&self) -> bool {
@@ -109,6 +112,19 @@ impl Run {
     /// The script has ended: what its result's getters do makes no calls.
     pub fn close(&self) {
         self.closed.set(true);
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.closed.get()
+    }
+
+    /// After a panic of the engine's: the script does not go on, whatever it catches.
+    pub fn give_up(&self) {
+        self.broken.set(true);
+    }
+
+    pub fn is_broken(&self) -> bool {
+        self.broken.get()
     }
 
     pub fn ticks(&self) -> u64 {

@@ -83,6 +83,10 @@ pub fn translate(source: &str, program: &Program) -> Result<Written, SyntaxError
             other => strip.visit_statement(other),
         }
     }
+    // A text alone is filed as a directive.
+    if let Some(directive) = program.directives.last().filter(|_| program.body.is_empty()) {
+        value = Some(directive.expression.span);
+    }
     if let Some(span) = value {
         strip.edits.replace(span.start, span.start, format!("{VALUE}("));
         strip.edits.replace(span.end, span.end, ")".to_owned());

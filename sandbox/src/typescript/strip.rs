@@ -4,8 +4,10 @@
 use oxc_ast::ast::*;
 use oxc_ast_visit::{Visit, walk};
 use oxc_span::{GetSpan, Span};
+use oxc_syntax::precedence::{GetPrecedence, Precedence};
 
 use super::places::Edits;
+use super::tokens::{begins_statement, blank_comments, calls_parent, cast, next_token, offset};
 use crate::python::SyntaxError;
 
 /// Words that stand before a member and mean nothing at run time.
@@ -25,7 +27,7 @@ impl<'s> Strip<'s> {
         Self { source, edits: Edits::default(), problem: None, derived: false }
     }
 
-    fn refuse(&mut self, at: u32, message: &str) {
+    pub fn refuse(&mut self, at: u32, message: &str) {
         if self.problem.is_none() {
             self.problem = Some(SyntaxError { at: at as usize, message: message.to_owned() });
         }
@@ -35,8 +37,30 @@ impl<'s> Strip<'s> {
         self.source.get(from as usize..to as usize).unwrap_or_default()
     }
 
+    /// A space stands in its place: what was apart stays apart (`x<!<T>--y` must not become the comment `<!--`).
     fn erase(&mut self, from: u32, to: u32) {
-        self.edits.replace(from, to, String::new());
+        self.edits.replace(from, to, " ".to_owned());
+    }
+
+    fn insert(&mut self, at: u32, text: &str) {
+        self.edits.replace(at, at, text.to_owned());
+    }
+
+    /// A type behind an expression. It ended the statement where JavaScript would read on in a later line.
+    fn erase_cast(&mut self, expression: &Expression, to: u32) {
+        let (next, later) = next_token(self.source, to);
+        let inner = match cast(expression).unwrap_or(expression) {
+            Expression::BinaryExpression(inner) => inner.precedence(),
+            _ => Precedence::Member,
+        };
+        let ended = match self.text(next, next + 1) {
+            "(" | "[" | "`" => true,
+            // The parser takes no operator behind the type that would bind more closely than the one before it.
+            "/" | "*" => inner < Precedence::Multiply,
+            "+" | "-" => inner < Precedence::Add,
+            _ => false,
+        };
+        self.edits.replace(expression.span().end, to, if later && ended { ";" } else { " " }.to_owned());
     }
 
     /// A statement that is a type: an empty one stands in its place, so that the line before ends where it did.
@@ -71,42 +95,20 @@ impl<'s> Strip<'s> {
         }
     }
 
-    fn enumeration(&mut self, it: &TSEnumDeclaration) {
-        let name = it.id.name.as_str();
-        let mut out = format!("var {name} = (() => {{ const {name} = {{}};");
-        let mut before: Option<String> = None;
-        for (index, member) in it.body.members.iter().enumerate() {
-            let (key, own) = match &member.id {
-                TSEnumMemberName::Identifier(id) => (id.name.as_str(), format!("{}", id.name)),
-                TSEnumMemberName::String(text) | TSEnumMemberName::ComputedString(text) => {
-                    (text.value.as_str(), format!("$member{index}"))
-                }
-                TSEnumMemberName::ComputedTemplateString(_) => {
-                    return self.refuse(member.span.start, "Write the enum member's name as a plain name.");
-                }
-            };
-            let value = match (&member.initializer, &before) {
-                (Some(value), _) => self.text(value.span().start, value.span().end).to_owned(),
-                (None, Some(before)) => format!("{before} + 1"),
-                (None, None) => "0".to_owned(),
-            };
-            let quoted = serde_json::Value::from(key).to_string();
-            // Names such as `default` cannot be constants; nobody refers to those by the bare name.
-            let own = if is_plain(&own) { own } else { format!("$member{index}") };
-            out += &format!(" const {own} = ({value}); {name}[{quoted}] = {own};");
-            out += &format!(" if (typeof {own} === \"number\") {name}[{own}] = {quoted};");
-            before = Some(own);
-        }
-        out += &format!(" return {name}; }})();");
-        self.edits.replace(it.span.start, it.span.end, out);
-    }
-
     /// Modifiers before a class's member, and marks behind its name.
     fn member(&mut self, span: Span, key: Span, decorators: usize) {
         if decorators > 0 {
             self.refuse(span.start, "Decorators cannot be run here. Call the function yourself.");
         }
-        self.erase_words(span.start, key.start, &MODIFIERS);
+        let before = self.text(span.start, key.start);
+        let end = span.start + offset(before.find(|c: char| !c.is_alphabetic()).unwrap_or(before.len()));
+        if MODIFIERS.contains(&self.text(span.start, end)) {
+            // The member before has ended here, whatever the next begins with (`[`, `*`).
+            self.edits.replace(span.start, end, ";".to_owned());
+            self.erase_words(end, key.start, &MODIFIERS);
+        } else {
+            self.erase_words(span.start, key.start, &MODIFIERS);
+        }
     }
 
     fn constructor(&mut self, method: &MethodDefinition) {
@@ -121,40 +123,16 @@ impl<'s> Strip<'s> {
             self.erase_words(parameter.span.start, parameter.pattern.span().start, &MODIFIERS);
         }
         let Some(body) = method.value.body.as_deref().filter(|_| !assigned.is_empty()) else { return };
-        let parent = body.statements.iter().find(|s| self.text(s.span().start, s.span().end).starts_with("super("));
-        match parent {
-            Some(call) if self.derived => self.edits.replace(call.span().end, call.span().end, format!(";{assigned}")),
-            _ => self.edits.replace(body.span.start + 1, body.span.start + 1, assigned),
+        if !self.derived {
+            return self.insert(body.span.start + 1, &assigned);
+        }
+        match body.statements.iter().find(|statement| calls_parent(statement)) {
+            Some(call) => self.insert(call.span().end, &format!(";{assigned}")),
+            None => {
+                self.refuse(method.span.start, "Call `super(..);` as a statement of its own: its parameters become fields then.")
+            }
         }
     }
-}
-
-fn offset(at: usize) -> u32 {
-    u32::try_from(at).unwrap_or(u32::MAX)
-}
-
-fn is_plain(name: &str) -> bool {
-    const RESERVED: [&str; 12] =
-        ["default", "delete", "new", "class", "function", "return", "in", "for", "if", "do", "this", "null"];
-    !RESERVED.contains(&name)
-}
-
-/// The text with the same length and no comments.
-fn blank_comments(text: &str) -> String {
-    if !text.contains("//") && !text.contains("/*") {
-        return text.to_owned();
-    }
-    let mut out = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(at) = rest.find("//").into_iter().chain(rest.find("/*")).min() {
-        out.push_str(&rest[..at]);
-        let tail = &rest[at..];
-        let end = if tail.starts_with("//") { tail.find('\n') } else { tail.find("*/").map(|e| e + 2) };
-        let end = end.unwrap_or(tail.len());
-        out.extend(std::iter::repeat_n(' ', end));
-        rest = &tail[end..];
-    }
-    out + rest
 }
 
 impl<'a> Visit<'a> for Strip<'_> {
@@ -181,12 +159,24 @@ impl<'a> Visit<'a> for Strip<'_> {
 
     fn visit_ts_as_expression(&mut self, it: &TSAsExpression<'a>) {
         self.visit_expression(&it.expression);
-        self.erase(it.expression.span().end, it.span.end);
+        self.erase_cast(&it.expression, it.span.end);
     }
 
     fn visit_ts_satisfies_expression(&mut self, it: &TSSatisfiesExpression<'a>) {
         self.visit_expression(&it.expression);
-        self.erase(it.expression.span().end, it.span.end);
+        self.erase_cast(&it.expression, it.span.end);
+    }
+
+    fn visit_binary_expression(&mut self, it: &BinaryExpression<'a>) {
+        // `(a ** b as T) ** c` groups from the left, and would from the right without the type. The parser refuses all others.
+        if it.operator == BinaryOperator::Exponential && matches!(cast(&it.left), Some(Expression::BinaryExpression(_))) {
+            self.refuse(it.left.span().start, "Put parentheses around `x as T`.");
+        }
+        // The engine takes `<!--` for a comment, in which what may be called would be hidden.
+        if it.operator == BinaryOperator::LessThan && self.text(it.right.span().start, it.right.span().end).starts_with('!') {
+            self.insert(it.right.span().start, " ");
+        }
+        walk::walk_binary_expression(self, it);
     }
 
     fn visit_ts_non_null_expression(&mut self, it: &TSNonNullExpression<'a>) {
@@ -195,14 +185,20 @@ impl<'a> Visit<'a> for Strip<'_> {
     }
 
     fn visit_ts_type_assertion(&mut self, it: &TSTypeAssertion<'a>) {
-        self.erase(it.span.start, it.expression.span().start);
-        self.visit_expression(&it.expression);
+        let inner = it.expression.span();
+        if begins_statement(self.text(inner.start, inner.end)) {
+            self.edits.replace(it.span.start, inner.start, " (".to_owned());
+            self.visit_expression(&it.expression);
+            self.insert(inner.end, ")");
+        } else {
+            self.erase(it.span.start, inner.start);
+            self.visit_expression(&it.expression);
+        }
     }
 
     fn visit_ts_this_parameter(&mut self, it: &TSThisParameter<'a>) {
-        let after = self.source.get(it.span.end as usize..).unwrap_or_default();
-        let comma = after.trim_start().starts_with(',');
-        let end = if comma { it.span.end + offset(after.find(',').unwrap_or_default()) + 1 } else { it.span.end };
+        let (next, _) = next_token(self.source, it.span.end);
+        let end = if self.text(next, next + 1) == "," { next + 1 } else { it.span.end };
         self.erase(it.span.start, end);
     }
 
@@ -284,6 +280,18 @@ impl<'a> Visit<'a> for Strip<'_> {
         } else {
             walk::walk_function(self, it, flags);
         }
+    }
+
+    /// Within the line that they began in: `return` ends at its line's end, and an arrow stands in the line of its parameters.
+    fn visit_arrow_function_expression(&mut self, it: &ArrowFunctionExpression<'a>) {
+        if let Some(parameters) = &it.type_parameters {
+            self.erase(parameters.span.start, it.params.span.start);
+        }
+        self.visit_formal_parameters(&it.params);
+        if let Some(returned) = &it.return_type {
+            self.erase(it.params.span.end, returned.span.end);
+        }
+        self.visit_function_body(&it.body);
     }
 
     fn visit_formal_parameter(&mut self, it: &FormalParameter<'a>) {
@@ -371,5 +379,9 @@ impl<'a> Visit<'a> for Strip<'_> {
             self.erase_mark(it.key.span().end, end, '!');
         }
         walk::walk_property_definition(self, it);
+        if it.value.is_none() && (it.type_annotation.is_some() || it.optional || it.definite) {
+            // A field called `get` or `static` would otherwise be a word before the next member.
+            self.insert(it.span.end, ";");
+        }
     }
 }

@@ -5,7 +5,7 @@ use rquickjs::object::Property;
 use rquickjs::{Array, BigInt, Ctx, Error, Function, Object, Result, String as Text, Value};
 use serde_json::{Map, Number, Value as Json};
 
-use super::host::Prelude;
+use super::host::{Parts, Prelude};
 use crate::engine::limits::VALUE_DEPTH;
 
 /// The largest integer up to which all are exact.
@@ -101,7 +101,7 @@ impl<'js> Converter<'_, 'js> {
             return self.number(number).map(Some);
         }
         if let Some(text) = value.as_string() {
-            return self.text(lossless(text)?).map(Some);
+            return self.text(self.prelude.utf8(text)?).map(Some);
         }
         if value.is_big_int() {
             return self.big_integer(value).map(Some);
@@ -153,8 +153,8 @@ impl<'js> Converter<'_, 'js> {
 
     fn object(&mut self, value: &Value<'js>, object: &Object<'js>, depth: usize) -> Converted {
         self.spend(2)?;
-        if let Some(array) = value.as_array() {
-            return self.array(array, depth).map(Some);
+        if value.is_array() {
+            return self.array(object, depth).map(Some);
         }
         if value.is_error() {
             return self.error(object).map(Some);
@@ -164,14 +164,19 @@ impl<'js> Converter<'_, 'js> {
             let made: Value = own.call((rquickjs::function::This(object.clone()),))?;
             return self.convert(&made, depth + 1);
         }
-        if let Some((is_map, items)) = self.prelude.parts(value)? {
-            return if is_map { self.map(&items, depth) } else { self.array(&items, depth).map(Some) };
+        match self.prelude.parts(value)? {
+            Some(Parts::Map(items)) => return self.map(items.as_object(), depth),
+            Some(Parts::Set(items)) => return self.array(items.as_object(), depth).map(Some),
+            Some(Parts::List) => return self.array(object, depth).map(Some),
+            Some(Parts::Box(held)) => return self.convert(&held, depth + 1),
+            Some(Parts::Strange(what)) => return self.odd(&what),
+            None => {}
         }
         let mut out = Map::new();
         for key in object.keys::<Text>() {
-            let key = lossless(&key?)?;
-            let item: Value = object.get(key.as_str())?;
-            self.field(&mut out, key, &item, depth)?;
+            let key = key?;
+            let item: Value = object.get(key.as_value().clone())?;
+            self.field(&mut out, self.prelude.utf8(&key)?, &item, depth)?;
         }
         Ok(Some(Json::Object(out)))
     }
@@ -191,12 +196,12 @@ impl<'js> Converter<'_, 'js> {
         Ok(())
     }
 
-    fn map(&mut self, items: &Array<'js>, depth: usize) -> Converted {
+    fn map(&mut self, items: &Object<'js>, depth: usize) -> Converted {
         let mut out = Map::new();
-        for at in (0..items.len()).step_by(2) {
+        for at in (0..self.length(items)?).step_by(2) {
             let key: Value = items.get(at)?;
             let key = match key.as_string() {
-                Some(text) => lossless(text)?,
+                Some(text) => self.prelude.utf8(text)?,
                 None if key.is_number() || key.is_bool() || key.is_big_int() => self.prelude.text(&key)?,
                 None => return Err(unsupported("a Map whose keys are no strings (write [...map])")),
             };
@@ -206,9 +211,21 @@ impl<'js> Converter<'_, 'js> {
         Ok(Some(Json::Object(out)))
     }
 
-    fn array(&mut self, array: &Array<'js>, depth: usize) -> std::result::Result<Json, ConvertError> {
+    /// Read as any number: rquickjs's own `len` panics beyond 2^31, and a proxy says what it likes.
+    fn length(&self, list: &Object<'js>) -> std::result::Result<u32, ConvertError> {
+        let length: Value = list.get("length")?;
+        let length = match (length.as_int(), length.as_number()) {
+            (Some(length), _) => u32::try_from(length).unwrap_or(0),
+            (None, Some(length)) if length >= 1.0 => u32::MAX,
+            _ => 0,
+        };
+        // No item takes less than a byte.
+        if usize::try_from(length).is_ok_and(|length| length <= self.left) { Ok(length) } else { Err(ConvertError::TooLarge) }
+    }
+
+    fn array(&mut self, array: &Object<'js>, depth: usize) -> std::result::Result<Json, ConvertError> {
         let mut out = Vec::new();
-        for at in 0..array.len() {
+        for at in 0..self.length(array)? {
             self.spend(1)?;
             let item: Value = array.get(at)?;
             let converted = self.convert(&item, depth + 1).map_err(|e| e.inside(|| format!("[{at}]")))?;
@@ -233,15 +250,6 @@ impl<'js> Converter<'_, 'js> {
 fn step(key: &str) -> String {
     let plain = !key.is_empty() && key.chars().all(|c| c.is_alphanumeric() || c == '_');
     if plain { format!(".{key}") } else { format!("[{}]", Json::from(key)) }
-}
-
-/// What no UTF-8 holds (half of a pair) becomes the replacement character.
-fn lossless(text: &Text) -> std::result::Result<String, ConvertError> {
-    match text.to_string() {
-        Ok(text) => Ok(text),
-        Err(Error::Utf8(_)) => Ok("\u{fffd}".to_owned()),
-        Err(_) => Err(ConvertError::Thrown),
-    }
 }
 
 fn whole(number: f64) -> Json {
@@ -276,23 +284,32 @@ pub fn from_json<'js>(ctx: &Ctx<'js>, json: &Json) -> Result<Value<'js>> {
             (None, Some(n)) => Ok(BigInt::from_u64(ctx.clone(), n)?.into_value()),
             (None, None) => Ok(Text::from_str(ctx.clone(), &number.to_string())?.into_value()),
         },
-        Json::Array(items) => {
-            let array = Array::new(ctx.clone())?;
-            for (at, item) in items.iter().enumerate() {
-                array.set(at, from_json(ctx, item)?)?;
-            }
-            Ok(array.into_value())
-        }
+        Json::Array(items) => Ok(list(ctx, items.iter().map(|item| from_json(ctx, item)))?.into_value()),
         Json::Object(fields) => {
             let object = Object::new(ctx.clone())?;
             for (key, value) in fields {
-                let value = Property::from(from_json(ctx, value)?).writable().enumerable().configurable();
-                object.prop(key.as_str(), value)?;
+                object.prop(key.as_str(), own(from_json(ctx, value)?))?;
             }
             Ok(object.into_value())
         }
         other => ctx.json_parse(other.to_string()),
     }
+}
+
+/// Defined item by item: a setter of the script's on the parent of all lists must not take them.
+///
+/// # Errors
+/// Those of the items; when memory runs out.
+pub fn list<'js>(ctx: &Ctx<'js>, items: impl Iterator<Item = Result<Value<'js>>>) -> Result<Array<'js>> {
+    let array = Array::new(ctx.clone())?;
+    for (at, item) in (0_u32..).zip(items) {
+        array.as_object().prop(at, own(item?))?;
+    }
+    Ok(array)
+}
+
+fn own<'js>(value: Value<'js>) -> Property<Value<'js>> {
+    Property::from(value).writable().enumerable().configurable()
 }
 
 fn holds_big(json: &Json) -> bool {
@@ -314,7 +331,7 @@ fn holds_big(json: &Json) -> bool {
 /// When it is too large.
 pub fn show<'js>(prelude: &Prelude<'js>, value: &Value<'js>, max_bytes: usize) -> std::result::Result<String, ConvertError> {
     if let Some(text) = value.as_string() {
-        return lossless(text);
+        return Ok(prelude.utf8(text)?);
     }
     if value.is_undefined() {
         return Ok("undefined".to_owned());
