@@ -12,7 +12,7 @@ use seccompiler::{
 };
 
 use super::Settings;
-use super::last_words::check;
+use super::last_words::{self, check};
 
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
@@ -106,6 +106,11 @@ fn allowed_calls() -> Result<Rules, seccompiler::BackendError> {
     let this_process = u64::from(unsafe { libc::getpid() }.unsigned_abs());
     let argument = |index, op, value| SeccompCondition::new(index, Len::Dword, op, value).and_then(|c| SeccompRule::new(vec![c]));
     let not_executable = || argument(2, Op::MaskedEq(libc::PROT_EXEC as u64), 0);
+    let lower_itself = || {
+        let is = |index, value| SeccompCondition::new(index, Len::Dword, Op::Eq, value);
+        let own = vec![is(0, last_words::script_thread())?, is(1, u64::from(last_words::YIELDING.unsigned_abs()))?];
+        SeccompRule::new(own)
+    };
     let outputs = || Ok(vec![argument(0, Op::Eq, 1)?, argument(0, Op::Eq, 2)?]);
     let mut rules = Rules::from([
         (libc::SYS_read, vec![argument(0, Op::Eq, 0)?]),
@@ -113,6 +118,7 @@ fn allowed_calls() -> Result<Rules, seccompiler::BackendError> {
         (libc::SYS_writev, outputs()?),
         (libc::SYS_mmap, vec![not_executable()?]),
         (libc::SYS_mprotect, vec![not_executable()?]),
+        (libc::SYS_sched_setscheduler, vec![lower_itself()?]),
         (libc::SYS_tgkill, vec![argument(0, Op::Eq, this_process)?]), // `abort`
     ]);
     let free = [
