@@ -20,8 +20,8 @@ use tollgate_domain::TenantId;
 /// Processes that wait for work at most; beyond, they end when their step does.
 const IDLE: usize = 16;
 /// So many times its processor time a step may take by the clock on the wall. The sandbox ends it by itself well before; this is for
-/// one that cannot.
-const STEP_WALL: u32 = 3;
+/// one that cannot. Generous, because a step that computes for long stands behind all others for a processor.
+const STEP_WALL: u32 = 10;
 /// How long a step waits for its turn before the run is refused.
 const TURN: Duration = Duration::from_secs(30);
 
