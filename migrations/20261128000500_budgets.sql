@@ -202,9 +202,13 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
 #variable_conflict use_column
 BEGIN
   RETURN QUERY
-  WITH ended AS MATERIALIZED (
+  -- Of tenants without budgets nothing is looked up.
+  WITH budgeted AS MATERIALIZED (
+    SELECT n.tenant, n.call, n.kind, n.xid FROM UNNEST(tenants, calls, kinds, xids) AS n(tenant, call, kind, xid)
+    WHERE EXISTS (SELECT FROM budgets b WHERE b.tenant_id = n.tenant)),
+  ended AS MATERIALIZED (
     SELECT i.tenant_id, i.call_id, n.kind, i.leases, i.quoted_picos AS quoted, e.amount_picos AS amount
-    FROM UNNEST(tenants, calls, kinds, xids) AS n(tenant, call, kind, xid)
+    FROM budgeted n
     JOIN tool_call_events i ON i.tenant_id = n.tenant AND i.call_id = n.call AND i.kind = 0 AND i.leases IS NOT NULL
     JOIN tool_call_events e ON e.tenant_id = n.tenant AND e.call_id = n.call AND e.kind = n.kind AND e.xmin = n.xid::xid8::xid),
   -- A resolution counts unless the truth is known already; then the truth is or will be sealed, and counts.

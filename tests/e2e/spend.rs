@@ -52,12 +52,8 @@ async fn a_call_that_does_not_fit_is_refused_with_what_is_left_and_is_a_row() {
         json!({"name": "All", "scope": {"tenant": true}, "limit": "1", "period": "rolling", "rolling_days": 7, "thresholds": []});
     let whole = budget(&tenant, whole).await;
     let mcp = Mcp::new(&up.gateway_url, &key.secret);
-    until("the worker knows the budget", Duration::from_secs(5), async || {
-        let explained = tenant.get(&format!("budgets/{}", month["id"].as_str().expect("an id"))).await;
-        (explained.ok()["limit"] == "0.005").then_some(())
-    })
-    .await;
-    tokio::time::sleep(Duration::from_millis(600)).await;
+    // No worker serves by a configuration that was confirmed longer ago than a second.
+    tokio::time::sleep(Duration::from_millis(1_200)).await;
 
     let explain = async |tool: &str| tenant.get(&format!("keys/{}/explain?tool={tool}", key.id)).await.ok();
     let free = explain("rec__echo").await;
@@ -123,6 +119,45 @@ async fn a_call_that_does_not_fit_is_refused_with_what_is_left_and_is_a_row() {
     tenant.delete(&format!("budgets/{}", month["id"].as_str().expect("an id"))).await.expect(204);
     until("a deleted budget holds nobody", Duration::from_secs(5), async || (calls(&mcp, "e", 1).await == ["ok"]).then_some(()))
         .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_budget_that_refuses_a_call_does_not_use_up_its_approval() {
+    let up = Tollgate::start(Options::default()).await;
+    let recorder = Recorder::start();
+    let tenant = Tenant::new(&up, "Approved").await;
+    let classic = tenant.upstream("rec", recorder.transport(), "classic").await;
+    tenant.price_upstream(&classic.id, "0.001").await;
+    let group = json!({
+        "name": "asked",
+        "members": [{"upstream_id": classic.id, "tools": ["*"]}],
+        "approval": [{"upstream_id": classic.id, "tools": ["echo"], "confirmations": 1}],
+    });
+    let group = tenant.post("tool-groups", group).await.expect(201);
+    let key = tenant.key_with(json!({"name": "asked", "tool_group_ids": [group["id"]]})).await;
+    let mcp = tenant.mcp(&key);
+    let limited = budget(&tenant, json!({"scope": {"tenant": true}, "limit": "0", "period": "total", "thresholds": []})).await;
+    let path = format!("budgets/{}", limited["id"].as_str().expect("an id"));
+    let call = async || mcp.call("rec__echo", json!({"tag": "once"})).await.content_text();
+    tokio::time::sleep(Duration::from_millis(1_200)).await;
+    // People are not asked about a call that could not be made.
+    assert!(call().await.contains("does not fit a budget"));
+    assert!(tenant.list("approvals").await.is_empty());
+    let limit = async |limit: &str| {
+        tenant.patch(&path, json!({"limit": limit})).await.ok();
+        tokio::time::sleep(Duration::from_millis(1_200)).await;
+    };
+    limit("0.001").await;
+    assert!(call().await.contains("waits for a decision"));
+    let waiting = tenant.list("approvals?state=pending").await;
+    let approve = format!("approvals/{}/approve", waiting[0]["id"].as_str().expect("an id"));
+    tenant.post(&approve, json!({"reason": null})).await.ok();
+    limit("0").await;
+    assert!(call().await.contains("does not fit a budget"));
+    limit("0.001").await;
+    assert_eq!(recorder.tagged("once").len(), 0);
+    call().await;
+    assert_eq!(recorder.tagged("once").len(), 1, "the approval was still there for it");
 }
 
 /// Calls that fit the limit.

@@ -160,53 +160,81 @@ pub async fn call(gate: &Gate, caller: &Caller, parent: &Parent, ask: Ask) -> Re
     let tool = Arc::clone(&found.tool);
     let mut row = row.of(&tool);
     let Some(dispatch) = Dispatch::of(&ask) else { return row.refuse(Reason::BadArguments, Decision::Denied).await };
-    let permit = match policy::decide(found) {
+    let verdict = policy::decide(found);
+    let quote = caller.config().rates.quote(tool.id, tool.upstream.id, row.intent.at);
+    if let Err(refusal) = count_call(gate, caller, parent, &tool).await? {
+        return row.refuse(refusal, Decision::Denied).await;
+    }
+    let mut hold = match draw(gate, caller, &row.intent, &tool, quote).await? {
+        Ok(hold) => hold, // before, never after
+        Err(refusal) => return row.refuse(refusal, Decision::Denied).await,
+    };
+    let permit = match verdict {
         Verdict::Permitted(permit) => permit,
-        Verdict::Denied(reason) => return row.refuse(reason, Decision::Denied).await,
-        // People decide: until they have, the row says for which approval it is held.
-        Verdict::Held(held) => match approve::stand(gate, &row.intent, held, &ask).await? {
-            Ok((permit, approval)) => {
+        // People decide: until they have, the row says for which approval it is held. They come last, because an approval is used up
+        // by being found: nothing that can be known before may stop the call behind it.
+        Verdict::Held(held) => match approve::stand(gate, &row.intent, held, &ask).await {
+            Ok(Ok((permit, approval))) => {
                 row.intent.approval = Some(approval);
                 permit
             }
-            Err(refusal) => {
+            Ok(Err(refusal)) => {
+                hold.unwritten();
                 let decision = if refusal.waiting.is_some() { Decision::Held } else { Decision::Denied };
                 return row.refuse(refusal, decision).await;
             }
+            Err(error) => {
+                hold.unwritten();
+                return Err(error);
+            }
         },
     };
-    let quote = caller.config().rates.quote(tool.id, tool.upstream.id, row.intent.at);
-    let spender = Spender { team: caller.team, key: caller.key, upstream: tool.upstream.id, tool: tool.id };
-    let config = caller.config();
-    match gate.rates.count(caller.tenant(), &config.limits, &spender, &parent.told).await {
-        Ok(()) => {}
-        Err(Slow::Unavailable) => return Err(AuditError::Overloaded),
-        Err(slow) => {
-            let refusal = Refusal { note: Some(slow.to_string()), ..Refusal::from(Reason::RateLimited) };
-            return row.refuse(refusal, Decision::Denied).await;
-        }
-    }
     let mut tries = 0;
     let open = loop {
-        let all = (caller.tenant(), config.zone, config.budgets.as_slice());
-        let hold = match gate.wallets.reserve(all, (row.intent.id, row.intent.at), &spender, quote.amount).await {
-            Ok(hold) => hold, // before, never after
-            Err(Short::Exhausted(short)) => {
-                let note = Some(short.to_string());
-                let refusal = Refusal { note, ..Refusal::from(Reason::BudgetExhausted) };
-                return row.refuse(refusal, Decision::Denied).await;
-            }
-            Err(Short::Unavailable) => return Err(AuditError::Overloaded),
-        };
         match row.open(quote, hold).await? {
             Opened::Open(open) => break open, // durable before the upstream hears of it
             // Taken for dead, this worker has lost what it held; it asks anew.
             Opened::LeaseEnded(back) if tries < LEASES => (row, tries) = (*back, tries + 1),
             Opened::LeaseEnded(_) => return Err(AuditError::Overloaded),
         }
+        hold = match draw(gate, caller, &row.intent, &tool, quote).await? {
+            Ok(hold) => hold,
+            Err(refusal) => return row.refuse(refusal, Decision::Denied).await,
+        };
     };
     let ended = reach(gate, caller, permit, dispatch).await; // consumes the permit: no permit, no call
     open.close(&tool, ended).await // the reply is released when its row is durable
+}
+
+fn spender(caller: &Caller, tool: &Tool) -> Spender {
+    Spender { team: caller.team, key: caller.key, upstream: tool.upstream.id, tool: tool.id }
+}
+
+/// Count the call under its rate limits.
+async fn count_call(gate: &Gate, caller: &Caller, parent: &Parent, tool: &Tool) -> Result<Result<(), Refusal>, AuditError> {
+    let limits = &caller.config().limits;
+    match gate.rates.count(caller.tenant(), limits, &spender(caller, tool), &parent.told).await {
+        Ok(()) => Ok(Ok(())),
+        Err(Slow::Unavailable) => Err(AuditError::Overloaded),
+        Err(slow) => Ok(Err(Refusal { note: Some(slow.to_string()), ..Reason::RateLimited.into() })),
+    }
+}
+
+/// Draw what the call may cost from its budgets.
+async fn draw(
+    gate: &Gate,
+    caller: &Caller,
+    intent: &Intent,
+    tool: &Tool,
+    quote: Quote,
+) -> Result<Result<Hold, Refusal>, AuditError> {
+    let config = caller.config();
+    let budgets = (caller.tenant(), config.zone, config.budgets.as_slice());
+    match gate.wallets.reserve(budgets, (intent.id, intent.at), &spender(caller, tool), quote.amount).await {
+        Ok(hold) => Ok(Ok(hold)),
+        Err(Short::Unavailable) => Err(AuditError::Overloaded),
+        Err(Short::Exhausted(short)) => Ok(Err(Refusal { note: Some(short.to_string()), ..Reason::BudgetExhausted.into() })),
+    }
 }
 
 fn find<'a>(caller: &'a Caller, asked: &Asked) -> Option<&'a ScopedTool> {

@@ -79,7 +79,6 @@ impl Permit {
 #[derive(Debug)]
 pub enum Verdict {
     Permitted(Permit),
-    Denied(Reason),
     Held(Held),
 }
 

@@ -145,11 +145,16 @@ impl AuditWriter {
     /// # Errors
     /// [`AuditError`]; the entry may still become durable a moment later.
     pub async fn before(&self, entry: Entry) -> Result<(), AuditError> {
+        wait(self.offer(entry)?).await
+    }
+
+    /// A place in the queue for what has not begun, or none.
+    fn offer(&self, entry: Entry) -> Result<oneshot::Receiver<Result<(), AuditError>>, AuditError> {
         let room = Arc::clone(&self.room).try_acquire_many_owned(self.share(&entry)).map_err(|_| AuditError::Overloaded)?;
         let (done, answer) = oneshot::channel();
         let job = Job { entry, done, abandonable: true, _room: room, _keep: None };
         self.queue.try_send(job).map_err(|_| AuditError::Overloaded)?;
-        wait(answer).await
+        Ok(answer)
     }
 
     /// Make an intent durable, with what it carries: [`Self::after`] where that has happened, [`Self::before`] else. Where it is not known
@@ -158,16 +163,8 @@ impl AuditWriter {
     /// # Errors
     /// As those two.
     pub async fn intent(&self, entry: Entry) -> Result<(), (AuditError, Option<Fate>)> {
-        let mut answer = if entry.completions.is_empty() {
-            let overloaded = |_| (AuditError::Overloaded, None);
-            let room = Arc::clone(&self.room).try_acquire_many_owned(self.share(&entry)).map_err(overloaded)?;
-            let (done, answer) = oneshot::channel();
-            let job = Job { entry, done, abandonable: true, _room: room, _keep: None };
-            self.queue.try_send(job).map_err(|_| (AuditError::Overloaded, None))?;
-            answer
-        } else {
-            self.enqueue(entry, None).await.map_err(|error| (error, None))?
-        };
+        let queued = if entry.completions.is_empty() { self.offer(entry) } else { self.enqueue(entry, None).await };
+        let mut answer = queued.map_err(|error| (error, None))?;
         match tokio::time::timeout(PATIENCE, &mut answer).await {
             Ok(Ok(result)) => result.map_err(|error| (error, None)),
             Ok(Err(_)) => Err((AuditError::Unavailable, None)),
@@ -312,8 +309,10 @@ impl Task {
         if let Some(job) = one.first_mut().filter(|job| !job.abandonable) {
             tracing::error!(%error, entry = job.entry.names(), "the database refuses an audit row; it is written without its payloads");
             job.entry.without_payloads();
-            if self.commit(&mut one).await.is_ok() {
-                return;
+            match self.commit(&mut one).await {
+                Ok(()) => return,
+                Err(Unwritten { why: Why::LeaseEnded, certain: still }) => return self.refuse(one, certain && still).await,
+                Err(_) => {}
             }
         }
         for job in one {
