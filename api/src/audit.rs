@@ -14,4 +14,4 @@ pub mod seals;
 pub mod settings;
 pub mod stream;
 
-pub use formats::{Unwritable, csv};
+pub use formats::{Unwritable, csv, parquet};

@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use parquet::{
     basic::{Compression, LogicalType, Repetition, TimeUnit, Type as Physical, ZstdLevel},
-    data_type::{ByteArray, ByteArrayType, FixedLenByteArray, FixedLenByteArrayType, Int64Type},
+    data_type::{ByteArray, ByteArrayType, FixedLenByteArrayType, Int64Type},
     errors::ParquetError,
     file::{properties::WriterProperties, writer::SerializedFileWriter},
     schema::types::Type,
 };
+
+use crate::audit::parquet::{amount, amount_field};
 
 /// One column with the values of all rows.
 pub struct Column {
@@ -25,25 +27,16 @@ pub enum Values {
     Amount(Vec<i128>),
 }
 
-const AMOUNT_BYTES: i32 = 16;
-const AMOUNT_DIGITS: i32 = 38;
-const AMOUNT_SCALE: i32 = 12;
-
 impl Column {
     fn field(&self) -> Result<Type, ParquetError> {
         let (physical, logical) = match self.values {
             Values::Text(_) => (Physical::BYTE_ARRAY, Some(LogicalType::String)),
             Values::Count(_) => (Physical::INT64, None),
             Values::Time(_) => (Physical::INT64, Some(LogicalType::timestamp(true, TimeUnit::MICROS))),
-            Values::Amount(_) => (Physical::FIXED_LEN_BYTE_ARRAY, Some(LogicalType::decimal(AMOUNT_SCALE, AMOUNT_DIGITS))),
+            Values::Amount(_) => return amount_field(self.name, Repetition::REQUIRED),
         };
-        let required = matches!(self.values, Values::Amount(_));
-        let null = if required { Repetition::REQUIRED } else { Repetition::OPTIONAL };
-        let field = Type::primitive_type_builder(self.name, physical).with_repetition(null).with_logical_type(logical);
-        if required {
-            return field.with_length(AMOUNT_BYTES).with_precision(AMOUNT_DIGITS).with_scale(AMOUNT_SCALE).build();
-        }
-        field.build()
+        let field = Type::primitive_type_builder(self.name, physical).with_repetition(Repetition::OPTIONAL);
+        field.with_logical_type(logical).build()
     }
 }
 
@@ -70,7 +63,7 @@ pub fn parquet(columns: &[Column]) -> Result<Vec<u8>, ParquetError> {
                 column.typed::<Int64Type>().write_batch(&numbers, Some(&levels(values)), None)?;
             }
             Values::Amount(values) => {
-                let amounts: Vec<_> = values.iter().map(|picos| FixedLenByteArray::from(picos.to_be_bytes().to_vec())).collect();
+                let amounts: Vec<_> = values.iter().copied().map(amount).collect();
                 column.typed::<FixedLenByteArrayType>().write_batch(&amounts, None, None)?;
             }
         }

@@ -31,14 +31,33 @@ pub struct Standing {
     pub reserved: i128,
 }
 
+/// The columns of a scope, as budgets and rate limits have them.
 #[derive(sqlx::FromRow)]
-struct Row {
-    budget_id: Uuid,
-    name: String,
+pub(crate) struct ScopeColumns {
     team_id: Option<Uuid>,
     key_id: Option<Uuid>,
     upstream_id: Option<Uuid>,
     tool_id: Option<Uuid>,
+}
+
+impl From<ScopeColumns> for BudgetScope {
+    fn from(row: ScopeColumns) -> Self {
+        let ScopeColumns { team_id, key_id, upstream_id, tool_id } = row;
+        Self {
+            team: team_id.map(Into::into),
+            key: key_id.map(Into::into),
+            upstream: upstream_id.map(Into::into),
+            tool: tool_id.map(Into::into),
+        }
+    }
+}
+
+#[derive(sqlx::FromRow)]
+struct Row {
+    budget_id: Uuid,
+    name: String,
+    #[sqlx(flatten)]
+    scope: ScopeColumns,
     limit_picos: i64,
     period: String,
     rolling_days: Option<i32>,
@@ -55,12 +74,7 @@ impl TryFrom<Row> for BudgetRow {
         let budget = Budget {
             id: row.budget_id.into(),
             name: row.name,
-            scope: BudgetScope {
-                team: row.team_id.map(Into::into),
-                key: row.key_id.map(Into::into),
-                upstream: row.upstream_id.map(Into::into),
-                tool: row.tool_id.map(Into::into),
-            },
+            scope: row.scope.into(),
             limit: Picos(row.limit_picos),
             period: word(&row.period)?,
             rolling_days: row.rolling_days.and_then(|days| u16::try_from(days).ok()),

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use tollgate_domain::{RateLimitId, TenantId, budget::BudgetScope, rate::RateLimit};
+use tollgate_domain::{RateLimitId, TenantId, rate::RateLimit};
 use uuid::Uuid;
 
 use crate::{
-    budgets,
+    budgets::{self, ScopeColumns},
     change::Change,
     error::{StoreError, StoreResult, word},
     page::{Page, PageRequest},
@@ -26,10 +26,8 @@ pub struct RateLimitRow {
 struct Row {
     rate_limit_id: Uuid,
     name: String,
-    team_id: Option<Uuid>,
-    key_id: Option<Uuid>,
-    upstream_id: Option<Uuid>,
-    tool_id: Option<Uuid>,
+    #[sqlx(flatten)]
+    scope: ScopeColumns,
     max: i32,
     per: String,
     created_at: DateTime<Utc>,
@@ -40,14 +38,9 @@ struct Row {
 impl TryFrom<Row> for RateLimitRow {
     type Error = StoreError;
     fn try_from(row: Row) -> StoreResult<Self> {
-        let scope = BudgetScope {
-            team: row.team_id.map(Into::into),
-            key: row.key_id.map(Into::into),
-            upstream: row.upstream_id.map(Into::into),
-            tool: row.tool_id.map(Into::into),
-        };
         let max = u32::try_from(row.max).map_err(|e| StoreError::Corrupt(format!("max: {e}")))?;
-        let limit = RateLimit { id: row.rate_limit_id.into(), name: row.name, scope, max, per: word(&row.per)? };
+        let limit =
+            RateLimit { id: row.rate_limit_id.into(), name: row.name, scope: row.scope.into(), max, per: word(&row.per)? };
         Ok(Self { limit, created_at: row.created_at, updated_at: row.updated_at, version: row.version })
     }
 }

@@ -6,7 +6,7 @@
 pub mod csv;
 mod ndjson;
 mod ocsf;
-mod parquet;
+pub mod parquet;
 
 #[cfg(test)]
 pub mod fixtures;

@@ -214,6 +214,22 @@ fn properties() -> WriterProperties {
     properties.build()
 }
 
+/// A column of amounts in picos, as [`amount`] writes them.
+pub fn amount_field(name: &str, null: Repetition) -> Result<Type, ParquetError> {
+    Type::primitive_type_builder(name, Physical::FIXED_LEN_BYTE_ARRAY)
+        .with_repetition(null)
+        .with_logical_type(Some(LogicalType::decimal(AMOUNT_SCALE, AMOUNT_DIGITS)))
+        .with_length(AMOUNT_BYTES)
+        .with_precision(AMOUNT_DIGITS)
+        .with_scale(AMOUNT_SCALE)
+        .build()
+}
+
+/// The number that is written is the number that is stored.
+pub fn amount(picos: i128) -> FixedLenByteArray {
+    FixedLenByteArray::from(picos.to_be_bytes().to_vec())
+}
+
 impl Values {
     /// Pages of a column without a dictionary leave memory as they fill.
     const fn repeat(&self) -> bool {
@@ -229,13 +245,9 @@ impl Column {
             Int32(_) => (Physical::INT32, None),
             Int64(_) => (Physical::INT64, None),
             Time(_) => (Physical::INT64, Some(LogicalType::timestamp(true, TimeUnit::MICROS))),
-            Amount(_) => (Physical::FIXED_LEN_BYTE_ARRAY, Some(LogicalType::decimal(AMOUNT_SCALE, AMOUNT_DIGITS))),
+            Amount(_) => return amount_field(self.name, self.null),
         };
-        let mut field = Type::primitive_type_builder(self.name, physical).with_repetition(self.null).with_logical_type(logical);
-        if matches!(self.values, Amount(_)) {
-            field = field.with_length(AMOUNT_BYTES).with_precision(AMOUNT_DIGITS).with_scale(AMOUNT_SCALE);
-        }
-        field.build()
+        Type::primitive_type_builder(self.name, physical).with_repetition(self.null).with_logical_type(logical).build()
     }
 
     fn write(&self, column: &mut SerializedColumnWriter<'_>, rows: &mut [ToolCall], tenant: &Bytes) -> Result<(), ParquetError> {
@@ -248,10 +260,9 @@ impl Column {
             Int32(get) => self.write_as::<Int32Type>(column, rows, get),
             Int64(get) => self.write_as::<Int64Type>(column, rows, get),
             Time(get) => self.write_as::<Int64Type>(column, rows, |row| get(row).map(|at| at.timestamp_micros())),
-            Amount(get) => self.write_as::<FixedLenByteArrayType>(column, rows, |row| {
-                let picos = |Picos(picos)| FixedLenByteArray::from(i128::from(picos).to_be_bytes().to_vec());
-                get(row).map(picos)
-            }),
+            Amount(get) => {
+                self.write_as::<FixedLenByteArrayType>(column, rows, |row| get(row).map(|Picos(picos)| amount(picos.into())))
+            }
         }
     }
 
