@@ -113,7 +113,7 @@ pub async fn answer(
                 match caller.languages.choose(language.as_deref()) {
                     Ok(language) => {
                         let answer = script::run(gate, caller, parent, (language, code), cancel).await?;
-                        return Ok(told(answer, script::limits(gate, caller).answer_chars));
+                        return Ok(result(gate, caller, answer));
                     }
                     Err(refused) => Err(refused),
                 }
@@ -155,8 +155,9 @@ fn error(text: &str) -> Value {
     json!({"content": [{"type": "text", "text": text}], "isError": true})
 }
 
-fn told(answer: RunAnswer, chars: usize) -> Value {
-    let answer = short(answer, chars);
+/// What a client is told of a run that stands as `answer` says.
+pub fn result(gate: &Gate, caller: &Caller, answer: RunAnswer) -> Value {
+    let answer = short(answer, script::limits(gate, caller).answer_chars);
     let text = shown(&answer.value);
     json!({"content": [{"type": "text", "text": text}], "structuredContent": answer.value, "isError": answer.failed})
 }
@@ -174,10 +175,9 @@ async fn resumed(
         Ok(run) => resume::answer(gate, caller, run, &cancel).await?,
         Err(_) => None,
     };
-    let chars = script::limits(gate, caller).answer_chars;
     Ok(found.map_or_else(
         || error("Unknown run: resume takes the script_run_id of a run that this key has made"),
-        |run| told(run, chars),
+        |run| result(gate, caller, run),
     ))
 }
 
@@ -222,11 +222,6 @@ async fn read_result(gate: &Gate, caller: &Caller, asked: ReadResult) -> Result<
         Some(_) => format!("{text}\n# {REDACTED}"),
         None => text,
     }))
-}
-
-/// What a client is told of a run that stands as `answer` says.
-pub fn result(gate: &Gate, caller: &Caller, answer: RunAnswer) -> Value {
-    told(answer, script::limits(gate, caller).answer_chars)
 }
 
 const NO_RUN: &str = "Unknown run: it takes the script_run_id of a run that this key has made";
