@@ -12,7 +12,7 @@ pub mod update;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use tollgate_codemode::Languages;
-use tollgate_domain::{KeyId, TeamId, ToolGroupId};
+use tollgate_domain::{KeyId, TeamId, ToolGroupId, llm::AgentMode};
 use tollgate_store::keys;
 use utoipa::ToSchema;
 
@@ -38,6 +38,12 @@ pub struct Key {
     /// Languages in which the key's model may write scripts, the first of which is meant by default; null is the tenant's.
     #[schema(value_type = Option<Vec<CodeLanguage>>)]
     pub code_languages: Option<Vec<String>>,
+    /// Whether the gateway runs the tools that the key's model calls through the LLM endpoints: `off`, `on_request` (where the request says
+    /// `x-tollgate-mode: agent`), or `always` (unless it says `manual`).
+    #[schema(value_type = String)]
+    pub agent_mode: AgentMode,
+    /// How often the gateway asks the model in one request at most.
+    pub agent_turns: i32,
     pub state: KeyState,
     /// Null: never.
     pub expires_at: Option<DateTime<Utc>>,
@@ -75,6 +81,8 @@ impl Key {
             tool_group_ids: row.groups,
             models: row.models,
             code_languages: row.code_languages,
+            agent_mode: row.agent.0,
+            agent_turns: row.agent.1,
             state,
             expires_at: row.expires_at,
             revoked_at: row.revoked_at,
@@ -130,6 +138,10 @@ pub enum CodeLanguage {
 pub(crate) fn check_languages(checks: &mut Checks, languages: Option<&[String]>) {
     let fit = languages.is_none_or(|names| Languages::parse(names.iter().map(String::as_str)).is_some());
     checks.require(fit, "/code_languages", "name python, typescript, or both, each once");
+}
+
+fn check_turns(checks: &mut Checks, turns: Option<i32>) {
+    checks.require(turns.is_none_or(|turns| (1..=100).contains(&turns)), "/agent_turns", "use 1 to 100 turns");
 }
 
 /// A group that is named twice is granted once.

@@ -28,12 +28,14 @@ pub struct Erasure {
     pub calls: i64,
     /// Script runs that lost their source, result, logs, error and journal.
     pub runs: i64,
+    /// LLM requests that lost their prompts and answers.
+    pub requests: i64,
 }
 
 impl From<erasures::Erasure> for Erasure {
     fn from(row: erasures::Erasure) -> Self {
         let erasures::Erasure { id, at, by, reason, selection, counts } = row;
-        Self { id, at, by, reason, selection, calls: counts.calls, runs: counts.runs }
+        Self { id, at, by, reason, selection, calls: counts.calls, runs: counts.runs, requests: counts.requests }
     }
 }
 

@@ -1,11 +1,11 @@
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use serde_json::json;
-use tollgate_domain::{KeyId, Secret, SecretKind, TeamId, ToolGroupId};
+use tollgate_domain::{KeyId, Secret, SecretKind, TeamId, ToolGroupId, llm::AgentMode};
 use tollgate_store::keys;
 use utoipa::ToSchema;
 
-use super::{CodeLanguage, Key, KeyWithSecret, check_groups, check_languages, check_models};
+use super::{CodeLanguage, Key, KeyWithSecret, check_groups, check_languages, check_models, check_turns};
 use crate::{check::Checks, ctx::Ctx, json::Json, problem::Answer};
 
 #[derive(Debug, Deserialize, ToSchema)]
@@ -27,18 +27,26 @@ pub struct NewKey {
     /// tenant's.
     #[schema(value_type = Option<Vec<CodeLanguage>>, min_items = 1, max_items = 2)]
     pub code_languages: Option<Vec<String>>,
+    /// Whether the gateway runs the tools that the key's model calls through the LLM endpoints: `off`, `on_request` (when left out), or `always`.
+    #[schema(value_type = Option<String>)]
+    pub agent_mode: Option<AgentMode>,
+    /// How often the gateway asks the model in one request at most; 10 when left out.
+    #[schema(minimum = 1, maximum = 100)]
+    pub agent_turns: Option<i32>,
 }
 
 /// Make a virtual key.
 #[utoipa::path(post, path = "/v1/tenants/{tenant_id}/keys", request_body = NewKey,
     responses((status = 201, description = "Made; the secret is shown this once.", body = KeyWithSecret)))]
 pub async fn handle(ctx: Ctx, body: Json<NewKey>) -> Answer {
-    let NewKey { name, team_id, tool_group_ids, expires_at, models, code_languages } = body.value;
+    let NewKey { name, team_id, tool_group_ids, expires_at, models, code_languages, agent_mode, agent_turns } =
+        body.value;
     let mut checks = Checks::default();
     checks.name("/name", &name);
     checks.future("/expires_at", expires_at, ctx.now);
     check_models(&mut checks, models.as_deref());
     check_languages(&mut checks, code_languages.as_deref());
+    check_turns(&mut checks, agent_turns);
     let groups = check_groups(&mut checks, &tool_group_ids);
     checks.done()?;
 
@@ -52,6 +60,7 @@ pub async fn handle(ctx: Ctx, body: Json<NewKey>) -> Answer {
         groups,
         models,
         code_languages,
+        agent: (agent_mode.unwrap_or(AgentMode::OnRequest), agent_turns.unwrap_or(10)),
         expires_at,
         revoked_at: None,
         previous_expires_at: None,
@@ -62,7 +71,7 @@ pub async fn handle(ctx: Ctx, body: Json<NewKey>) -> Answer {
     keys::create(&mut write, &key, &secret.hash(&ctx.app.secrets.pepper)).await?;
     let key = Key::at(key, ctx.now);
     let detail = json!({"name": key.name, "team_id": key.team_id, "tool_group_ids": key.tool_group_ids, "models": key.models,
-        "code_languages": key.code_languages, "expires_at": key.expires_at});
+        "code_languages": key.code_languages, "agent_mode": key.agent_mode, "agent_turns": key.agent_turns, "expires_at": key.expires_at});
     write.event("key.create", &id, detail).await?;
     write.created(&KeyWithSecret { key, secret: secret.reveal().to_owned() }).await
 }

@@ -1,11 +1,11 @@
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use serde_json::json;
-use tollgate_domain::{KeyId, TeamId, ToolGroupId};
+use tollgate_domain::{KeyId, TeamId, ToolGroupId, llm::AgentMode};
 use tollgate_store::keys;
 use utoipa::ToSchema;
 
-use super::{CodeLanguage, Key, check_groups, check_languages, check_models};
+use super::{CodeLanguage, Key, check_groups, check_languages, check_models, check_turns};
 use crate::{
     check::Checks,
     ctx::{Ctx, Id},
@@ -36,6 +36,12 @@ pub struct KeyPatch {
     #[serde(default, deserialize_with = "nullable")]
     #[schema(value_type = Option<Vec<CodeLanguage>>, min_items = 1, max_items = 2)]
     pub code_languages: Option<Option<Vec<String>>>,
+    /// Whether the gateway runs the tools that the key's model calls through the LLM endpoints: `off`, `on_request`, or `always`.
+    #[schema(value_type = Option<String>)]
+    pub agent_mode: Option<AgentMode>,
+    /// How often the gateway asks the model in one request at most.
+    #[schema(minimum = 1, maximum = 100)]
+    pub agent_turns: Option<i32>,
 }
 
 /// Change a virtual key. Workers see it within a second.
@@ -50,6 +56,7 @@ pub async fn handle(ctx: Ctx, Id(id): Id<KeyId>, body: Json<KeyPatch>) -> Answer
     checks.future("/expires_at", patch.expires_at.flatten(), ctx.now);
     check_models(&mut checks, patch.models.as_ref().and_then(Option::as_deref));
     check_languages(&mut checks, patch.code_languages.as_ref().and_then(Option::as_deref));
+    check_turns(&mut checks, patch.agent_turns);
     let groups = patch.tool_group_ids.map(|groups| check_groups(&mut checks, &groups));
     checks.done()?;
 
@@ -65,9 +72,10 @@ pub async fn handle(ctx: Ctx, Id(id): Id<KeyId>, body: Json<KeyPatch>) -> Answer
     key.expires_at = patch.expires_at.unwrap_or(key.expires_at);
     key.models = patch.models.unwrap_or(key.models);
     key.code_languages = patch.code_languages.unwrap_or(key.code_languages);
+    key.agent = (patch.agent_mode.unwrap_or(key.agent.0), patch.agent_turns.unwrap_or(key.agent.1));
     let key = Key::at(keys::update(&mut write, key).await?, ctx.now);
     let detail = json!({"name": key.name, "team_id": key.team_id, "tool_group_ids": key.tool_group_ids, "models": key.models,
-        "code_languages": key.code_languages, "expires_at": key.expires_at});
+        "code_languages": key.code_languages, "agent_mode": key.agent_mode, "agent_turns": key.agent_turns, "expires_at": key.expires_at});
     write.event("key.update", &id, detail).await?;
     write.ok(&key).await
 }

@@ -1,16 +1,18 @@
 use serde::Serialize;
-use tollgate_domain::LlmRequestId;
+use serde_json::Value;
+use tollgate_domain::{LlmRequestId, TenantId};
 use tollgate_store::{
-    PageRequest,
+    PageRequest, Tx,
     calls::{self, CallFilter, Slice},
     page::MAX_PAGE,
+    requests,
 };
 use utoipa::ToSchema;
 
 use super::LlmRequest;
 use crate::{
     ctx::{Ctx, Id, Resource},
-    problem::Answer,
+    problem::{Answer, Stop},
     script_runs::ScriptRun,
     tool_calls::ToolCall,
 };
@@ -20,12 +22,28 @@ use crate::{
 pub struct LlmRequestTree {
     #[serde(flatten)]
     pub request: LlmRequest,
+    /// What was asked, as the tenant keeps it: the body with the tools that the gateway offered. Null where nothing of it is kept.
+    pub prompt: Option<Value>,
+    /// The model's answer, put together where it was streamed.
+    pub answer: Option<Value>,
+    /// Of the first request of an agent loop: all turns of the model, itself among them, each with what it led to.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub turns: Vec<Turn>,
     /// Oldest first, each with its calls.
     pub script_runs: Vec<RunBranch>,
     /// The calls outside scripts, oldest first.
     pub tool_calls: Vec<ToolCall>,
     /// False when there are more than 1000 runs or calls: the lists, filtered by `llm_request_id`, have them all.
     pub complete: bool,
+}
+
+/// One turn of an agent loop, and what it led to.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Turn {
+    #[serde(flatten)]
+    pub request: LlmRequest,
+    pub script_runs: Vec<RunBranch>,
+    pub tool_calls: Vec<ToolCall>,
 }
 
 /// A script run and the calls that it made.
@@ -42,13 +60,39 @@ impl Resource for LlmRequestTree {}
 /// Read an LLM request with its script runs and tool calls.
 #[utoipa::path(get, path = "/v1/tenants/{tenant_id}/llm-requests/{llm_request_id}", responses((status = 200, description = "The request.", body = LlmRequestTree)))]
 pub async fn handle(ctx: Ctx, Id(id): Id<LlmRequestId>) -> Answer {
-    let of_request = CallFilter { llm_request_id: Some(id), ..CallFilter::default() };
-    let all = Slice { page: PageRequest { limit: MAX_PAGE, after: None }, ascending: true };
     let mut tx = ctx.app.store.tenant_snapshot(ctx.tenant).await?;
-    let request = LlmRequest::from(calls::get_request(&mut tx, ctx.tenant, id).await?);
-    let runs = calls::list_runs(&mut tx, ctx.tenant, &of_request, all).await?;
-    let found = calls::list(&mut tx, ctx.tenant, &of_request, all).await?;
+    let request = requests::get(&mut tx, ctx.tenant, id).await?;
+    let mut turns = Vec::new();
+    let is_root = request.forward.as_ref().is_some_and(|forward| forward.root_id == id);
+    let rows = if is_root { requests::turns(&mut tx, ctx.tenant, id, MAX_TURNS).await? } else { Vec::new() };
+    if rows.len() > 1 {
+        for row in rows {
+            let Led { script_runs, tool_calls, .. } = led(&mut tx, ctx.tenant, row.id).await?;
+            turns.push(Turn { request: row.into(), script_runs, tool_calls });
+        }
+    }
+    let requests::Texts { prompt, answer } = requests::texts(&mut tx, ctx.tenant, id).await?;
+    let json = |text: Option<String>| text.map(|text| serde_json::from_str(&text).unwrap_or(Value::String(text)));
+    let Led { script_runs, tool_calls, complete } = led(&mut tx, ctx.tenant, id).await?;
+    let (prompt, answer, request) = (json(prompt), json(answer), request.into());
+    Ok(ctx.ok(&LlmRequestTree { request, prompt, answer, turns, script_runs, tool_calls, complete }))
+}
 
+/// More than an agent loop may have.
+const MAX_TURNS: i64 = 200;
+
+/// What one request led to.
+struct Led {
+    script_runs: Vec<RunBranch>,
+    tool_calls: Vec<ToolCall>,
+    complete: bool,
+}
+
+async fn led(tx: &mut Tx, tenant: TenantId, request: LlmRequestId) -> Result<Led, Stop> {
+    let of_request = CallFilter { llm_request_id: Some(request), ..CallFilter::default() };
+    let all = Slice { page: PageRequest { limit: MAX_PAGE, after: None }, ascending: true };
+    let runs = calls::list_runs(tx, tenant, &of_request, all).await?;
+    let found = calls::list(tx, tenant, &of_request, all).await?;
     let complete = runs.next.is_none() && found.next.is_none();
     let mut script_runs: Vec<RunBranch> =
         runs.items.into_iter().map(|run| RunBranch { run: ScriptRun::from(run), tool_calls: Vec::new() }).collect();
@@ -62,5 +106,5 @@ pub async fn handle(ctx: Ctx, Id(id): Id<LlmRequestId>) -> Answer {
     for branch in &mut script_runs {
         branch.tool_calls.sort_by_key(|call| (call.sequence, call.id));
     }
-    Ok(ctx.ok(&LlmRequestTree { request, script_runs, tool_calls, complete }))
+    Ok(Led { script_runs, tool_calls, complete })
 }

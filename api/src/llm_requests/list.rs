@@ -1,4 +1,4 @@
-use tollgate_store::calls;
+use tollgate_store::requests;
 
 use super::LlmRequest;
 use crate::{
@@ -12,6 +12,6 @@ use crate::{
 #[utoipa::path(get, path = "/v1/tenants/{tenant_id}/llm-requests", params(PageQuery, TrailQuery), responses((status = 200, description = "A page.", body = ListBody<LlmRequest>)))]
 pub async fn handle(ctx: Ctx, list: List<TrailQuery>) -> Answer {
     let mut tx = ctx.app.store.tenant_snapshot(ctx.tenant).await?;
-    let page = calls::list_requests(&mut tx, ctx.tenant, &list.filter.filter(), list.filter.slice(list.page)).await?;
+    let page = requests::list(&mut tx, ctx.tenant, &list.filter.filter(), list.filter.slice(list.page)).await?;
     Ok(list.answer(page, LlmRequest::from))
 }

@@ -148,6 +148,9 @@ ids! {
     ApprovalId = "apr";
     BudgetId = "bud";
     RateLimitId = "rl";
+    /// Of models, not of tools.
+    ProviderId = "prov";
+    ModelRouteId = "route";
     AdminEventId = "evt";
     SyncRequestId = "sync";
     /// Of payloads that were taken away on purpose.

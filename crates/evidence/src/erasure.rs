@@ -6,7 +6,7 @@
 //! their own nor by one more line in the list of an erasure that there was.
 
 use serde::{Deserialize, Serialize};
-use tollgate_domain::{CallId, ErasureId, ScriptRunId, TenantId};
+use tollgate_domain::{CallId, ErasureId, LlmRequestId, ScriptRunId, TenantId};
 use uuid::Uuid;
 
 use crate::{
@@ -24,7 +24,7 @@ pub const FIELD: &str = "erased";
 /// One payload that was erased. Lists are in this order, and name nothing twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Erased {
-    /// A call or a script run.
+    /// A call, a script run or an LLM request.
     pub row: Uuid,
     /// By part: that results were erased does not excuse arguments that are missing.
     pub part: Part,
@@ -45,6 +45,7 @@ impl Erased {
     fn row_id(&self) -> String {
         match self.part {
             Part::Arguments | Part::Result => CallId::from_uuid(self.row).to_string(),
+            Part::Prompt | Part::Answer => LlmRequestId::from_uuid(self.row).to_string(),
             _ => ScriptRunId::from_uuid(self.row).to_string(),
         }
     }
@@ -63,6 +64,7 @@ impl Erased {
         let ErasedLine { row_id, part, sequence } = serde_json::from_slice(bytes).ok()?;
         let row = match part {
             Part::Arguments | Part::Result => row_id.parse::<CallId>().ok()?.uuid(),
+            Part::Prompt | Part::Answer => row_id.parse::<LlmRequestId>().ok()?.uuid(),
             _ => row_id.parse::<ScriptRunId>().ok()?.uuid(),
         };
         let erased = Self { row, part, sequence };

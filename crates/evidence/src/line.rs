@@ -9,7 +9,8 @@ use std::borrow::Cow;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use tollgate_domain::{
-    AdminEventId, ApprovalId, CallId, KeyId, LlmRequestId, PriceId, ScriptRunId, TeamId, TenantId, ToolId, UpstreamId, WorkerId,
+    AdminEventId, ApprovalId, CallId, KeyId, LlmRequestId, PriceId, ProviderId, ScriptRunId, TeamId, TenantId, ToolId, UpstreamId,
+    WorkerId,
 };
 use uuid::Uuid;
 
@@ -66,6 +67,8 @@ pub enum Part {
     RunLogs,
     RunError,
     Journal,
+    Prompt,
+    Answer,
 }
 
 impl Part {
@@ -85,6 +88,8 @@ impl Part {
             4 => Self::RunLogs,
             5 => Self::RunError,
             6 => Self::Journal,
+            7 => Self::Prompt,
+            8 => Self::Answer,
             _ => return None,
         })
     }
@@ -97,6 +102,8 @@ impl Part {
 pub enum Line<'a> {
     #[serde(borrow)]
     LlmRequest(LlmRequest<'a>),
+    LlmEnd(LlmEnd<'a>),
+    LlmResolution(LlmEnd<'a>),
     ScriptStart(ScriptStart<'a>),
     CallIntent(CallIntent<'a>),
     CallCompletion(CallEnd<'a>),
@@ -121,6 +128,57 @@ pub struct LlmRequest<'a> {
     pub method: Cow<'a, str>,
     pub model: Option<Cow<'a, str>>,
     pub client: Option<Cow<'a, str>>,
+    /// Of a request that came through the LLM door. Left out of any other, as in lines of before there was this field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forward: Option<Forward<'a>>,
+}
+
+/// What an LLM request has that was forwarded, or refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Forward<'a> {
+    pub root_id: LlmRequestId,
+    pub turn: i32,
+    #[serde(borrow)]
+    pub mode: Cow<'a, str>,
+    pub streaming: bool,
+    pub worker_id: WorkerId,
+    pub decision: Cow<'a, str>,
+    pub reason: Option<Cow<'a, str>>,
+    pub tools_offered: i32,
+    pub tools_tokens: i64,
+    pub quoted_picos: i64,
+    pub currency: Cow<'a, str>,
+    pub prompt: Commitment,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LlmEnd<'a> {
+    pub tenant_id: TenantId,
+    pub id: LlmRequestId,
+    #[serde(with = "crate::time")]
+    pub at: DateTime<Utc>,
+    #[serde(borrow)]
+    pub outcome: Cow<'a, str>,
+    pub error: Option<Cow<'a, str>>,
+    pub provider_id: Option<ProviderId>,
+    pub provider_name: Option<Cow<'a, str>>,
+    pub model_served: Option<Cow<'a, str>>,
+    /// JSON text.
+    pub attempts: Cow<'a, str>,
+    pub usage: Cow<'a, str>,
+    pub input_tokens: i64,
+    pub cached_tokens: i64,
+    pub cache_write_tokens: i64,
+    pub output_tokens: i64,
+    pub reasoning_tokens: i64,
+    pub price: Option<Cow<'a, str>>,
+    pub amount_picos: i64,
+    pub latency_us: Option<i64>,
+    pub first_token_us: Option<i64>,
+    pub finish_reason: Option<Cow<'a, str>>,
+    pub answer: Option<Commitment>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -270,7 +328,7 @@ macro_rules! kinds {
 }
 kinds! {
     LlmRequest = 1, ScriptStart = 2, CallIntent = 3, CallCompletion = 4, CallResolution = 5, ScriptJournal = 6, ScriptEnd = 7,
-    ScriptResolution = 8, AdminEvent = 9,
+    ScriptResolution = 8, AdminEvent = 9, LlmEnd = 10, LlmResolution = 11,
 }
 
 impl Line<'_> {
@@ -292,6 +350,7 @@ impl Line<'_> {
     pub fn tenant(&self) -> TenantId {
         match self {
             Self::LlmRequest(l) => l.tenant_id,
+            Self::LlmEnd(l) | Self::LlmResolution(l) => l.tenant_id,
             Self::ScriptStart(l) => l.tenant_id,
             Self::CallIntent(l) => l.tenant_id,
             Self::CallCompletion(l) | Self::CallResolution(l) => l.tenant_id,
@@ -305,6 +364,8 @@ impl Line<'_> {
     pub fn place(&self) -> Place {
         let (kind, id) = match self {
             Self::LlmRequest(l) => (Kind::LlmRequest, l.id.uuid()),
+            Self::LlmEnd(l) => (Kind::LlmEnd, l.id.uuid()),
+            Self::LlmResolution(l) => (Kind::LlmResolution, l.id.uuid()),
             Self::ScriptStart(l) => (Kind::ScriptStart, l.id.uuid()),
             Self::CallIntent(l) => (Kind::CallIntent, l.id.uuid()),
             Self::CallCompletion(l) => (Kind::CallCompletion, l.id.uuid()),
@@ -326,6 +387,8 @@ impl Line<'_> {
     pub fn name(&self) -> String {
         match self {
             Self::LlmRequest(l) => l.id.to_string(),
+            Self::LlmEnd(l) => format!("{} (end)", l.id),
+            Self::LlmResolution(l) => format!("{} (resolution)", l.id),
             Self::ScriptStart(l) => format!("{} (start)", l.id),
             Self::CallIntent(l) => format!("{} (intent)", l.id),
             Self::CallCompletion(l) => format!("{} (completion)", l.id),
@@ -350,7 +413,9 @@ impl Line<'_> {
             Self::ScriptEnd(l) | Self::ScriptResolution(l) => {
                 [(Part::RunResult, l.result), (Part::RunLogs, l.logs), (Part::RunError, l.error)]
             }
-            Self::LlmRequest(_) | Self::AdminEvent(_) => return Vec::new(),
+            Self::LlmRequest(l) => return l.forward.iter().map(|forward| (Part::Prompt, forward.prompt)).collect(),
+            Self::LlmEnd(l) | Self::LlmResolution(l) => return l.answer.map(|c| (Part::Answer, c)).into_iter().collect(),
+            Self::AdminEvent(_) => return Vec::new(),
         };
         all.into_iter().filter_map(|(part, commitment)| Some((part, commitment?))).collect()
     }
@@ -416,7 +481,7 @@ mod tests {
     #[test]
     fn a_part_is_kept_under_its_number() {
         let codes: Vec<u8> = (0..=u8::MAX).filter_map(Part::from_code).map(Part::code).collect();
-        assert_eq!(codes, [0, 1, 2, 3, 4, 5, 6]);
+        assert_eq!(codes, [0, 1, 2, 3, 4, 5, 6, 7, 8]);
     }
 
     #[test]

@@ -9,6 +9,7 @@
 //! chain there can only ever be one.
 
 mod columns;
+mod forwards;
 mod link;
 mod rows;
 #[cfg(feature = "unaudited")]
@@ -30,7 +31,10 @@ use uuid::Uuid;
 use crate::{error::StoreError, ledger::SignedBatch, tx::Store};
 use columns::Batch;
 use link::{Failure, Link};
-pub use rows::{Completion, Entry, Intent, JournalRow, NewRequest, NewRun, Resolution, RunEnd, RunResolution, ScriptPlace};
+pub use rows::{
+    Completion, Entry, Forward, Intent, JournalRow, LlmEnd, LlmResolution, NewRequest, NewRun, Resolution, RunEnd, RunResolution,
+    ScriptPlace,
+};
 
 /// Entries that one commit takes at most.
 const MAX_BATCH: usize = 1000;
@@ -163,7 +167,8 @@ impl AuditWriter {
     /// # Errors
     /// As those two.
     pub async fn intent(&self, entry: Entry) -> Result<(), (AuditError, Option<Fate>)> {
-        let queued = if entry.completions.is_empty() { self.offer(entry) } else { self.enqueue(entry, None).await };
+        let carries = !entry.completions.is_empty() || !entry.llm_ends.is_empty();
+        let queued = if !carries { self.offer(entry) } else { self.enqueue(entry, None).await };
         let mut answer = queued.map_err(|error| (error, None))?;
         match tokio::time::timeout(PATIENCE, &mut answer).await {
             Ok(Ok(result)) => result.map_err(|error| (error, None)),
@@ -330,6 +335,7 @@ impl Task {
         let (nobody, _) = oneshot::channel();
         let done = std::mem::replace(&mut job.done, nobody);
         job.entry.intent = None;
+        job.entry.request.take_if(|request| request.forward.is_some());
         job.abandonable = false;
         let mut told = if certain { AuditError::LeaseEnded } else { AuditError::Unavailable };
         if !job.entry.is_empty() {

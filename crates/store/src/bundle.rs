@@ -155,7 +155,8 @@ struct Wanted {
     sequence: i32,
 }
 
-/// Where a part lies: in the calls' table (true) under its kind, or in the scripts' under its part.
+/// Where a part lies: in the calls' table (true) under its kind, or in the scripts' (which holds the texts of LLM requests as well) under
+/// its part.
 const fn place(part: Part) -> (bool, i16) {
     match part {
         Part::Arguments => (true, 0),
@@ -165,6 +166,8 @@ const fn place(part: Part) -> (bool, i16) {
         Part::RunLogs => (false, 2),
         Part::RunError => (false, 3),
         Part::Journal => (false, 4),
+        Part::Prompt => (false, 5),
+        Part::Answer => (false, 6),
     }
 }
 

@@ -1,4 +1,4 @@
-//! What has happened, as admins read it: tool calls, the requests above them and the script runs between.
+//! What has happened, as admins read it: tool calls, and the script runs above them.
 //!
 //! Lists are windows over ids: `from` and `to` compare with the time in an id, so that neighbouring windows neither overlap
 //! nor leave a gap, and a window reads its partitions alone.
@@ -195,7 +195,7 @@ pub(crate) fn select_calls(tenant: TenantId, payloads: Payloads) -> QueryBuilder
 }
 
 /// `from`, `to` and the page's start as one range of `id`, a column's name.
-fn window(query: &mut QueryBuilder<Postgres>, id: &'static str, filter: &CallFilter, slice: Slice) {
+pub(crate) fn window(query: &mut QueryBuilder<Postgres>, id: &'static str, filter: &CallFilter, slice: Slice) {
     let mut bound = |operator: &'static str, at: Uuid| {
         query.push(" AND ").push(id).push(operator).push_bind(at);
     };
@@ -210,7 +210,7 @@ fn window(query: &mut QueryBuilder<Postgres>, id: &'static str, filter: &CallFil
     }
 }
 
-fn order(query: &mut QueryBuilder<Postgres>, id: &'static str, slice: Slice) {
+pub(crate) fn order(query: &mut QueryBuilder<Postgres>, id: &'static str, slice: Slice) {
     query.push(" ORDER BY ").push(id).push(if slice.ascending { " LIMIT " } else { " DESC LIMIT " });
     query.push_bind(slice.page.fetch());
 }
@@ -283,28 +283,16 @@ fn form(number: Option<i32>) -> StoreResult<Option<Form>> {
     })
 }
 
-fn id<T: From<Uuid>>(row: &PgRow, column: &str) -> StoreResult<Option<T>> {
+pub(crate) fn id<T: From<Uuid>>(row: &PgRow, column: &str) -> StoreResult<Option<T>> {
     Ok(row.try_get::<Option<Uuid>, _>(column)?.map(T::from))
 }
 
 /// The JSON text in a packed payload.
-fn text(packed: &[u8]) -> StoreResult<String> {
+pub(crate) fn text(packed: &[u8]) -> StoreResult<String> {
     String::from_utf8(payload::unpack(packed)?).map_err(|e| StoreError::Corrupt(format!("payload: {e}")))
 }
 
-// ---------------------------------------------------------------- the parents
-
-#[derive(Debug, Clone)]
-pub struct LlmRequest {
-    pub id: LlmRequestId,
-    pub key_id: KeyId,
-    pub team_id: Option<TeamId>,
-    pub origin: Origin,
-    pub method: String,
-    pub model: Option<String>,
-    pub client: Option<String>,
-    pub at: DateTime<Utc>,
-}
+// ---------------------------------------------------------------- script runs
 
 #[derive(Debug, Clone)]
 pub struct ScriptRun {
@@ -345,7 +333,7 @@ pub struct JournalEntry {
 /// Looking for parents by what their calls were has no index but the window. Longer than this it is refused.
 const PARENTS_WITHIN: &str = "5s";
 
-async fn fetch_parents(tx: &mut Tx, mut query: QueryBuilder<Postgres>, bounded: bool) -> StoreResult<Vec<PgRow>> {
+pub(crate) async fn fetch_parents(tx: &mut Tx, mut query: QueryBuilder<Postgres>, bounded: bool) -> StoreResult<Vec<PgRow>> {
     if bounded {
         sqlx::query("SELECT set_config('statement_timeout', $1, true)").bind(PARENTS_WITHIN).execute(&mut **tx).await?;
     }
@@ -356,54 +344,6 @@ async fn fetch_parents(tx: &mut Tx, mut query: QueryBuilder<Postgres>, bounded: 
             StoreError::invalid("?from", sentence)
         }
         _ => error.into(),
-    })
-}
-
-/// A page of LLM requests. A filter that speaks of calls finds the requests that have such a call.
-///
-/// # Errors
-/// [`StoreError::Invalid`] when a filter that speaks of calls takes too long.
-pub async fn list_requests(tx: &mut Tx, tenant: TenantId, filter: &CallFilter, slice: Slice) -> StoreResult<Page<LlmRequest>> {
-    let mut query = QueryBuilder::new(
-        "SELECT l.llm_request_id, l.key_id, l.team_id, l.origin, l.method, l.model, l.client, l.at
-         FROM llm_requests l WHERE l.tenant_id = ",
-    );
-    query.push_bind(tenant.uuid());
-    window(&mut query, "l.llm_request_id", filter, slice);
-    call_conditions(&mut query, "l", &own(filter));
-    let by_calls = has_call_filter(filter) || filter.script_run_id.is_some();
-    if by_calls {
-        query.push(" AND EXISTS (SELECT FROM ").push("tool_calls t");
-        query.push(" WHERE t.tenant_id = l.tenant_id AND t.llm_request_id = l.llm_request_id");
-        call_conditions(&mut query, "t", filter);
-        query.push(")");
-    }
-    order(&mut query, "l.llm_request_id", slice);
-    let rows = fetch_parents(tx, query, by_calls).await?;
-    let rows: Vec<LlmRequest> = rows.iter().map(llm_request).collect::<StoreResult<_>>()?;
-    Ok(slice.page.cut(rows, |row| row.id.uuid()))
-}
-
-/// One LLM request.
-///
-/// # Errors
-/// [`StoreError::NotFound`].
-pub async fn get_request(tx: &mut Tx, tenant: TenantId, id: LlmRequestId) -> StoreResult<LlmRequest> {
-    let only = CallFilter { llm_request_id: Some(id), ..CallFilter::default() };
-    let slice = Slice { page: PageRequest { limit: 1, after: None }, ascending: true };
-    list_requests(tx, tenant, &only, slice).await?.items.pop().ok_or(StoreError::NotFound)
-}
-
-fn llm_request(row: &PgRow) -> StoreResult<LlmRequest> {
-    Ok(LlmRequest {
-        id: row.try_get::<Uuid, _>("llm_request_id")?.into(),
-        key_id: row.try_get::<Uuid, _>("key_id")?.into(),
-        team_id: id(row, "team_id")?,
-        origin: word(row.try_get("origin")?)?,
-        method: row.try_get("method")?,
-        model: row.try_get("model")?,
-        client: row.try_get("client")?,
-        at: row.try_get("at")?,
     })
 }
 
@@ -499,10 +439,10 @@ pub(crate) fn may_call(row: &PgRow) -> StoreResult<Option<Vec<String>>> {
 }
 
 /// The part of a filter that a parent answers from its own row.
-fn own(filter: &CallFilter) -> CallFilter {
+pub(crate) fn own(filter: &CallFilter) -> CallFilter {
     CallFilter { key_id: filter.key_id, team_id: filter.team_id, llm_request_id: filter.llm_request_id, ..CallFilter::default() }
 }
 
-const fn has_call_filter(filter: &CallFilter) -> bool {
+pub(crate) const fn has_call_filter(filter: &CallFilter) -> bool {
     filter.tool_id.is_some() || filter.upstream_id.is_some() || filter.outcome.is_some() || filter.decision.is_some()
 }

@@ -60,11 +60,12 @@ pub enum Selection {
     },
 }
 
-/// The rows that a selection names: calls, and script runs.
+/// The rows that a selection names: calls, script runs, and LLM requests.
 #[derive(Debug, Clone, Default)]
 pub struct Selected {
     calls: BTreeSet<Uuid>,
     runs: BTreeSet<Uuid>,
+    requests: BTreeSet<Uuid>,
 }
 
 /// How many rows lose something.
@@ -72,6 +73,8 @@ pub struct Selected {
 pub struct Counts {
     pub calls: i64,
     pub runs: i64,
+    /// Those of the LLM door: others have no payloads.
+    pub requests: i64,
 }
 
 #[derive(Debug, Clone)]
@@ -113,6 +116,7 @@ pub async fn select(tx: &mut Tx, tenant: TenantId, selection: &Selection) -> Sto
             Selected {
                 calls: CALLS.within(tx, tenant, window, Some(*key)).await?,
                 runs: RUNS.within(tx, tenant, window, Some(*key)).await?,
+                requests: REQUESTS.within(tx, tenant, window, Some(*key)).await?,
             }
         }
         Selection::Contains { text, from, to } => {
@@ -121,6 +125,7 @@ pub async fn select(tx: &mut Tx, tenant: TenantId, selection: &Selection) -> Sto
             Selected {
                 calls: CALLS.holding(tx, tenant, window, &needle, &mut left).await?,
                 runs: RUNS.holding(tx, tenant, window, &needle, &mut left).await?,
+                requests: REQUESTS.holding(tx, tenant, window, &needle, &mut left).await?,
             }
         }
     };
@@ -143,7 +148,7 @@ async fn listed(tx: &mut Tx, tenant: TenantId, calls: &[CallId]) -> StoreResult<
     let calls: BTreeSet<Uuid> = there.into_iter().collect();
     match asked.iter().position(|call| !calls.contains(call)) {
         Some(missing) => Err(StoreError::invalid(format!("/selection/call_ids/{missing}"), "there is no such call")),
-        None => Ok(Selected { calls, runs: BTreeSet::new() }),
+        None => Ok(Selected { calls, ..Selected::default() }),
     }
 }
 
@@ -155,6 +160,7 @@ pub async fn count(tx: &mut Tx, tenant: TenantId, selected: &Selected) -> StoreR
     Ok(Counts {
         calls: CALLS.with_payloads(tx, tenant, &selected.calls).await?,
         runs: RUNS.with_payloads(tx, tenant, &selected.runs).await?,
+        requests: REQUESTS.with_payloads(tx, tenant, &selected.requests).await?,
     })
 }
 
@@ -174,7 +180,9 @@ pub async fn erase(change: &mut Change, selection: &Selection, selected: &Select
     let mut gone = CALLS.erase(change, &selected.calls).await?;
     let calls = rows_of(&gone);
     gone.extend(RUNS.erase(change, &selected.runs).await?);
-    let counts = Counts { calls, runs: rows_of(&gone) - calls };
+    let runs = rows_of(&gone) - calls;
+    gone.extend(REQUESTS.erase(change, &selected.requests).await?);
+    let counts = Counts { calls, runs, requests: rows_of(&gone) - calls - runs };
     gone.sort_unstable();
     let erasure = Erasure { id, at: change.now, by: change.actor.id.clone(), reason, selection: selection.described(), counts };
     record(change, &erasure).await?;
@@ -185,7 +193,7 @@ pub async fn erase(change: &mut Change, selection: &Selection, selected: &Select
     let commitment = erasure::Commitment::sign(change.tenant, id, &root, change.keys().signer());
     let detail = json!({
         "reason": erasure.reason, "selection": erasure.selection, "calls": counts.calls, "runs": counts.runs,
-        erasure::FIELD: commitment,
+        "requests": counts.requests, erasure::FIELD: commitment,
     });
     change.event(erasure::ACTION, &id, detail).await?;
     Ok(erasure)
@@ -193,8 +201,8 @@ pub async fn erase(change: &mut Change, selection: &Selection, selected: &Select
 
 async fn record(change: &mut Change, erasure: &Erasure) -> StoreResult<()> {
     sqlx::query(
-        "INSERT INTO audit_erasures (tenant_id, erasure_id, at, by, reason, selection, calls, runs)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+        "INSERT INTO audit_erasures (tenant_id, erasure_id, at, by, reason, selection, calls, runs, requests)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
     )
     .bind(change.tenant.uuid())
     .bind(erasure.id.uuid())
@@ -204,6 +212,7 @@ async fn record(change: &mut Change, erasure: &Erasure) -> StoreResult<()> {
     .bind(&erasure.selection)
     .bind(erasure.counts.calls)
     .bind(erasure.counts.runs)
+    .bind(erasure.counts.requests)
     .execute(&mut *change.tx)
     .await?;
     Ok(())
@@ -216,6 +225,8 @@ fn rows_of(gone: &[Erased]) -> i64 {
 /// A kind of row that has payloads: where they lie and under which name.
 struct Kind {
     id: &'static str,
+    /// The column of the payloads' table that holds it.
+    payload_id: &'static str,
     rows: &'static str,
     /// What distinguishes the rows that are looked for from others of the table.
     which: &'static str,
@@ -228,14 +239,18 @@ struct Kind {
 
 const CALLS: Kind = Kind {
     id: "call_id",
+    payload_id: "call_id",
     rows: "tool_call_events",
     which: " AND kind = 0",
     payloads: "tool_call_payloads",
     item: "call_id, kind, 0",
     parts: Part::Arguments,
 };
+/// Their texts rest with those of scripts.
+const REQUESTS: Kind = Kind { id: "llm_request_id", rows: "llm_requests", which: " AND origin = 'llm'", ..RUNS };
 const RUNS: Kind = Kind {
     id: "script_run_id",
+    payload_id: "script_run_id",
     rows: "script_run_starts",
     which: "",
     payloads: "script_payloads",
@@ -276,7 +291,7 @@ impl Kind {
         let rows: Vec<Uuid> = self.within(tx, tenant, window, None).await?.into_iter().collect();
         let mut found = BTreeSet::new();
         for some in rows.chunks(BATCH) {
-            let mut query = self.of(tenant, some, &["SELECT ", self.id, ", body FROM "]);
+            let mut query = self.of(tenant, some, &["SELECT ", self.payload_id, ", body FROM "]);
             let mut bodies = query.build().fetch(&mut **tx);
             let (mut chunk, mut bytes) = (Vec::new(), 0);
             while let Some(row) = bodies.try_next().await? {
@@ -298,7 +313,7 @@ impl Kind {
         let rows: Vec<Uuid> = rows.iter().copied().collect();
         let mut sum = 0;
         for some in rows.chunks(BATCH) {
-            let mut query = self.of(tenant, some, &["SELECT count(DISTINCT ", self.id, ") FROM "]);
+            let mut query = self.of(tenant, some, &["SELECT count(DISTINCT ", self.payload_id, ") FROM "]);
             sum += query.build_query_scalar::<i64>().fetch_one(&mut **tx).await?;
         }
         Ok(sum)
@@ -330,7 +345,7 @@ impl Kind {
             query.push(*part);
         }
         query.push(self.payloads).push(" WHERE tenant_id = ").push_bind(tenant.uuid());
-        query.push(" AND ").push(self.id).push(" = ANY(").push_bind(rows.to_vec()).push(")");
+        query.push(" AND ").push(self.payload_id).push(" = ANY(").push_bind(rows.to_vec()).push(")");
         query
     }
 }
@@ -372,7 +387,7 @@ fn number(n: usize) -> i64 {
 
 // ---------------------------------------------------------------- what was erased
 
-const COLUMNS: &str = "SELECT erasure_id, at, by, reason, selection, calls, runs FROM audit_erasures WHERE tenant_id = ";
+const COLUMNS: &str = "SELECT erasure_id, at, by, reason, selection, calls, runs, requests FROM audit_erasures WHERE tenant_id = ";
 
 /// Newest first.
 ///
@@ -405,6 +420,6 @@ fn read(row: &PgRow) -> StoreResult<Erasure> {
         by: row.try_get("by")?,
         reason: row.try_get("reason")?,
         selection: row.try_get("selection")?,
-        counts: Counts { calls: row.try_get("calls")?, runs: row.try_get("runs")? },
+        counts: Counts { calls: row.try_get("calls")?, runs: row.try_get("runs")?, requests: row.try_get("requests")? },
     })
 }

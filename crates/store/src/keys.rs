@@ -1,7 +1,7 @@
 //! Virtual keys: what opens the model door. The row keeps a hash of the secret, never the secret.
 
 use chrono::{DateTime, Utc};
-use tollgate_domain::{KeyId, TeamId, TenantId, ToolGroupId};
+use tollgate_domain::{KeyId, TeamId, TenantId, ToolGroupId, llm::AgentMode};
 use uuid::Uuid;
 
 use crate::{
@@ -21,6 +21,8 @@ pub struct VirtualKey {
     pub models: Option<Vec<String>>,
     /// Languages of its scripts, the first by default; `None`: the tenant's.
     pub code_languages: Option<Vec<String>>,
+    /// Whether the gateway runs the tools that its model calls through the LLM door, and for how many turns of the model at most.
+    pub agent: (AgentMode, i32),
     pub expires_at: Option<DateTime<Utc>>,
     pub revoked_at: Option<DateTime<Utc>>,
     /// Until when the secret of before the last rotation works.
@@ -37,6 +39,8 @@ struct Row {
     groups: Vec<Uuid>,
     models: Option<Vec<String>>,
     code_languages: Option<Vec<String>>,
+    agent_mode: String,
+    agent_turns: i32,
     expires_at: Option<DateTime<Utc>>,
     revoked_at: Option<DateTime<Utc>>,
     previous_expires_at: Option<DateTime<Utc>>,
@@ -66,6 +70,8 @@ impl From<Row> for VirtualKey {
             groups: row.groups.into_iter().map(ToolGroupId::from_uuid).collect(),
             models,
             code_languages,
+            // What the database holds has been checked; a word of a later version is the closed one here.
+            agent: (row.agent_mode.parse().unwrap_or(AgentMode::Off), row.agent_turns),
             expires_at,
             revoked_at,
             previous_expires_at,
@@ -84,8 +90,8 @@ pub async fn create(change: &mut Change, key: &VirtualKey, hash: &[u8]) -> Store
     check_team(change, key.team).await?;
     sqlx::query!(
         "INSERT INTO virtual_keys (tenant_id, key_id, name, team_id, hash, models, code_languages, expires_at, created_at,
-                                   updated_at, version)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $9, $10)",
+                                   updated_at, version, agent_mode, agent_turns)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $9, $10, $11, $12)",
         change.tenant.uuid(),
         key.id.uuid(),
         key.name,
@@ -96,6 +102,8 @@ pub async fn create(change: &mut Change, key: &VirtualKey, hash: &[u8]) -> Store
         key.expires_at,
         key.created_at,
         key.version,
+        key.agent.0.as_str(),
+        key.agent.1,
     )
     .execute(&mut *change.tx)
     .await?;
@@ -110,8 +118,8 @@ pub async fn list(store: &Store, tenant: TenantId, team: Option<TeamId>, page: P
     let mut tx = store.tenant(tenant).await?;
     let rows = sqlx::query_as!(
         Row,
-        r#"SELECT key_id, name, team_id, models, code_languages, expires_at, revoked_at, previous_expires_at, created_at, updated_at,
-                  version,
+        r#"SELECT key_id, name, team_id, models, code_languages, agent_mode, agent_turns, expires_at, revoked_at,
+                  previous_expires_at, created_at, updated_at, version,
                   ARRAY(SELECT g.tool_group_id FROM virtual_key_tool_groups g
                         WHERE g.tenant_id = k.tenant_id AND g.key_id = k.key_id ORDER BY g.tool_group_id) AS "groups!"
            FROM virtual_keys k
@@ -134,8 +142,8 @@ pub async fn get(store: &Store, tenant: TenantId, id: KeyId) -> StoreResult<Virt
     let mut tx = store.tenant(tenant).await?;
     let row = sqlx::query_as!(
         Row,
-        r#"SELECT key_id, name, team_id, models, code_languages, expires_at, revoked_at, previous_expires_at, created_at, updated_at,
-                  version,
+        r#"SELECT key_id, name, team_id, models, code_languages, agent_mode, agent_turns, expires_at, revoked_at,
+                  previous_expires_at, created_at, updated_at, version,
                   ARRAY(SELECT g.tool_group_id FROM virtual_key_tool_groups g
                         WHERE g.tenant_id = k.tenant_id AND g.key_id = k.key_id ORDER BY g.tool_group_id) AS "groups!"
            FROM virtual_keys k WHERE k.tenant_id = $1 AND key_id = $2"#,
@@ -155,8 +163,8 @@ pub async fn get(store: &Store, tenant: TenantId, id: KeyId) -> StoreResult<Virt
 pub async fn lock(change: &mut Change, id: KeyId) -> StoreResult<VirtualKey> {
     let row = sqlx::query_as!(
         Row,
-        r#"SELECT key_id, name, team_id, models, code_languages, expires_at, revoked_at, previous_expires_at, created_at, updated_at,
-                  version,
+        r#"SELECT key_id, name, team_id, models, code_languages, agent_mode, agent_turns, expires_at, revoked_at,
+                  previous_expires_at, created_at, updated_at, version,
                   ARRAY(SELECT g.tool_group_id FROM virtual_key_tool_groups g
                         WHERE g.tenant_id = k.tenant_id AND g.key_id = k.key_id ORDER BY g.tool_group_id) AS "groups!"
            FROM virtual_keys k WHERE k.tenant_id = $1 AND key_id = $2 FOR UPDATE OF k"#,
@@ -168,7 +176,7 @@ pub async fn lock(change: &mut Change, id: KeyId) -> StoreResult<VirtualKey> {
     Ok(row.into())
 }
 
-/// Write what [`lock`] gave and the caller has edited: name, team, groups, models, languages, expiry.
+/// Write what [`lock`] gave and the caller has edited: name, team, groups, models, languages, agent mode, expiry.
 ///
 /// # Errors
 /// As [`create`].
@@ -178,7 +186,7 @@ pub async fn update(change: &mut Change, mut key: VirtualKey) -> StoreResult<Vir
     key.updated_at = change.now;
     sqlx::query!(
         "UPDATE virtual_keys SET name = $3, team_id = $4, models = $5, code_languages = $6, expires_at = $7, version = $8,
-           updated_at = $9
+           updated_at = $9, agent_mode = $10, agent_turns = $11
          WHERE tenant_id = $1 AND key_id = $2",
         change.tenant.uuid(),
         key.id.uuid(),
@@ -189,6 +197,8 @@ pub async fn update(change: &mut Change, mut key: VirtualKey) -> StoreResult<Vir
         key.expires_at,
         key.version,
         key.updated_at,
+        key.agent.0.as_str(),
+        key.agent.1,
     )
     .execute(&mut *change.tx)
     .await?;

@@ -27,8 +27,9 @@ pub async fn lines(tx: &mut Tx, tenant: TenantId, entries: &[Sealed]) -> StoreRe
         entries.iter().filter(|(place, _)| kinds.contains(&place.kind)).map(|(place, _)| place.id).collect()
     };
     let mut keep = |line: Line<'_>| drop(found.insert(line.place(), line.bytes()));
-    let reads: [(&'static str, Vec<Uuid>, Make); 6] = [
+    let reads: [(&'static str, Vec<Uuid>, Make); 7] = [
         (REQUESTS, of(&[Kind::LlmRequest]), request),
+        (LLM_ENDS, of(&[Kind::LlmEnd, Kind::LlmResolution]), llm_end),
         (STARTS, of(&[Kind::ScriptStart]), start),
         (CALLS, of(&[Kind::CallIntent, Kind::CallCompletion, Kind::CallResolution]), call),
         (JOURNAL, of(&[Kind::ScriptJournal]), journal),
@@ -52,8 +53,12 @@ pub async fn lines(tx: &mut Tx, tenant: TenantId, entries: &[Sealed]) -> StoreRe
 
 type Make = fn(TenantId, &PgRow) -> StoreResult<Line<'_>>;
 
-const REQUESTS: &str = "SELECT llm_request_id, key_id, team_id, origin, method, model, client, at FROM llm_requests
-    WHERE tenant_id = $1 AND llm_request_id = ANY($2)";
+const REQUESTS: &str = "SELECT l.llm_request_id, l.key_id, l.team_id, l.origin, l.method, l.model, l.client, l.at, f.root_id, f.turn, f.mode,
+    f.streaming, f.worker_id, f.decision, f.reason, f.tools_offered, f.tools_tokens, f.quoted_picos, f.currency, f.prompt_sha256,
+    f.prompt_form, f.prompt_kept_sha256
+    FROM llm_requests l LEFT JOIN llm_forwards f ON f.tenant_id = l.tenant_id AND f.llm_request_id = l.llm_request_id
+    WHERE l.tenant_id = $1 AND l.llm_request_id = ANY($2)";
+const LLM_ENDS: &str = "SELECT * FROM llm_request_ends WHERE tenant_id = $1 AND llm_request_id = ANY($2)";
 const STARTS: &str =
     "SELECT script_run_id, llm_request_id, key_id, team_id, worker_id, engine, limits, catalog_sha256, source_sha256,
     source_form, source_kept_sha256, opened_at, route FROM script_run_starts WHERE tenant_id = $1 AND script_run_id = ANY($2)";
@@ -75,7 +80,53 @@ fn request(tenant: TenantId, row: &PgRow) -> StoreResult<Line<'_>> {
         method: text(row, "method")?.into(),
         model: words(row, "model")?,
         client: words(row, "client")?,
+        forward: forward(row)?,
     }))
+}
+
+fn forward(row: &PgRow) -> StoreResult<Option<line::Forward<'_>>> {
+    let Some(root_id) = maybe(row, "root_id")? else { return Ok(None) };
+    Ok(Some(line::Forward {
+        root_id,
+        turn: row.try_get("turn")?,
+        mode: text(row, "mode")?.into(),
+        streaming: row.try_get("streaming")?,
+        worker_id: id(row, "worker_id")?,
+        decision: text(row, "decision")?.into(),
+        reason: words(row, "reason")?,
+        tools_offered: row.try_get("tools_offered")?,
+        tools_tokens: row.try_get("tools_tokens")?,
+        quoted_picos: row.try_get("quoted_picos")?,
+        currency: text(row, "currency")?.into(),
+        prompt: required(commitment(row, ["prompt_sha256", "prompt_form", "prompt_kept_sha256"])?)?,
+    }))
+}
+
+fn llm_end(tenant: TenantId, row: &PgRow) -> StoreResult<Line<'_>> {
+    let end = line::LlmEnd {
+        tenant_id: tenant,
+        id: id(row, "llm_request_id")?,
+        at: row.try_get("at")?,
+        outcome: text(row, "outcome")?.into(),
+        error: words(row, "error")?,
+        provider_id: maybe(row, "provider_id")?,
+        provider_name: words(row, "provider_name")?,
+        model_served: words(row, "model_served")?,
+        attempts: text(row, "attempts")?.into(),
+        usage: text(row, "usage")?.into(),
+        input_tokens: row.try_get("input_tokens")?,
+        cached_tokens: row.try_get("cached_tokens")?,
+        cache_write_tokens: row.try_get("cache_write_tokens")?,
+        output_tokens: row.try_get("output_tokens")?,
+        reasoning_tokens: row.try_get("reasoning_tokens")?,
+        price: words(row, "price")?,
+        amount_picos: row.try_get("amount_picos")?,
+        latency_us: row.try_get("latency_us")?,
+        first_token_us: row.try_get("first_token_us")?,
+        finish_reason: words(row, "finish_reason")?,
+        answer: commitment(row, ["answer_sha256", "answer_form", "answer_kept_sha256"])?,
+    };
+    Ok(if row.try_get::<i16, _>("kind")? == 1 { Line::LlmEnd(end) } else { Line::LlmResolution(end) })
 }
 
 fn start(tenant: TenantId, row: &PgRow) -> StoreResult<Line<'_>> {

@@ -7,6 +7,7 @@ use serde_json::Value;
 pub use sqlx::postgres::PgListener;
 use tollgate_domain::{
     Budget, Currency, KeyId, Picos, PriceId, TeamId, TenantId, TimeZone, ToolGroupId, ToolId, UpstreamId,
+    llm::{AgentMode, ModelRoute},
     price::{Price, RateCard, Target},
     rate::RateLimit,
     scope::{Grant, ToolGroup, ToolNames},
@@ -17,6 +18,7 @@ use uuid::Uuid;
 use crate::{
     budgets,
     error::{StoreError, StoreResult, word},
+    providers::{self, Provider},
     rates as rate_limits,
     script_limits::{self, ScriptLimits},
     settings::{self, TrailPolicy},
@@ -42,6 +44,8 @@ pub struct TenantConfig {
     pub rates: RateCard,
     pub trail: TrailPolicy,
     pub scripts: ScriptLimits,
+    pub providers: Vec<Provider>,
+    pub routes: Vec<ModelRoute>,
 }
 
 /// An upstream with what it takes to reach it.
@@ -66,6 +70,8 @@ pub struct KeyConfig {
     pub models: Option<Vec<String>>,
     /// Languages of its scripts; `None`: the tenant's.
     pub code_languages: Option<Vec<String>>,
+    /// Whether the gateway runs its model's tools, and for how many turns.
+    pub agent: (AgentMode, u32),
     pub expires_at: Option<DateTime<Utc>>,
     pub revoked: bool,
 }
@@ -107,6 +113,8 @@ pub async fn reload_tenant(store: &Store, tenant: TenantId, before: Option<&Tena
         rates: rates(&mut tx, tenant).await?,
         trail: TrailPolicy::new(&settings::get(&mut tx, tenant).await?, before.map(|config| &config.trail)),
         scripts: script_limits::get(&mut tx, tenant).await?,
+        providers: providers::all(&mut tx, tenant).await?,
+        routes: providers::routes(&mut tx, tenant).await?.into_iter().map(|row| row.route).collect(),
         upstreams,
     };
     tx.commit().await?;
@@ -243,7 +251,7 @@ async fn groups(tx: &mut Tx, tenant: TenantId) -> StoreResult<HashMap<ToolGroupI
 
 async fn keys(tx: &mut Tx, tenant: TenantId) -> StoreResult<HashMap<KeyId, KeyConfig>> {
     let rows = sqlx::query!(
-        r#"SELECT k.key_id, k.team_id, k.hash, k.previous_hash, k.previous_expires_at, k.models, k.code_languages, k.expires_at,
+        r#"SELECT k.key_id, k.team_id, k.hash, k.previous_hash, k.previous_expires_at, k.models, k.code_languages, k.agent_mode, k.agent_turns, k.expires_at,
                   k.revoked_at IS NOT NULL AS "revoked!",
                   ARRAY(SELECT g.tool_group_id FROM virtual_key_tool_groups g
                         WHERE g.tenant_id = k.tenant_id AND g.key_id = k.key_id) AS "groups!"
@@ -251,49 +259,21 @@ async fn keys(tx: &mut Tx, tenant: TenantId) -> StoreResult<HashMap<KeyId, KeyCo
         tenant.uuid()
     );
     let rows = rows.fetch_all(&mut **tx).await?;
-    let key = |row: KeyRow| KeyConfig {
-        id: row.0.into(),
-        team: row.1.map(Into::into),
-        hash: row.2,
-        previous: row.3.zip(row.4),
-        groups: row.5.into_iter().map(Into::into).collect(),
-        models: row.6,
-        code_languages: row.7,
-        expires_at: row.8,
-        revoked: row.9,
-    };
-    Ok(rows
-        .into_iter()
-        .map(|r| {
-            let config = key((
-                r.key_id,
-                r.team_id,
-                r.hash,
-                r.previous_hash,
-                r.previous_expires_at,
-                r.groups,
-                r.models,
-                r.code_languages,
-                r.expires_at,
-                r.revoked,
-            ));
-            (config.id, config)
-        })
-        .collect())
+    let key = rows.into_iter().map(|row| KeyConfig {
+        id: row.key_id.into(),
+        team: row.team_id.map(Into::into),
+        hash: row.hash,
+        previous: row.previous_hash.zip(row.previous_expires_at),
+        groups: row.groups.into_iter().map(Into::into).collect(),
+        models: row.models,
+        code_languages: row.code_languages,
+        // A word of a later version is the closed one here.
+        agent: (row.agent_mode.parse().unwrap_or(AgentMode::Off), u32::try_from(row.agent_turns).unwrap_or(1)),
+        expires_at: row.expires_at,
+        revoked: row.revoked,
+    });
+    Ok(key.map(|config| (config.id, config)).collect())
 }
-
-type KeyRow = (
-    Uuid,
-    Option<Uuid>,
-    Vec<u8>,
-    Option<Vec<u8>>,
-    Option<DateTime<Utc>>,
-    Vec<Uuid>,
-    Option<Vec<String>>,
-    Option<Vec<String>>,
-    Option<DateTime<Utc>>,
-    bool,
-);
 
 async fn rates(tx: &mut Tx, tenant: TenantId) -> StoreResult<RateCard> {
     let rows = sqlx::query!(

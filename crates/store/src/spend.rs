@@ -173,7 +173,7 @@ struct Threshold {
     limit_picos: i64,
 }
 
-/// The ends of calls that one round of the sealer meets, each with the transaction that named it.
+/// The ends of calls and of LLM requests that one round of the sealer meets, each with the transaction that named it.
 #[derive(Default)]
 pub(crate) struct Ends {
     tenants: Vec<Uuid>,
@@ -187,6 +187,8 @@ impl Ends {
         let kind = match place.kind {
             Kind::CallCompletion => 1,
             Kind::CallResolution => 2,
+            Kind::LlmEnd => 3,
+            Kind::LlmResolution => 4,
             _ => return,
         };
         self.tenants.push(tenant.uuid());

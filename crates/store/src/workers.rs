@@ -5,9 +5,9 @@ use tollgate_domain::{Picos, WorkerId};
 use uuid::Uuid;
 
 use crate::{
-    audit::{AuditWriter, Entry, Resolution},
+    audit::{AuditWriter, Entry, LlmResolution, Resolution},
     error::{StoreError, StoreResult},
-    tx::Store,
+    tx::{Store, Tx},
     waiting::{self, Claim},
 };
 
@@ -47,6 +47,7 @@ pub async fn retire(store: &Store, worker: WorkerId) -> StoreResult<()> {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Swept {
     pub calls: usize,
+    pub requests: usize,
     /// Runs of the dead worker, whose next turn is whose sweep this was.
     pub runs: Vec<Claim>,
 }
@@ -100,18 +101,40 @@ pub async fn sweep(store: &Store, audit: &AuditWriter, own: WorkerId) -> StoreRe
         amount: Picos(call.quoted_picos.unwrap_or(0)),
         at: dead.dead_at,
     });
-    let entry = Entry { resolutions: resolutions.collect(), ..Entry::default() };
+    let requests = open_requests(&mut tx, &dead).await?;
+    let (calls, forwarded) = (resolved, requests.len());
+    let entry = Entry { resolutions: resolutions.collect(), llm_resolutions: requests, ..Entry::default() };
     if !entry.is_empty() {
         // Dropped when it takes too long: the next sweep finds the same, and must not find it in the queue as well.
         audit.before(entry).await.map_err(|_| StoreError::Unavailable(sqlx::Error::PoolTimedOut))?;
     }
     let runs = waiting::claim_crashed(&mut tx, (dead.worker_id, dead.oldest_open_call), own, RUNS, dead.dead_at).await?;
     let most = |limit: i64| usize::try_from(limit).unwrap_or(usize::MAX);
-    if resolved < most(SWEEP) && runs.len() < most(RUNS) {
+    if calls < most(SWEEP) && forwarded < most(SWEEP) && runs.len() < most(RUNS) {
         sqlx::query!("DELETE FROM workers WHERE worker_id = $1", dead.worker_id).execute(&mut *tx).await?;
     }
     tx.commit().await?;
-    Ok(Some(Swept { calls: resolved, runs }))
+    Ok(Some(Swept { calls, requests: forwarded, runs }))
+}
+
+/// Requests that the dead worker had forwarded and of which nobody knows how they ended.
+async fn open_requests(tx: &mut Tx, dead: &Dead) -> StoreResult<Vec<LlmResolution>> {
+    let rows = sqlx::query_as::<_, (Uuid, Uuid, i64)>(
+        "SELECT i.tenant_id, i.llm_request_id, i.quoted_picos FROM tenants t
+         CROSS JOIN LATERAL (
+           SELECT f.tenant_id, f.llm_request_id, f.quoted_picos FROM llm_forwards f
+           WHERE f.tenant_id = t.tenant_id AND f.llm_request_id >= $1 AND f.worker_id = $2 AND f.decision = 'permitted'
+             AND NOT EXISTS (SELECT FROM llm_request_ends e WHERE e.tenant_id = f.tenant_id AND e.llm_request_id = f.llm_request_id)) i
+         LIMIT $3",
+    );
+    let rows = rows.bind(dead.oldest_open_call).bind(dead.worker_id).bind(SWEEP).fetch_all(&mut **tx).await?;
+    let resolve = |(tenant, id, quoted): (Uuid, Uuid, i64)| LlmResolution {
+        tenant: tenant.into(),
+        id: id.into(),
+        amount: Picos(quoted),
+        at: dead.dead_at,
+    };
+    Ok(rows.into_iter().map(resolve).collect())
 }
 
 /// For how many days what was drawn from a budget can be traced to its lease, and a dead worker's call be corrected by its worker.

@@ -58,8 +58,10 @@ async fn proved(store: &Store, tenant: TenantId) -> usize {
     sound
 }
 
-const PARTITIONED: [&str; 7] = [
+const PARTITIONED: [&str; 9] = [
     "llm_requests",
+    "llm_forwards",
+    "llm_request_ends",
     "script_run_starts",
     "script_run_ends",
     "script_payloads",
@@ -441,7 +443,7 @@ async fn what_is_erased_is_gone_from_every_table_and_the_log_still_holds(pool: P
     let selected = erasures::select(&mut tx, who.tenant, &selection).await.unwrap();
     let foreseen = erasures::count(&mut tx, who.tenant, &selected).await.unwrap();
     drop(tx);
-    assert_eq!(foreseen, Counts { calls: 1, runs: 1 });
+    assert_eq!(foreseen, Counts { calls: 1, runs: 1, requests: 0 });
     assert!(!stands_somewhere(&pool, who.tenant, SECRET).await.is_empty(), "nothing has happened yet");
 
     let erasure = erase(&store, who.tenant, &selection).await.unwrap();
@@ -486,7 +488,7 @@ async fn what_is_erased_is_gone_from_every_table_and_the_log_still_holds(pool: P
     let mut expected = vec![call.uuid(), run.uuid()];
     expected.sort();
     assert_eq!(named, expected);
-    assert_eq!(erase(&store, who.tenant, &selection).await.unwrap().counts, Counts { calls: 0, runs: 0 }, "once");
+    assert_eq!(erase(&store, who.tenant, &selection).await.unwrap().counts, Counts { calls: 0, runs: 0, requests: 0 }, "once");
 }
 
 #[sqlx::test(migrator = "tollgate_store::MIGRATOR")]
@@ -535,10 +537,10 @@ async fn calls_and_keys_are_erased_by_name_and_nobody_elses(pool: PgPool) {
     assert_eq!(count(&pool, "SELECT count(*) FROM audit_erasures").await, 0);
     set(&store, who.tenant, |s| s.legal_hold = false).await;
 
-    assert_eq!(erase(&store, who.tenant, &Selection::Calls(vec![first])).await.unwrap().counts, Counts { calls: 1, runs: 1 });
+    assert_eq!(erase(&store, who.tenant, &Selection::Calls(vec![first])).await.unwrap().counts, Counts { calls: 1, runs: 1, requests: 0 });
     let past = Selection::Key { key: who.key, from: None, to: Some(support::now() - TimeDelta::days(1)) };
-    assert_eq!(erase(&store, who.tenant, &past).await.unwrap().counts, Counts { calls: 0, runs: 0 });
-    assert_eq!(erase(&store, who.tenant, &key(&who)).await.unwrap().counts, Counts { calls: 1, runs: 1 }, "what was left of it");
+    assert_eq!(erase(&store, who.tenant, &past).await.unwrap().counts, Counts { calls: 0, runs: 0, requests: 0 });
+    assert_eq!(erase(&store, who.tenant, &key(&who)).await.unwrap().counts, Counts { calls: 1, runs: 1, requests: 0 }, "what was left of it");
     let mut tx = store.tenant(who.tenant).await.unwrap();
     assert_eq!(calls::get(&mut tx, who.tenant, second).await.unwrap().result_form, Some(Form::Erased));
     assert_eq!(calls::get(&mut tx, who.tenant, kept).await.unwrap().result_form, None);
@@ -563,7 +565,7 @@ async fn an_open_call_can_be_erased_twice(pool: PgPool) {
     };
     assert_eq!(form().await, (Some(Form::Erased), None));
     let second = erase(&store, who.tenant, &selection).await.unwrap();
-    assert_eq!(second.counts, Counts { calls: 1, runs: 0 });
+    assert_eq!(second.counts, Counts { calls: 1, runs: 0, requests: 0 });
     assert_eq!(form().await, (Some(Form::Erased), Some(Form::Erased)));
     let named: Vec<(i16, uuid::Uuid)> =
         sqlx::query_as("SELECT part, erasure_id FROM audit_erased ORDER BY part").fetch_all(&pool).await.unwrap();

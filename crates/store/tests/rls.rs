@@ -41,6 +41,13 @@ const ROWS: &[(&str, &str)] = &[
     ("admin_events", "(tenant_id, event_id, at, actor_kind, actor_id, action, target_id, detail) VALUES ($1, $2, now(), 'system', 'x', 'x', 'x', '{}')"),
     ("idempotency_keys", "(tenant_id, principal, key, request_hash, status, sealed_answer, created_at) VALUES ($1, 'p', $2::text, '', 200, '', now())"),
     ("llm_requests", "(tenant_id, llm_request_id, key_id, origin, method, at) VALUES ($1, $2, $1, 'minted', 'm', now())"),
+    ("llm_forwards", "(tenant_id, llm_request_id, root_id, turn, mode, streaming, worker_id, decision, tools_offered, tools_tokens, quoted_picos,
+       currency, prompt_sha256) VALUES ($1, $2, $1, 1, 'manual', false, $1, 'permitted', 0, 0, 0, 'USD', '')"),
+    ("llm_request_ends", "(tenant_id, llm_request_id, kind, at, outcome, attempts, usage, input_tokens, cached_tokens, cache_write_tokens,
+       output_tokens, reasoning_tokens, amount_picos) VALUES ($1, $2, 1, now(), 'ok', '[]', 'none', 0, 0, 0, 0, 0, 0)"),
+    ("providers", "(tenant_id, provider_id, name, kind, base_url, keys, sealed_secrets, timeout_ms, created_at, updated_at)
+       VALUES ($1, $2, $2::text, 'openai', 'u', '[]', '', 1, now(), now())"),
+    ("model_routes", "(tenant_id, model_route_id, name, targets, created_at, updated_at) VALUES ($1, $2, $2::text, '[]', now(), now())"),
     ("script_run_starts", "(tenant_id, script_run_id, llm_request_id, key_id, catalog_sha256, engine, worker_id, opened_at)
        VALUES ($1, $2, $1, $1, '', 'e', $1, now())"),
     ("script_run_ends", "(tenant_id, script_run_id, kind, state, at) VALUES ($1, $2, 1, 'done', now())"),
@@ -103,9 +110,14 @@ export_jobs: SIU Su - - -
 export_parts: SI - - - -
 idempotency_keys: SID SD - - -
 late_calls: SD S - - -
+llm_calls: S - - - -
+llm_forwards: S S - - I
+llm_request_ends: S S - - I
 llm_requests: S - - - I
+model_routes: SIUD - - - -
 platform_tokens: - SIU - - -
 prices: SI - - - -
+providers: SIU - - - -
 rate_limits: SIUD - - - -
 rate_states: SD - - - -
 resolved_calls: S - - - -
@@ -453,6 +465,8 @@ async fn the_writer_appends_for_anyone_and_reads_nothing(pool: PgPool) {
     let (a, b) = two(&pool).await;
     for table in [
         "llm_requests",
+        "llm_forwards",
+        "llm_request_ends",
         "script_run_starts",
         "script_run_ends",
         "script_payloads",
@@ -499,6 +513,8 @@ async fn prices_and_events_are_never_rewritten(pool: PgPool) {
         "script_payloads",
         "script_journal",
         "llm_requests",
+        "llm_forwards",
+        "llm_request_ends",
         "prices",
         "admin_events",
         "audit_seals",

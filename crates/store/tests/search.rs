@@ -482,14 +482,14 @@ async fn parents_that_take_too_long_to_find_are_refused_with_advice(pool: PgPool
     let slice = Slice { page: PageRequest { limit: 10, after: None }, ascending: true };
     let filter = CallFilter { outcome: Some(Outcome::Timeout), ..CallFilter::default() };
     let mut tx = store.tenant_snapshot(tenant).await.unwrap();
-    let refused = calls::list_requests(&mut tx, tenant, &filter, slice).await.unwrap_err();
+    let refused = requests::list(&mut tx, tenant, &filter, slice).await.unwrap_err();
     assert!(
         matches!(&refused, StoreError::Invalid { pointer, message } if pointer == "?from" && message.contains("narrower")),
         "{refused:?}"
     );
     drop(tx);
     let mut tx = store.tenant_snapshot(tenant).await.unwrap();
-    assert!(calls::list_requests(&mut tx, tenant, &CallFilter::default(), slice).await.unwrap().items.is_empty());
+    assert!(requests::list(&mut tx, tenant, &CallFilter::default(), slice).await.unwrap().items.is_empty());
 }
 
 /// Not a test of speed: how fast the index is built and read. Run by hand with `--ignored --nocapture`.

@@ -78,8 +78,10 @@ pub async fn log(pool: &PgPool) -> BTreeMap<(Uuid, Place), usize> {
 }
 
 /// Every row of the trail, under the number of its kind of line.
-const ROWS: [(Kind, &str); 9] = [
+const ROWS: [(Kind, &str); 11] = [
     (Kind::LlmRequest, "SELECT tenant_id, llm_request_id, 0 FROM llm_requests"),
+    (Kind::LlmEnd, "SELECT tenant_id, llm_request_id, 0 FROM llm_request_ends WHERE kind = 1"),
+    (Kind::LlmResolution, "SELECT tenant_id, llm_request_id, 0 FROM llm_request_ends WHERE kind = 2"),
     (Kind::ScriptStart, "SELECT tenant_id, script_run_id, 0 FROM script_run_starts"),
     (Kind::CallIntent, "SELECT tenant_id, call_id, 0 FROM tool_call_events WHERE kind = 0"),
     (Kind::CallCompletion, "SELECT tenant_id, call_id, 0 FROM tool_call_events WHERE kind = 1"),

@@ -261,6 +261,7 @@ impl Turn {
             model: None,
             client,
             at: self.gate.clock.now(),
+            forward: None,
         })
     }
 }

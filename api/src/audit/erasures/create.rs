@@ -54,6 +54,7 @@ pub struct Selection {
 pub struct ErasureCounts {
     pub calls: i64,
     pub runs: i64,
+    pub requests: i64,
     /// How many of them are under a legal hold: all, while the tenant's audit settings have one. Nothing is erased then.
     pub under_legal_hold: i64,
 }
@@ -74,9 +75,9 @@ pub async fn handle(ctx: Ctx, body: Json<NewErasure>) -> Answer {
     if dry_run {
         let mut tx = ctx.app.store.tenant_snapshot(ctx.tenant).await?;
         let selected = erasures::select(&mut tx, ctx.tenant, &selection).await?;
-        let erasures::Counts { calls, runs } = erasures::count(&mut tx, ctx.tenant, &selected).await?;
+        let erasures::Counts { calls, runs, requests } = erasures::count(&mut tx, ctx.tenant, &selected).await?;
         let held = settings::get(&mut tx, ctx.tenant).await?.legal_hold;
-        return Ok(ctx.ok(&ErasureCounts { calls, runs, under_legal_hold: if held { calls + runs } else { 0 } }));
+        return Ok(ctx.ok(&ErasureCounts { calls, runs, requests, under_legal_hold: if held { calls + runs + requests } else { 0 } }));
     }
     let mut write = ctx.post(&body.sha256).await?;
     let selected = erasures::select(&mut write.tx, ctx.tenant, &selection).await?;

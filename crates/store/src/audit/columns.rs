@@ -12,7 +12,10 @@ use tollgate_evidence::{
 };
 use uuid::Uuid;
 
-use super::{Completion, Entry, Intent, JournalRow, NewRequest, NewRun, Resolution, RunEnd, RunResolution};
+use super::{
+    Completion, Entry, Intent, JournalRow, NewRequest, NewRun, Resolution, RunEnd, RunResolution,
+    forwards::{Forwards, LlmEnds, PROMPT, forward_line},
+};
 use crate::{
     calls::SWEPT,
     ledger::SignedBatch,
@@ -29,7 +32,9 @@ pub(super) struct Batch {
     journal: Journal,
     ends: Ends,
     catalogs: Catalogs,
-    texts: Texts,
+    pub(super) texts: Texts,
+    pub(super) forwards: Forwards,
+    pub(super) llm_ends: LlmEnds,
     lines: Vec<batch::Entry>,
     newest: DateTime<Utc>,
     /// What its calls draw from.
@@ -38,14 +43,14 @@ pub(super) struct Batch {
 
 /// What of a payload stands in its row.
 #[derive(Default)]
-struct Committed {
-    sha256: Vec<Option<Vec<u8>>>,
-    form: Vec<Option<i16>>,
-    kept_sha256: Vec<Option<Vec<u8>>>,
+pub(super) struct Committed {
+    pub(super) sha256: Vec<Option<Vec<u8>>>,
+    pub(super) form: Vec<Option<i16>>,
+    pub(super) kept_sha256: Vec<Option<Vec<u8>>>,
 }
 
 impl Committed {
-    fn push(&mut self, commitment: Option<&Commitment>) {
+    pub(super) fn push(&mut self, commitment: Option<&Commitment>) {
         let kept = commitment.and_then(|c| c.kept);
         self.sha256.push(commitment.map(|c| c.sha256.0.to_vec()));
         self.form.push(kept.map(|kept| match kept {
@@ -163,9 +168,9 @@ struct Catalogs {
     body: Vec<Vec<u8>>,
 }
 
-/// Texts of runs.
+/// Texts of runs and of LLM requests.
 #[derive(Default)]
-struct Texts {
+pub(super) struct Texts {
     keys: Option<Arc<KeyRing>>,
     tenant: Vec<Uuid>,
     run: Vec<Uuid>,
@@ -195,6 +200,8 @@ impl Batch {
     }
 
     pub(super) fn push(&mut self, entry: &Entry) {
+        // The turn before, in an agent loop.
+        entry.llm_ends.iter().for_each(|end| self.llm_end(end));
         if let Some(request) = &entry.request {
             self.request(request);
         }
@@ -211,14 +218,20 @@ impl Batch {
         }
         entry.resolutions.iter().for_each(|resolution| self.resolution(resolution));
         entry.run_resolutions.iter().for_each(|resolution| self.run_resolution(resolution));
+        entry.llm_resolutions.iter().for_each(|resolution| self.llm_resolution(resolution));
     }
 
-    fn sign(&mut self, line: &Line<'_>, at: DateTime<Utc>) {
+    pub(super) fn sign(&mut self, line: &Line<'_>, at: DateTime<Utc>) {
         self.lines.push(batch::Entry::of(line));
         self.newest = self.newest.max(at);
     }
 
     fn request(&mut self, n: &NewRequest) {
+        let forward = n.forward.as_ref().map(|forward| {
+            let prompt = self.texts.push((n.tenant, n.id.uuid()), (PROMPT, 0), &forward.prompt);
+            self.leases.extend(&forward.leases);
+            forward_line(forward, prompt)
+        });
         let line = line::LlmRequest {
             tenant_id: n.tenant,
             id: n.id,
@@ -229,8 +242,12 @@ impl Batch {
             method: n.method.into(),
             model: n.model.as_deref().map(text),
             client: n.client.as_deref().map(text),
+            forward,
         };
         self.requests.push(&line);
+        if let (Some(forward), Some(row)) = (&line.forward, &n.forward) {
+            self.forwards.push(&line, forward, &row.leases);
+        }
         self.sign(&Line::LlmRequest(line), n.at);
     }
 
@@ -370,7 +387,7 @@ impl Batch {
 
     /// Each table that a statement names costs it something even when nothing goes in: what scripts add has its own.
     pub(super) const fn has_scripts(&self) -> bool {
-        !(self.runs.id.is_empty() && self.journal.run.is_empty() && self.ends.run.is_empty())
+        !(self.runs.id.is_empty() && self.journal.run.is_empty() && self.ends.run.is_empty() && self.texts.run.is_empty())
     }
 
     /// What every call writes, and the signature of the batch; false where the batch was there, or another of its number. The leases
@@ -472,16 +489,22 @@ impl Batch {
 }
 
 /// Postgres's text cannot hold NUL; one in a message would refuse the whole batch.
-fn text(value: &str) -> Cow<'_, str> {
+pub(super) fn text(value: &str) -> Cow<'_, str> {
     if value.contains('\0') { value.replace('\0', "\u{fffd}").into() } else { value.into() }
 }
 
-fn number(sequence: u32) -> i32 {
+pub(super) fn number(sequence: u32) -> i32 {
     i32::try_from(sequence).unwrap_or(i32::MAX)
 }
 
-fn owned(text: Option<&Cow<'_, str>>) -> Option<String> {
+pub(super) fn owned(text: Option<&Cow<'_, str>>) -> Option<String> {
     text.map(|text| text.clone().into_owned())
+}
+
+/// Ids as the text of an array; none where there are none.
+pub(super) fn array(ids: &[Uuid]) -> Option<String> {
+    let ids: Vec<String> = ids.iter().map(Uuid::to_string).collect();
+    (!ids.is_empty()).then(|| format!("{{{}}}", ids.join(",")))
 }
 
 impl Requests {
@@ -545,8 +568,7 @@ impl Events {
         self.amount.push(n.amount_picos);
         self.result.push(None);
         self.approval.push(n.approval_id.map(Into::into));
-        let leases: Vec<String> = leases.iter().map(Uuid::to_string).collect();
-        self.leases.push((!leases.is_empty()).then(|| format!("{{{}}}", leases.join(","))));
+        self.leases.push(array(leases));
     }
 
     fn push_end(&mut self, kind: i16, n: &line::CallEnd<'_>) {
@@ -619,7 +641,7 @@ fn blind(keys: Option<&KeyRing>, row: Uuid, part: i16, sequence: i32) -> Hash {
 }
 
 impl Texts {
-    fn push(&mut self, (tenant, run): (TenantId, Uuid), (part, sequence): (i16, i32), payload: &Payload) -> Commitment {
+    pub(super) fn push(&mut self, (tenant, run): (TenantId, Uuid), (part, sequence): (i16, i32), payload: &Payload) -> Commitment {
         let salt = payload::salt();
         if let Some(plain) = payload.stored() {
             self.tenant.push(tenant.uuid());

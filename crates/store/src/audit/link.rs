@@ -109,9 +109,14 @@ async fn is_known(connection: &mut PgConnection, signed: &SignedBatch) -> sqlx::
 
 /// False where the batch's number was taken.
 async fn insert(connection: &mut PgConnection, rows: &Batch, signed: &SignedBatch) -> sqlx::Result<bool> {
-    if rows.has_scripts() {
+    if rows.has_scripts() || rows.has_llm() {
         let mut tx = connection.begin().await?;
-        rows.insert_scripts(&mut tx).await?;
+        if rows.has_scripts() {
+            rows.insert_scripts(&mut tx).await?;
+        }
+        if rows.has_llm() {
+            rows.insert_llm(&mut tx).await?;
+        }
         let written = rows.insert_calls(&mut tx, signed).await?;
         tx.commit().await?;
         return Ok(written);

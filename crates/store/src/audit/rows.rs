@@ -4,8 +4,12 @@ use std::{sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 use tollgate_domain::{
-    ApprovalId, CallId, Currency, Decision, KeyId, LlmRequestId, Origin, Outcome, Picos, ScriptRunId, TeamId, TenantId, ToolId,
-    UpstreamId, WorkerId, policy::Reason, price::Quote, tool::DefinitionHash,
+    ApprovalId, CallId, Currency, Decision, KeyId, LlmRequestId, Origin, Outcome, Picos, ProviderId, ScriptRunId, TeamId, TenantId,
+    ToolId, UpstreamId, WorkerId,
+    llm::{Counted, Mode, Usage},
+    policy::Reason,
+    price::Quote,
+    tool::DefinitionHash,
 };
 
 use uuid::Uuid;
@@ -24,6 +28,63 @@ pub struct NewRequest {
     pub model: Option<String>,
     /// Name and version of the client, as it says.
     pub client: Option<String>,
+    pub at: DateTime<Utc>,
+    /// Of one that came through the LLM door.
+    pub forward: Option<Forward>,
+}
+
+/// What is durable before a provider hears of a request; for one that is refused, all there is.
+#[derive(Debug, Clone)]
+pub struct Forward {
+    /// The first request of its agent loop, and its place in it, from 1.
+    pub root: LlmRequestId,
+    pub turn: u32,
+    pub mode: Mode,
+    pub streaming: bool,
+    pub worker: WorkerId,
+    pub refused: Option<Reason>,
+    /// Tools that the gateway offers with it, and the tokens of their definitions, by estimate.
+    pub tools: (usize, u64),
+    /// What it may cost at most, drawn from each of the leases.
+    pub quoted: Picos,
+    pub leases: Vec<Uuid>,
+    pub currency: Currency,
+    /// The body that was asked with, as JSON text.
+    pub prompt: Payload,
+}
+
+/// What is durable before the end of a model's answer is released.
+#[derive(Debug, Clone)]
+pub struct LlmEnd {
+    pub tenant: TenantId,
+    pub id: LlmRequestId,
+    pub outcome: Outcome,
+    pub error: Option<String>,
+    pub provider: Option<(ProviderId, String)>,
+    /// As the provider names it.
+    pub model: Option<String>,
+    /// Every try, as JSON text.
+    pub attempts: String,
+    pub counted: Counted,
+    pub usage: Usage,
+    /// Which price it was.
+    pub price: Option<String>,
+    pub amount: Picos,
+    pub latency: Duration,
+    /// Until the first piece of the answer came.
+    pub first_token: Option<Duration>,
+    pub finish_reason: Option<String>,
+    /// As JSON text, put together where it was streamed.
+    pub answer: Option<Payload>,
+    pub at: DateTime<Utc>,
+}
+
+/// What the sweeper writes for a request whose worker died: the provider may have answered, so it is charged as quoted.
+#[derive(Debug, Clone, Copy)]
+pub struct LlmResolution {
+    pub tenant: TenantId,
+    pub id: LlmRequestId,
+    pub amount: Picos,
     pub at: DateTime<Utc>,
 }
 
@@ -154,6 +215,8 @@ pub struct Entry {
     pub end: Option<RunEnd>,
     pub resolutions: Vec<Resolution>,
     pub run_resolutions: Vec<RunResolution>,
+    pub llm_ends: Vec<LlmEnd>,
+    pub llm_resolutions: Vec<LlmResolution>,
 }
 
 impl Entry {
@@ -162,7 +225,9 @@ impl Entry {
         let payloads = payloads.chain(self.completions.iter().filter_map(|c| c.result.as_ref()));
         let payloads = payloads.chain(self.journal.iter().map(|row| &row.entry)).chain(self.run.iter().map(|run| &run.source));
         let ended = self.end.iter().flat_map(|end| [end.result.as_ref(), Some(&end.logs), end.error.as_ref()]).flatten();
-        payloads.chain(ended).map(Payload::len).sum::<usize>() + self.run.as_ref().map_or(0, |run| run.catalog.len())
+        let forwarded = self.request.iter().filter_map(|request| request.forward.as_ref()).map(|forward| &forward.prompt);
+        let forwarded = forwarded.chain(self.llm_ends.iter().filter_map(|end| end.answer.as_ref()));
+        payloads.chain(ended).chain(forwarded).map(Payload::len).sum::<usize>() + self.run.as_ref().map_or(0, |run| run.catalog.len())
     }
 
     /// Keep of every payload its hash alone.
@@ -171,6 +236,10 @@ impl Entry {
         self.completions.iter_mut().filter_map(|completion| completion.result.as_mut()).for_each(bare);
         self.journal.iter_mut().map(|row| &mut row.entry).for_each(bare);
         self.intent.iter_mut().map(|intent| &mut intent.arguments).for_each(bare);
+        self.llm_ends.iter_mut().filter_map(|end| end.answer.as_mut()).for_each(bare);
+        if let Some(forward) = self.request.as_mut().and_then(|request| request.forward.as_mut()) {
+            bare(&mut forward.prompt);
+        }
         if let Some(end) = &mut self.end {
             end.result.iter_mut().chain([&mut end.logs]).chain(&mut end.error).for_each(bare);
         }
@@ -195,5 +264,7 @@ impl Entry {
             && self.end.is_none()
             && self.resolutions.is_empty()
             && self.run_resolutions.is_empty()
+            && self.llm_ends.is_empty()
+            && self.llm_resolutions.is_empty()
     }
 }

@@ -114,7 +114,7 @@ async fn parents_are_found_by_what_their_calls_were(pool: PgPool) {
         .map(|r| (r.request, r.run))
         .collect();
     expected.sort();
-    let requests = calls::list_requests(&mut tx, trail.tenant, &filter, slice).await.unwrap().items;
+    let requests = requests::list(&mut tx, trail.tenant, &filter, slice).await.unwrap().items;
     let mut wanted: Vec<LlmRequestId> = expected.iter().map(|e| e.0).collect();
     wanted.dedup();
     assert_eq!(requests.iter().map(|r| r.id).collect::<Vec<_>>(), wanted);
@@ -124,14 +124,14 @@ async fn parents_are_found_by_what_their_calls_were(pool: PgPool) {
     wanted.dedup();
     assert_eq!(runs.iter().map(|r| r.id).collect::<Vec<_>>(), wanted);
 
-    assert_eq!(calls::list_requests(&mut tx, trail.tenant, &CallFilter::default(), slice).await.unwrap().items.len(), 3);
+    assert_eq!(requests::list(&mut tx, trail.tenant, &CallFilter::default(), slice).await.unwrap().items.len(), 3);
     let run = calls::get_run(&mut tx, trail.tenant, runs[0].id).await.unwrap();
     assert_eq!(
         (run.source.as_deref(), run.result.as_deref(), run.logs.as_deref()),
         (Some("result = 1"), Some("1"), Some("[\"x\"]"))
     );
-    assert_eq!(calls::get_request(&mut tx, trail.tenant, requests[0].id).await.unwrap().id, requests[0].id);
-    let unknown = calls::get_request(&mut tx, trail.tenant, LlmRequestId::mint(now())).await;
+    assert_eq!(requests::get(&mut tx, trail.tenant, requests[0].id).await.unwrap().id, requests[0].id);
+    let unknown = requests::get(&mut tx, trail.tenant, LlmRequestId::mint(now())).await;
     assert!(matches!(unknown, Err(StoreError::NotFound)));
 }
 

@@ -82,6 +82,7 @@ impl Who {
             model: None,
             client: None,
             at: now(),
+            forward: None,
         }
     }
 

@@ -248,7 +248,7 @@ impl Verifier<'_> {
             Part::RunResult => record.result = Some(body),
             Part::RunLogs => record.logs = Some(body),
             Part::RunError => record.error = Some(body),
-            Part::Arguments | Part::Result => {}
+            Part::Arguments | Part::Result | Part::Prompt | Part::Answer => {}
         }
     }
 

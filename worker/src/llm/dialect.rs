@@ -1,0 +1,297 @@
+//! The dialects in which callers speak to models. Each is passed on as it came; what is read of a body or an answer is what has to be
+//! recorded, and what is added are the tools of the key.
+
+use axum::http::StatusCode;
+use serde_json::{Map, Value, json};
+use tollgate_domain::llm::{ProviderKind, Usage};
+
+use super::{chat, messages, responses};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dialect {
+    /// `/v1/chat/completions`
+    Chat,
+    /// `/v1/responses`
+    Responses,
+    /// `/v1/messages`
+    Messages,
+    /// `/v1/embeddings`
+    Embeddings,
+}
+
+/// A tool of the key as a model is offered it.
+#[derive(Debug, Clone)]
+pub struct Offered {
+    /// Letters, digits, `_` and `-`, at most 64: what all providers take.
+    pub name: String,
+    pub description: String,
+    /// JSON Schema of an object.
+    pub parameters: Value,
+}
+
+/// A tool call that a model asks for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ToolUse {
+    /// By which its result is known.
+    pub id: String,
+    pub name: String,
+    /// JSON text, as the model wrote it.
+    pub arguments: String,
+}
+
+/// What a tool call came to, for the model to read.
+#[derive(Debug, Clone)]
+pub struct ToolResult {
+    pub id: String,
+    pub name: String,
+    pub text: String,
+    pub failed: bool,
+}
+
+/// What an answer says of itself.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Read {
+    /// Nothing where the provider has not said.
+    pub usage: Option<Usage>,
+    pub finish_reason: Option<String>,
+    pub calls: Vec<ToolUse>,
+}
+
+/// What becomes of an event of a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Passage {
+    /// It goes on at once.
+    On,
+    /// It goes on when it is known how the turn ends: part of a tool call, or of the end.
+    Held,
+    /// Nobody but us has asked for it.
+    Dropped,
+}
+
+impl Dialect {
+    pub const ALL: [Self; 4] = [Self::Chat, Self::Responses, Self::Messages, Self::Embeddings];
+
+    /// The route, and what the trail calls it.
+    #[must_use]
+    pub const fn route(self) -> &'static str {
+        match self {
+            Self::Chat => "/v1/chat/completions",
+            Self::Responses => "/v1/responses",
+            Self::Messages => "/v1/messages",
+            Self::Embeddings => "/v1/embeddings",
+        }
+    }
+
+    /// What a provider has to speak.
+    #[must_use]
+    pub const fn kind(self) -> ProviderKind {
+        match self {
+            Self::Chat | Self::Responses | Self::Embeddings => ProviderKind::OpenAi,
+            Self::Messages => ProviderKind::Anthropic,
+        }
+    }
+
+    /// The path behind a provider's base URL.
+    #[must_use]
+    pub const fn path(self) -> &'static str {
+        match self {
+            Self::Chat => "chat/completions",
+            Self::Responses => "responses",
+            Self::Messages => "v1/messages",
+            Self::Embeddings => "embeddings",
+        }
+    }
+
+    /// Whether a model can be offered tools, and the gateway can go on with what it asks for.
+    #[must_use]
+    pub const fn has_tools(self) -> bool {
+        !matches!(self, Self::Embeddings)
+    }
+
+    /// Tools that the caller brings along, by name.
+    #[must_use]
+    pub fn own_tools(self, body: &Map<String, Value>) -> Vec<&str> {
+        let tools = body.get("tools").and_then(Value::as_array).into_iter().flatten();
+        let name = |tool: &'_ Value| match self {
+            Self::Chat => tool["function"]["name"].as_str().map(str::len),
+            _ => tool["name"].as_str().map(str::len),
+        };
+        // The borrow is of the body, not of the closure.
+        tools
+            .filter(|tool| name(tool).is_some())
+            .filter_map(|tool| match self {
+                Self::Chat => tool["function"]["name"].as_str(),
+                _ => tool["name"].as_str(),
+            })
+            .collect()
+    }
+
+    /// Add tools behind the caller's own.
+    pub fn offer(self, body: &mut Map<String, Value>, tools: &[Offered]) {
+        if tools.is_empty() || !self.has_tools() {
+            return;
+        }
+        let tools = tools.iter().map(|tool| match self {
+            Self::Chat => chat::tool(tool),
+            Self::Messages => messages::tool(tool),
+            Self::Responses | Self::Embeddings => responses::tool(tool),
+        });
+        match body.entry("tools").or_insert_with(|| json!([])) {
+            Value::Array(all) => all.extend(tools),
+            // The provider says what is wrong with it.
+            _ => {}
+        }
+    }
+
+    /// Tokens of the answer at most, as the caller says; times the answers that were asked for.
+    #[must_use]
+    pub fn max_output(self, body: &Map<String, Value>) -> Option<u64> {
+        let number = |name| body.get(name).and_then(Value::as_u64);
+        match self {
+            Self::Chat => {
+                let most = number("max_completion_tokens").or_else(|| number("max_tokens"))?;
+                Some(most.saturating_mul(number("n").unwrap_or(1).max(1)))
+            }
+            Self::Responses => number("max_output_tokens"),
+            Self::Messages => number("max_tokens"),
+            Self::Embeddings => Some(0),
+        }
+    }
+
+    /// Have the provider stop after so many tokens, where the caller has set no end.
+    pub fn limit_output(self, body: &mut Map<String, Value>, tokens: u64) {
+        let name = match self {
+            Self::Chat => "max_completion_tokens",
+            Self::Responses => "max_output_tokens",
+            Self::Messages => "max_tokens",
+            Self::Embeddings => return,
+        };
+        if self.max_output(body).is_none() {
+            body.insert(name.to_owned(), tokens.into());
+        }
+    }
+
+    /// Whether a body leads to content that is not in it: its bytes do not bound its tokens.
+    #[must_use]
+    pub fn reaches_out(self, body: &Map<String, Value>) -> bool {
+        const REFERENCES: [&str; 7] =
+            ["previous_response_id", "conversation", "file_id", "file_url", "image_url", "container", "prompt_id"];
+        fn any(value: &Value) -> bool {
+            match value {
+                Value::Array(items) => items.iter().any(any),
+                Value::Object(fields) => fields.iter().any(|(name, value)| {
+                    let refers = REFERENCES.contains(&name.as_str()) && !value.is_null() && !inline(value);
+                    let source = name == "source" && matches!(value["type"].as_str(), Some("url" | "file"));
+                    refers || source || any(value)
+                }),
+                _ => false,
+            }
+        }
+        /// A data URL brings its bytes along; `{"url": ..}` holds one of either kind.
+        fn inline(value: &Value) -> bool {
+            match value {
+                Value::String(url) => url.starts_with("data:"),
+                Value::Object(fields) => fields.get("url").is_some_and(inline),
+                _ => false,
+            }
+        }
+        body.iter().any(|(name, value)| {
+            name != "tools" && (REFERENCES.contains(&name.as_str()) && !value.is_null() && !inline(value) || any(value))
+        })
+    }
+
+    /// What an answer that came at once says of itself.
+    #[must_use]
+    pub fn read(self, answer: &Value) -> Read {
+        match self {
+            Self::Chat => chat::read(answer),
+            Self::Messages => messages::read(answer),
+            Self::Responses => responses::read(answer),
+            Self::Embeddings => Read { usage: chat::usage(&answer["usage"]), ..Read::default() },
+        }
+    }
+
+    /// A body with a model's answer and what its tool calls came to, for its next turn.
+    pub fn go_on(self, body: &mut Map<String, Value>, answer: &Value, results: &[ToolResult]) {
+        match self {
+            Self::Chat => chat::go_on(body, answer, results),
+            Self::Messages => messages::go_on(body, answer, results),
+            Self::Responses => responses::go_on(body, answer, results),
+            Self::Embeddings => {}
+        }
+    }
+
+    /// A result as the caller has to send it on, in manual mode.
+    #[must_use]
+    pub fn result(self, result: &ToolResult) -> Value {
+        match self {
+            Self::Messages => messages::result(result),
+            Self::Responses => responses::result(result),
+            Self::Chat | Self::Embeddings => chat::result(result),
+        }
+    }
+
+    /// An error as the official clients read it.
+    #[must_use]
+    pub fn error(self, status: StatusCode, code: &str, message: &str) -> Value {
+        match self {
+            Self::Messages => json!({"type": "error", "error": {"type": messages::error_type(status), "message": message, "code": code}}),
+            _ => json!({"error": {"message": message, "type": chat::error_type(status), "param": null, "code": code}}),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn body(value: Value) -> Map<String, Value> {
+        value.as_object().cloned().unwrap_or_default()
+    }
+
+    #[test]
+    fn tools_are_added_behind_the_callers_own() {
+        let offered = [Offered { name: "crm__find".into(), description: "Find".into(), parameters: json!({"type": "object"}) }];
+        let mut chat = body(json!({"tools": [{"type": "function", "function": {"name": "own"}}], "x_unknown": 1}));
+        assert_eq!(Dialect::Chat.own_tools(&chat), ["own"]);
+        Dialect::Chat.offer(&mut chat, &offered);
+        assert_eq!(Dialect::Chat.own_tools(&chat), ["own", "crm__find"]);
+        let mut messages = body(json!({}));
+        Dialect::Messages.offer(&mut messages, &offered);
+        assert_eq!(messages["tools"][0]["input_schema"], json!({"type": "object"}));
+        let mut responses = body(json!({}));
+        Dialect::Responses.offer(&mut responses, &offered);
+        assert_eq!(responses["tools"][0]["type"], "function");
+        assert_eq!(Dialect::Responses.own_tools(&responses), ["crm__find"]);
+    }
+
+    #[test]
+    fn what_is_not_in_a_body_is_seen() {
+        for reaches in [
+            json!({"previous_response_id": "resp_1"}),
+            json!({"messages": [{"content": [{"type": "image_url", "image_url": {"url": "https://x/y.png"}}]}]}),
+            json!({"messages": [{"content": [{"type": "document", "source": {"type": "url", "url": "https://x"}}]}]}),
+            json!({"input": [{"content": [{"type": "input_file", "file_id": "file_1"}]}]}),
+        ] {
+            assert!(Dialect::Chat.reaches_out(&body(reaches.clone())), "{reaches}");
+        }
+        for own in [
+            json!({"messages": [{"content": "https://x"}], "previous_response_id": null}),
+            json!({"messages": [{"content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA"}}]}]}),
+            json!({"tools": [{"parameters": {"properties": {"file_id": {"type": "string"}}}}]}),
+        ] {
+            assert!(!Dialect::Chat.reaches_out(&body(own.clone())), "{own}");
+        }
+    }
+
+    #[test]
+    fn an_end_is_set_only_where_there_is_none() {
+        let mut set = body(json!({"max_tokens": 5, "n": 3}));
+        assert_eq!(Dialect::Chat.max_output(&set), Some(15));
+        Dialect::Chat.limit_output(&mut set, 9);
+        assert_eq!(set.get("max_completion_tokens"), None);
+        let mut open = body(json!({}));
+        Dialect::Chat.limit_output(&mut open, 9);
+        assert_eq!(Dialect::Chat.max_output(&open), Some(9));
+    }
+}

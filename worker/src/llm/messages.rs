@@ -1,0 +1,243 @@
+//! Anthropic's messages.
+
+use std::collections::BTreeMap;
+
+use axum::http::StatusCode;
+use serde_json::{Map, Value, json};
+use tollgate_domain::llm::Usage;
+
+use super::dialect::{Offered, Passage, Read, ToolResult, ToolUse};
+
+pub fn tool(tool: &Offered) -> Value {
+    json!({"name": tool.name, "description": tool.description, "input_schema": tool.parameters})
+}
+
+/// Anthropic counts what is cached beside the input; here it is among it.
+pub fn usage(usage: &Value) -> Option<Usage> {
+    let number = |name: &str| usage[name].as_u64().unwrap_or(0);
+    usage.as_object()?;
+    let (cached, cache_write) = (number("cache_read_input_tokens"), number("cache_creation_input_tokens"));
+    Some(Usage {
+        input: number("input_tokens").saturating_add(cached).saturating_add(cache_write),
+        cached,
+        cache_write,
+        output: number("output_tokens"),
+        reasoning: 0,
+    })
+}
+
+pub fn read(answer: &Value) -> Read {
+    let blocks = answer["content"].as_array().into_iter().flatten();
+    Read {
+        usage: usage(&answer["usage"]),
+        finish_reason: answer["stop_reason"].as_str().map(str::to_owned),
+        calls: blocks.filter_map(tool_use).collect(),
+    }
+}
+
+/// A tool call as it stands among the blocks of a message.
+pub fn tool_use(block: &Value) -> Option<ToolUse> {
+    if block["type"] != "tool_use" {
+        return None;
+    }
+    let arguments = if block["input"].is_null() { "{}".to_owned() } else { block["input"].to_string() };
+    Some(ToolUse { id: block["id"].as_str()?.to_owned(), name: block["name"].as_str()?.to_owned(), arguments })
+}
+
+pub fn result(result: &ToolResult) -> Value {
+    let mut block = json!({"type": "tool_result", "tool_use_id": result.id, "content": result.text});
+    if result.failed {
+        block["is_error"] = true.into();
+    }
+    block
+}
+
+pub fn go_on(body: &mut Map<String, Value>, answer: &Value, results: &[ToolResult]) {
+    let Some(Value::Array(messages)) = body.get_mut("messages") else { return };
+    messages.push(json!({"role": "assistant", "content": answer["content"]}));
+    let results: Vec<Value> = results.iter().map(result).collect();
+    messages.push(json!({"role": "user", "content": results}));
+    // A tool that the caller forces the model to call would be forced for ever.
+    if let Some(choice) = body.get_mut("tool_choice").filter(|choice| matches!(choice["type"].as_str(), Some("any" | "tool"))) {
+        choice["type"] = "auto".into();
+        choice.as_object_mut().map(|choice| choice.remove("name"));
+    }
+}
+
+pub fn error_type(status: StatusCode) -> &'static str {
+    match status.as_u16() {
+        401 => "authentication_error",
+        402 => "billing_error",
+        403 => "permission_error",
+        404 => "not_found_error",
+        413 => "request_too_large",
+        429 => "rate_limit_error",
+        400..=499 => "invalid_request_error",
+        503 | 529 => "overloaded_error",
+        _ => "api_error",
+    }
+}
+
+/// Puts a streamed answer together.
+#[derive(Debug, Default)]
+pub struct Streamed {
+    message: Value,
+    blocks: BTreeMap<u64, Block>,
+    /// Bytes of content that came.
+    pub bytes: usize,
+    ended: bool,
+}
+
+#[derive(Debug, Default)]
+struct Block {
+    block: Value,
+    /// The arguments of a tool call, bit by bit.
+    json: String,
+}
+
+impl Streamed {
+    /// Take in one event.
+    pub fn push(&mut self, data: &str) -> Passage {
+        let Ok(mut event) = serde_json::from_str::<Value>(data) else { return Passage::On };
+        let index = event["index"].as_u64().unwrap_or(0);
+        match event["type"].as_str().unwrap_or_default() {
+            "message_start" => {
+                self.message = event["message"].take();
+                Passage::On
+            }
+            "content_block_start" => {
+                let block = event["content_block"].take();
+                let passage = passage(&block);
+                self.blocks.insert(index, Block { block, json: String::new() });
+                passage
+            }
+            "content_block_delta" => self.delta(index, &event["delta"]),
+            "content_block_stop" => {
+                let Some(Block { block, json }) = self.blocks.get_mut(&index) else { return Passage::On };
+                if !json.is_empty() {
+                    // What does not parse is the model's mistake, and the tool call says so.
+                    block["input"] = serde_json::from_str(json).unwrap_or_else(|_| Value::String(std::mem::take(json)));
+                }
+                passage(block)
+            }
+            "message_delta" => {
+                for (name, value) in event["delta"].as_object().into_iter().flatten() {
+                    self.message[name] = value.clone();
+                }
+                for (name, value) in event["usage"].as_object().into_iter().flatten() {
+                    self.message["usage"][name] = value.clone();
+                }
+                Passage::Held
+            }
+            "message_stop" => {
+                self.ended = true;
+                Passage::Held
+            }
+            _ => Passage::On,
+        }
+    }
+
+    fn delta(&mut self, index: u64, delta: &Value) -> Passage {
+        let Some(Block { block, json }) = self.blocks.get_mut(&index) else { return Passage::On };
+        let mut append = |name: &str, text: &Value| {
+            let text = text.as_str().unwrap_or_default();
+            self.bytes += text.len();
+            let all = format!("{}{text}", block[name].as_str().unwrap_or_default());
+            block[name] = all.into();
+        };
+        match delta["type"].as_str().unwrap_or_default() {
+            "text_delta" => append("text", &delta["text"]),
+            "thinking_delta" => append("thinking", &delta["thinking"]),
+            "signature_delta" => append("signature", &delta["signature"]),
+            "input_json_delta" => {
+                let piece = delta["partial_json"].as_str().unwrap_or_default();
+                self.bytes += piece.len();
+                json.push_str(piece);
+            }
+            "citations_delta" => match block["citations"].as_array_mut() {
+                Some(all) => all.push(delta["citation"].clone()),
+                None => block["citations"] = json!([delta["citation"]]),
+            },
+            _ => {}
+        }
+        passage(block)
+    }
+
+    #[must_use]
+    pub const fn ended(&self) -> bool {
+        self.ended
+    }
+
+    #[must_use]
+    pub fn usage(&self) -> Option<Usage> {
+        // What `message_start` says of the output is not yet the count of it.
+        self.message["stop_reason"].is_string().then(|| usage(&self.message["usage"])).flatten()
+    }
+
+    /// How many blocks there are.
+    #[must_use]
+    pub fn blocks(&self) -> u64 {
+        self.blocks.len().try_into().unwrap_or(u64::MAX)
+    }
+
+    /// The answer as it would have come at once.
+    #[must_use]
+    pub fn answer(&self) -> Value {
+        let mut answer = self.message.clone();
+        if answer.is_null() {
+            return answer;
+        }
+        answer["content"] = self.blocks.values().map(|block| block.block.clone()).collect();
+        answer
+    }
+}
+
+fn passage(block: &Value) -> Passage {
+    if block["type"] == "tool_use" { Passage::Held } else { Passage::On }
+}
+
+/// An event of a later turn, with the number that its block has in the caller's one stream.
+#[must_use]
+pub fn renumbered(data: &str, offset: u64) -> String {
+    let Ok(mut event) = serde_json::from_str::<Value>(data) else { return data.to_owned() };
+    if let Some(index) = event["index"].as_u64() {
+        event["index"] = (index + offset).into();
+    }
+    event.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_streamed_answer_is_the_one_that_would_have_come_at_once() {
+        let mut streamed = Streamed::default();
+        let events = [
+            (json!({"type": "message_start", "message": {"id": "m1", "role": "assistant", "model": "c", "content": [], "stop_reason": null,
+                "usage": {"input_tokens": 5, "cache_read_input_tokens": 2, "output_tokens": 1}}}), Passage::On),
+            (json!({"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}), Passage::On),
+            (json!({"type": "ping"}), Passage::On),
+            (json!({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "Hi"}}), Passage::On),
+            (json!({"type": "content_block_stop", "index": 0}), Passage::On),
+            (json!({"type": "content_block_start", "index": 1, "content_block": {"type": "tool_use", "id": "t1", "name": "crm__find", "input": {}}}), Passage::Held),
+            (json!({"type": "content_block_delta", "index": 1, "delta": {"type": "input_json_delta", "partial_json": "{\"a\""}}), Passage::Held),
+            (json!({"type": "content_block_delta", "index": 1, "delta": {"type": "input_json_delta", "partial_json": ":1}"}}), Passage::Held),
+            (json!({"type": "content_block_stop", "index": 1}), Passage::Held),
+            (json!({"type": "message_delta", "delta": {"stop_reason": "tool_use"}, "usage": {"output_tokens": 9}}), Passage::Held),
+            (json!({"type": "message_stop"}), Passage::Held),
+        ];
+        assert_eq!(streamed.usage(), None);
+        for (event, passage) in events {
+            assert_eq!(streamed.push(&event.to_string()), passage, "{event}");
+        }
+        assert!(streamed.ended());
+        let answer = streamed.answer();
+        assert_eq!(answer["content"][0]["text"], "Hi");
+        let read = read(&answer);
+        assert_eq!(read.calls, [ToolUse { id: "t1".into(), name: "crm__find".into(), arguments: "{\"a\":1}".into() }]);
+        assert_eq!(read.usage, Some(Usage { input: 7, cached: 2, output: 9, ..Usage::default() }));
+        assert_eq!(read.finish_reason.as_deref(), Some("tool_use"));
+        assert_eq!(renumbered(r#"{"type":"content_block_stop","index":1}"#, 3), r#"{"type":"content_block_stop","index":4}"#);
+    }
+}
