@@ -118,7 +118,7 @@ impl From<Forwarded> for Forward {
             attempts: attempts.unwrap_or_else(|| Value::Array(Vec::new())),
             usage: row.counted,
             input_tokens: row.usage.input,
-            cached_tokens: row.usage.cached,
+            cached_tokens: row.usage.cached_input,
             cache_write_tokens: row.usage.cache_write,
             output_tokens: row.usage.output,
             reasoning_tokens: row.usage.reasoning,

@@ -12,7 +12,7 @@ use tollgate_domain::{Secrets, WorkerId, clock::SharedClock, ids};
 use tollgate_store::{Store, audit::AuditWriter};
 use uuid::Uuid;
 
-use crate::{learn::Learner, rates::Rates, sandbox::SandboxPool, scope::Directory, spend::Wallets, upstream::Upstreams};
+use crate::{learn::Learner, llm::provider::Providers, rates::Rates, sandbox::SandboxPool, scope::Directory, spend::Wallets, upstream::Upstreams};
 
 #[derive(Debug, Clone)]
 pub struct Gate {
@@ -26,6 +26,7 @@ pub struct Gate {
     pub wallets: Wallets,
     pub rates: Rates,
     pub upstreams: Upstreams,
+    pub providers: Providers,
     pub sandbox: SandboxPool,
     pub learner: Learner,
     pub in_flight: InFlight,

@@ -1,11 +1,13 @@
-//! The model door: MCP for the holders of virtual keys.
+//! The model door: MCP and the endpoints of language models, for the holders of virtual keys.
 
 mod approve;
 mod call;
 mod caller;
 mod gate;
+mod guard;
 mod learn;
 mod limits;
+mod llm;
 mod mcp;
 mod meta;
 mod rates;
@@ -100,6 +102,7 @@ async fn serve_with(parts: WorkerParts, writer: fn(&Store, &Config) -> AuditWrit
     let upstreams = upstream::Upstreams::start(tools, &directory, &shutdown)?;
     let audit = writer(&store, &config);
     let wallets = spend::Wallets::new(store.clone(), worker, Arc::clone(&clock));
+    let secrets_sealer = secrets.sealer.clone();
     let gate = Gate {
         store: store.clone(),
         config: Arc::clone(&config),
@@ -111,6 +114,7 @@ async fn serve_with(parts: WorkerParts, writer: fn(&Store, &Config) -> AuditWrit
         wallets: wallets.clone(),
         rates: rates::Rates::new(store.clone()),
         upstreams: upstreams.clone(),
+        providers: llm::provider::Providers::new(secrets_sealer, config.upstream.allows_private_networks())?,
         sandbox,
         learner: learn::Learner::start(store.clone(), Arc::clone(&clock), &shutdown),
         in_flight: in_flight.clone(),
@@ -128,7 +132,7 @@ async fn serve_with(parts: WorkerParts, writer: fn(&Store, &Config) -> AuditWrit
     let keeping = tokio::spawn(wallets.clone().keep());
 
     let address = listener.local_addr()?;
-    let router = mcp::routes(gate, address).merge(health.router());
+    let router = mcp::routes(gate.clone(), address).merge(llm::routes(gate, address)).merge(health.router());
     health.ready("worker");
     tracing::info!(%worker, %address, "the worker serves");
     serve_router(listener, router, ServeLimits::from(&config.limits), &shutdown).await;
@@ -230,7 +234,7 @@ async fn sweep(gate: Gate, shutdown: Shutdown) {
             () = shutdown.requested() => return,
             _ = sweeps.tick() => match sweep_once(&gate).await {
                 Ok(Some(swept)) => {
-                    tracing::warn!(calls = swept.calls, runs = swept.runs.len(), "a dead worker's calls were resolved, and its runs taken over");
+                    tracing::warn!(calls = swept.calls, requests = swept.requests, runs = swept.runs.len(), "a dead worker's calls were resolved, and its runs taken over");
                     // There may be more of it, and more dead workers: they do not wait for another tick each.
                     sweeps.reset_immediately();
                     Ok(())

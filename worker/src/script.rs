@@ -136,7 +136,8 @@ pub async fn run(
 }
 
 /// Not for secrets: a run's random numbers stand in its journal.
-fn random() -> u64 {
+/// From the system's randomness.
+pub fn random() -> u64 {
     let (high, low) = uuid::Uuid::new_v4().as_u64_pair();
     // The version and variant bits are not random; each half covers those of the other.
     high ^ low.rotate_left(32)

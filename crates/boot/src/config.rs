@@ -102,6 +102,8 @@ pub enum LogFormat {
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
     pub request_body_bytes: usize,
+    /// Of a request to a model: whole conversations, with images in them.
+    pub llm_body_bytes: usize,
     /// How long a client may take to send the head of a request.
     pub request_head_seconds: u64,
     pub connections: usize,
@@ -121,6 +123,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             request_body_bytes: 4 << 20,
+            llm_body_bytes: 32 << 20,
             request_head_seconds: 10,
             connections: 10_000,
             tool_result_bytes: 16 << 20,

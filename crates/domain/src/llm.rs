@@ -52,7 +52,7 @@ words! {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Usage {
     pub input: u64,
-    pub cached: u64,
+    pub cached_input: u64,
     pub cache_write: u64,
     pub output: u64,
     pub reasoning: u64,
@@ -63,7 +63,7 @@ impl std::ops::Add for Usage {
     fn add(self, other: Self) -> Self {
         Self {
             input: self.input.saturating_add(other.input),
-            cached: self.cached.saturating_add(other.cached),
+            cached_input: self.cached_input.saturating_add(other.cached_input),
             cache_write: self.cache_write.saturating_add(other.cache_write),
             output: self.output.saturating_add(other.output),
             reasoning: self.reasoning.saturating_add(other.reasoning),

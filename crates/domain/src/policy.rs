@@ -38,6 +38,10 @@ words! {
         BudgetExhausted = "budget_exhausted",
         /// A rate limit is used up for the moment.
         RateLimited = "rate_limited",
+        /// No provider of the tenant serves a model of that name.
+        UnknownModel = "unknown_model",
+        /// The key may not ask for the model.
+        ModelNotAllowed = "model_not_allowed",
     }
 }
 
@@ -56,6 +60,8 @@ impl Reason {
             }
             Self::DefinitionChanged => "The tool's definition changed a moment ago and waits for an admin's approval",
             Self::UnknownParent => "The LLM request named as the parent of this call is not one that this key has made",
+            Self::UnknownModel => "No provider serves this model on this endpoint",
+            Self::ModelNotAllowed => "This key may not use this model",
             Self::RateLimited => "The call was not made, because too many are made",
             Self::BudgetExhausted => "The call was not made, because it does not fit a budget",
             Self::BadArguments => "The arguments must be a JSON object within the size limit",

@@ -170,7 +170,7 @@ fn forwarded(row: &PgRow) -> StoreResult<Option<Forwarded>> {
         counted: row.try_get::<Option<&str>, _>("usage")?.map(word).transpose()?,
         usage: Usage {
             input: tokens("input_tokens")?,
-            cached: tokens("cached_tokens")?,
+            cached_input: tokens("cached_tokens")?,
             cache_write: tokens("cache_write_tokens")?,
             output: tokens("output_tokens")?,
             reasoning: tokens("reasoning_tokens")?,

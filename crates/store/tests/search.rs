@@ -13,7 +13,7 @@ use tollgate_domain::{CallId, Decision, KeyId, Outcome, TenantId, ToolId, ids, s
 use tollgate_store::{
     PageRequest, Store, StoreError,
     calls::{self, CallFilter, Slice, ToolCall},
-    payload, search,
+    payload, requests, search,
 };
 use uuid::Uuid;
 

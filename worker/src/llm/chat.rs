@@ -17,7 +17,7 @@ pub fn usage(usage: &Value) -> Option<Usage> {
     usage.as_object()?;
     Some(Usage {
         input: number(&usage["prompt_tokens"]),
-        cached: number(&usage["prompt_tokens_details"]["cached_tokens"]),
+        cached_input: number(&usage["prompt_tokens_details"]["cached_tokens"]),
         cache_write: 0,
         output: number(&usage["completion_tokens"]),
         reasoning: number(&usage["completion_tokens_details"]["reasoning_tokens"]),
@@ -92,7 +92,7 @@ impl Streamed {
     pub fn push(&mut self, data: &str, own_usage: bool) -> Passage {
         if data.trim() == "[DONE]" {
             self.ended = true;
-            return Passage::Held;
+            return Passage::End;
         }
         let Ok(mut chunk) = serde_json::from_str::<Value>(data) else { return Passage::On };
         if self.head.is_empty() {
@@ -103,32 +103,31 @@ impl Streamed {
             self.usage = Some(usage);
             self.usage_text = chunk["usage"].take();
         }
-        let mut held = false;
         let choices = chunk["choices"].as_array_mut();
-        let is_empty = choices.as_ref().is_none_or(|choices| choices.is_empty());
-        for choice in choices.into_iter().flatten() {
-            held |= self.take(choice);
+        if choices.as_ref().is_none_or(|choices| choices.is_empty()) && self.usage.is_some() {
+            return if own_usage { Passage::End } else { Passage::Dropped };
         }
-        match (is_empty && self.usage.is_some(), held) {
-            (true, _) if !own_usage => Passage::Dropped,
-            (true, _) | (_, true) => Passage::Held,
-            _ => Passage::On,
+        let passages: Vec<Passage> = choices.into_iter().flatten().map(|choice| self.take(choice)).collect();
+        let is = |passage| passages.contains(&passage);
+        match (is(Passage::Tool), is(Passage::End)) {
+            (true, _) => Passage::Tool,
+            (false, true) => Passage::End,
+            (false, false) => Passage::On,
         }
     }
 
-    /// Whether it is part of a tool call, or of the end.
-    fn take(&mut self, choice: &mut Value) -> bool {
+    fn take(&mut self, choice: &mut Value) -> Passage {
         let into = self.choices.entry(choice["index"].as_u64().unwrap_or(0)).or_default();
         if let Some(reason) = choice["finish_reason"].as_str() {
             into.finish_reason = Some(reason.to_owned());
         }
-        let mut held = choice["finish_reason"].is_string();
-        let Some(delta) = choice["delta"].as_object_mut() else { return held };
+        let mut passage = if choice["finish_reason"].is_string() { Passage::End } else { Passage::On };
+        let Some(delta) = choice["delta"].as_object_mut() else { return passage };
         for (name, value) in std::mem::take(delta) {
             match (name.as_str(), value) {
                 (_, Value::Null) => {}
                 ("tool_calls", Value::Array(calls)) => {
-                    held = true;
+                    passage = Passage::Tool;
                     for call in calls {
                         self.bytes += call["function"]["arguments"].as_str().map_or(0, str::len);
                         let at = call["index"].as_u64().unwrap_or(0);
@@ -150,7 +149,7 @@ impl Streamed {
                 (_, value) => drop(into.message.insert(name, value)),
             }
         }
-        held
+        passage
     }
 
     #[must_use]
@@ -221,23 +220,23 @@ mod tests {
         assert_eq!(streamed.push(&chunk(json!({"content": "Hel"}), Value::Null), false), Passage::On);
         assert_eq!(streamed.push(&chunk(json!({"content": "lo"}), Value::Null), false), Passage::On);
         let first = json!({"tool_calls": [{"index": 0, "id": "t1", "type": "function", "function": {"name": "crm__find", "arguments": ""}}]});
-        assert_eq!(streamed.push(&chunk(first, Value::Null), false), Passage::Held);
+        assert_eq!(streamed.push(&chunk(first, Value::Null), false), Passage::Tool);
         for piece in ["{\"a\":", "1}"] {
             let more = json!({"tool_calls": [{"index": 0, "function": {"arguments": piece}}]});
-            assert_eq!(streamed.push(&chunk(more, Value::Null), false), Passage::Held);
+            assert_eq!(streamed.push(&chunk(more, Value::Null), false), Passage::Tool);
         }
-        assert_eq!(streamed.push(&chunk(json!({}), "tool_calls".into()), false), Passage::Held);
+        assert_eq!(streamed.push(&chunk(json!({}), "tool_calls".into()), false), Passage::End);
         let usage = json!({"id": "c1", "choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10,
             "prompt_tokens_details": {"cached_tokens": 2}}});
         assert_eq!(streamed.push(&usage.to_string(), false), Passage::Dropped);
-        assert_eq!(streamed.push("[DONE]", false), Passage::Held);
+        assert_eq!(streamed.push("[DONE]", false), Passage::End);
         assert!(streamed.ended());
         let answer = streamed.answer();
         assert_eq!(answer["choices"][0]["message"]["content"], "Hello");
         let read = read(&answer);
         assert_eq!(read.finish_reason.as_deref(), Some("tool_calls"));
         assert_eq!(read.calls, [ToolUse { id: "t1".into(), name: "crm__find".into(), arguments: "{\"a\":1}".into() }]);
-        assert_eq!(read.usage, Some(Usage { input: 7, cached: 2, output: 3, ..Usage::default() }));
+        assert_eq!(read.usage, Some(Usage { input: 7, cached_input: 2, output: 3, ..Usage::default() }));
         assert_eq!(streamed.bytes, "Hello".len() + "{\"a\":1}".len());
     }
 

@@ -62,8 +62,10 @@ pub struct Read {
 pub enum Passage {
     /// It goes on at once.
     On,
-    /// It goes on when it is known how the turn ends: part of a tool call, or of the end.
-    Held,
+    /// Part of a tool call: whether it goes on depends on whose tool it is.
+    Tool,
+    /// Of the end of the answer: it goes on once the answer's row is durable.
+    End,
     /// Nobody but us has asked for it.
     Dropped,
 }

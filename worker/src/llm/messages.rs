@@ -19,7 +19,7 @@ pub fn usage(usage: &Value) -> Option<Usage> {
     let (cached, cache_write) = (number("cache_read_input_tokens"), number("cache_creation_input_tokens"));
     Some(Usage {
         input: number("input_tokens").saturating_add(cached).saturating_add(cache_write),
-        cached,
+        cached_input: cached,
         cache_write,
         output: number("output_tokens"),
         reasoning: 0,
@@ -127,11 +127,11 @@ impl Streamed {
                 for (name, value) in event["usage"].as_object().into_iter().flatten() {
                     self.message["usage"][name] = value.clone();
                 }
-                Passage::Held
+                Passage::End
             }
             "message_stop" => {
                 self.ended = true;
-                Passage::Held
+                Passage::End
             }
             _ => Passage::On,
         }
@@ -193,7 +193,7 @@ impl Streamed {
 }
 
 fn passage(block: &Value) -> Passage {
-    if block["type"] == "tool_use" { Passage::Held } else { Passage::On }
+    if block["type"] == "tool_use" { Passage::Tool } else { Passage::On }
 }
 
 /// An event of a later turn, with the number that its block has in the caller's one stream.
@@ -220,12 +220,12 @@ mod tests {
             (json!({"type": "ping"}), Passage::On),
             (json!({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "Hi"}}), Passage::On),
             (json!({"type": "content_block_stop", "index": 0}), Passage::On),
-            (json!({"type": "content_block_start", "index": 1, "content_block": {"type": "tool_use", "id": "t1", "name": "crm__find", "input": {}}}), Passage::Held),
-            (json!({"type": "content_block_delta", "index": 1, "delta": {"type": "input_json_delta", "partial_json": "{\"a\""}}), Passage::Held),
-            (json!({"type": "content_block_delta", "index": 1, "delta": {"type": "input_json_delta", "partial_json": ":1}"}}), Passage::Held),
-            (json!({"type": "content_block_stop", "index": 1}), Passage::Held),
-            (json!({"type": "message_delta", "delta": {"stop_reason": "tool_use"}, "usage": {"output_tokens": 9}}), Passage::Held),
-            (json!({"type": "message_stop"}), Passage::Held),
+            (json!({"type": "content_block_start", "index": 1, "content_block": {"type": "tool_use", "id": "t1", "name": "crm__find", "input": {}}}), Passage::Tool),
+            (json!({"type": "content_block_delta", "index": 1, "delta": {"type": "input_json_delta", "partial_json": "{\"a\""}}), Passage::Tool),
+            (json!({"type": "content_block_delta", "index": 1, "delta": {"type": "input_json_delta", "partial_json": ":1}"}}), Passage::Tool),
+            (json!({"type": "content_block_stop", "index": 1}), Passage::Tool),
+            (json!({"type": "message_delta", "delta": {"stop_reason": "tool_use"}, "usage": {"output_tokens": 9}}), Passage::End),
+            (json!({"type": "message_stop"}), Passage::End),
         ];
         assert_eq!(streamed.usage(), None);
         for (event, passage) in events {
@@ -236,7 +236,7 @@ mod tests {
         assert_eq!(answer["content"][0]["text"], "Hi");
         let read = read(&answer);
         assert_eq!(read.calls, [ToolUse { id: "t1".into(), name: "crm__find".into(), arguments: "{\"a\":1}".into() }]);
-        assert_eq!(read.usage, Some(Usage { input: 7, cached: 2, output: 9, ..Usage::default() }));
+        assert_eq!(read.usage, Some(Usage { input: 7, cached_input: 2, output: 9, ..Usage::default() }));
         assert_eq!(read.finish_reason.as_deref(), Some("tool_use"));
         assert_eq!(renumbered(r#"{"type":"content_block_stop","index":1}"#, 3), r#"{"type":"content_block_stop","index":4}"#);
     }

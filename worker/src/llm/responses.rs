@@ -14,7 +14,7 @@ pub fn usage(usage: &Value) -> Option<Usage> {
     usage.as_object()?;
     Some(Usage {
         input: number(&usage["input_tokens"]),
-        cached: number(&usage["input_tokens_details"]["cached_tokens"]),
+        cached_input: number(&usage["input_tokens_details"]["cached_tokens"]),
         cache_write: 0,
         output: number(&usage["output_tokens"]),
         reasoning: number(&usage["output_tokens_details"]["reasoning_tokens"]),
@@ -78,8 +78,10 @@ impl Streamed {
             "response.completed" | "response.incomplete" | "response.failed" => {
                 self.answer = event["response"].take();
                 self.ended = true;
-                Passage::Held
+                Passage::End
             }
+            "response.function_call_arguments.delta" | "response.function_call_arguments.done" => Passage::Tool,
+            _ if event["item"]["type"] == "function_call" => Passage::Tool,
             _ => Passage::On,
         }
     }
@@ -111,7 +113,7 @@ mod tests {
         let response = json!({"status": "completed", "output": [
             {"type": "function_call", "call_id": "t1", "name": "crm__find", "arguments": "{}"}],
             "usage": {"input_tokens": 4, "output_tokens": 2, "output_tokens_details": {"reasoning_tokens": 1}}});
-        assert_eq!(streamed.push(&json!({"type": "response.completed", "response": response}).to_string()), Passage::Held);
+        assert_eq!(streamed.push(&json!({"type": "response.completed", "response": response}).to_string()), Passage::End);
         let read = read(&streamed.answer());
         assert_eq!(read.calls.len(), 1);
         assert_eq!(read.usage, Some(Usage { input: 4, output: 2, reasoning: 1, ..Usage::default() }));

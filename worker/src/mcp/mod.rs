@@ -1,7 +1,7 @@
 //! `/mcp` and `/mcp/{tool_group_slug}`: Streamable HTTP, both eras. Translates, decides nothing.
 
 mod era;
-mod guard;
+
 mod message;
 mod methods;
 mod session;
@@ -27,11 +27,13 @@ use tollgate_domain::LlmRequestId;
 use crate::{
     caller::{Caller, Refused},
     gate::Gate,
+    guard,
     rates::{Standing, Told},
 };
 use era::Era;
 use message::{Body as Messages, Message, Request, RpcError};
-use methods::{Answered, Failure, PARENT_HEADER, Turn};
+pub use methods::PARENT_HEADER;
+use methods::{Answered, Failure, Turn};
 use session::{Cancellable, SessionId};
 
 const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
@@ -415,7 +417,7 @@ fn mark(answer: &mut Response, id: LlmRequestId) {
 }
 
 /// How the limit stands that is nearest to its end, in the headers that clients look for. Seconds, rounded up.
-fn tell_limits(answer: &mut Response, standing: Option<Standing>) {
+pub fn tell_limits(answer: &mut Response, standing: Option<Standing>) {
     let Some(Standing { limit, remaining, reset, retry_after }) = standing else { return };
     let seconds = |time: Duration| time.as_secs() + u64::from(time.subsec_nanos() > 0);
     let headers = answer.headers_mut();

@@ -26,6 +26,7 @@ use tollgate_domain::{Outcome, Sealer, TenantId, UpstreamId, WorkerId, clock::Sh
 use tollgate_store::{Store, sync};
 
 use link::Link;
+pub use http::{client as http_client, may_connect};
 pub use progress::Progress;
 
 use crate::scope::Directory;

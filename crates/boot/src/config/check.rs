@@ -122,6 +122,7 @@ fn check_limits(limits: &Limits) -> Check {
     let script = &limits.script;
     let positive: [(&str, u64); 16] = [
         ("request_body_bytes", limits.request_body_bytes as u64),
+        ("llm_body_bytes", limits.llm_body_bytes as u64),
         ("request_head_seconds", limits.request_head_seconds),
         ("connections", limits.connections as u64),
         ("tool_result_bytes", limits.tool_result_bytes as u64),

@@ -147,7 +147,7 @@ impl Batch {
             attempts: text(&n.attempts),
             usage: n.counted.as_str().into(),
             input_tokens: signed(n.usage.input),
-            cached_tokens: signed(n.usage.cached),
+            cached_tokens: signed(n.usage.cached_input),
             cache_write_tokens: signed(n.usage.cache_write),
             output_tokens: signed(n.usage.output),
             reasoning_tokens: signed(n.usage.reasoning),

@@ -5,7 +5,7 @@ use tollgate_domain::{CallId, Decision, LlmRequestId, Outcome};
 use tollgate_store::{
     PageRequest, Store, StoreError,
     calls::{self, CallFilter, Slice, ToolCall},
-    export,
+    export, requests,
 };
 
 use crate::{

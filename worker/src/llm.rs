@@ -1,0 +1,384 @@
+//! `/v1/...`: the LLM door, in the dialects of OpenAI and Anthropic. Translates, decides nothing.
+
+mod agent;
+mod chat;
+mod dialect;
+mod execute;
+mod messages;
+mod model;
+mod offer;
+pub mod provider;
+mod request;
+mod responses;
+mod sse;
+mod stream;
+mod streamed;
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::State,
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use serde_json::{Map, Value, json};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tollgate_domain::{
+    LlmRequestId, Origin,
+    llm::{AgentMode, Mode, names},
+};
+use tollgate_store::{StoreError, audit::NewRequest, runs};
+
+use crate::{
+    call::Parent,
+    caller::{Caller, Refused},
+    gate::Gate,
+    guard,
+    mcp::{PARENT_HEADER, tell_limits},
+    rates::Told,
+};
+use agent::Session;
+use dialect::{Dialect, ToolUse};
+use execute::{Executed, execute};
+use offer::Offer;
+use request::Refusal;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static(PARENT_HEADER);
+/// `agent` or `manual`, where the key leaves it to the request.
+const MODE: HeaderName = HeaderName::from_static("x-tollgate-mode");
+/// Turns at most, where the request wants fewer than its key may have.
+const TURNS: HeaderName = HeaderName::from_static("x-tollgate-max-turns");
+/// `none`: offer the model nothing of the key's.
+const TOOLS: HeaderName = HeaderName::from_static("x-tollgate-tools");
+/// How long a client may take to send a body.
+const BODY_WITHIN: Duration = Duration::from_secs(60);
+/// Pieces of an answer that wait for a caller who reads slowly.
+const AHEAD: usize = 32;
+
+#[derive(Debug, Clone)]
+struct Door {
+    gate: Gate,
+    listener: SocketAddr,
+}
+
+/// The routes of the LLM door. `listener` is the address on which they are served.
+pub fn routes(gate: Gate, listener: SocketAddr) -> Router {
+    let mut router = Router::new().route("/v1/models", get(models)).route("/v1/mcp/tool/execute", post(execute_tool));
+    for dialect in Dialect::ALL {
+        let handler = move |State(door): State<Arc<Door>>, headers: HeaderMap, body: Body| async move {
+            door.ask(dialect, headers, body).await.unwrap_or_else(|refusal| refused(dialect, None, &refusal))
+        };
+        router = router.route(dialect.route(), post(handler));
+    }
+    router.with_state(Arc::new(Door { gate, listener }))
+}
+
+impl Door {
+    async fn admit(&self, headers: &HeaderMap) -> Result<Caller, Refusal> {
+        let refuse = |status, code, message: &str| Refusal { status, code, message: message.to_owned(), retry_after: None };
+        if let Err(why) = guard::check(headers, &self.gate.config.gateway, self.listener) {
+            return Err(refuse(StatusCode::FORBIDDEN, "forbidden", why));
+        }
+        let Gate { directory, secrets, clock, .. } = &self.gate;
+        Caller::identify(directory, &secrets.pepper, headers, None, clock.now()).await.map_err(|refused| {
+            metrics::counter!("tollgate_refused_callers_total").increment(1);
+            match refused {
+                Refused::Unauthorized | Refused::UnknownGroup => {
+                    let message = "A valid virtual key is needed: send it as `Authorization: Bearer tg_live_...` or `x-api-key`";
+                    refuse(StatusCode::UNAUTHORIZED, "invalid_api_key", message)
+                }
+                Refused::Unavailable => tollgate_store::audit::AuditError::Unavailable.into(),
+            }
+        })
+    }
+
+    /// The body, read only for someone who may ask.
+    async fn body(&self, body: Body) -> Result<Map<String, Value>, Refusal> {
+        let refuse = |status, code, message: &str| Refusal { status, code, message: message.to_owned(), retry_after: None };
+        let limit = self.gate.config.limits.llm_body_bytes;
+        let bytes = match tokio::time::timeout(BODY_WITHIN, axum::body::to_bytes(body, limit)).await {
+            Ok(Ok(bytes)) => bytes,
+            Ok(Err(_)) => {
+                return Err(refuse(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", "The body is over the size limit"));
+            }
+            Err(_) => return Err(refuse(StatusCode::REQUEST_TIMEOUT, "timeout", "The body did not come in time")),
+        };
+        serde_json::from_slice(&bytes)
+            .map_err(|error| refuse(StatusCode::BAD_REQUEST, "invalid_json", &format!("The body is not a JSON object: {error}")))
+    }
+
+    async fn ask(self: &Arc<Self>, dialect: Dialect, headers: HeaderMap, body: Body) -> Result<Response, Refusal> {
+        let caller = self.admit(&headers).await?;
+        let body = self.body(body).await?;
+        let told = Told::default();
+        let root = LlmRequestId::mint(self.gate.clock.now());
+        let session = self.session(dialect, caller, headers, body, told.clone(), root).await?;
+        let span = tracing::info_span!(
+            "llm",
+            otel.name = %format_args!("chat {}", session.model),
+            otel.kind = "server",
+            gen_ai.operation.name = if dialect == Dialect::Embeddings { "embeddings" } else { "chat" },
+            gen_ai.request.model = %session.model,
+            tollgate.tenant = %session.caller.tenant(),
+            tollgate.key = %session.caller.key,
+            tollgate.request = %root,
+        );
+        tollgate_boot::telemetry::extract_parent(&span, &session.headers);
+        // On a task of its own: a client that goes away does not leave a request half recorded.
+        let streaming = session.streaming;
+        let task = async move { if streaming { streamed(session).await } else { whole(session).await } };
+        let task = self.gate.shutdown.spawn(tracing::Instrument::instrument(task, span));
+        let answer = task.await.unwrap_or_else(|_| {
+            Err(Refusal {
+                status: StatusCode::INTERNAL_SERVER_ERROR,
+                code: "internal",
+                message: "The gateway failed on this request; it is not your fault".to_owned(),
+                retry_after: None,
+            })
+        });
+        let mut answer = answer.unwrap_or_else(|refusal| refused(dialect, told.get().and_then(|standing| standing.retry_after), &refusal));
+        if let Ok(value) = HeaderValue::from_str(&root.to_string()) {
+            answer.headers_mut().insert(REQUEST_ID, value);
+        }
+        tell_limits(&mut answer, told.get());
+        Ok(answer)
+    }
+
+    async fn session(
+        &self,
+        dialect: Dialect,
+        caller: Caller,
+        headers: HeaderMap,
+        mut body: Map<String, Value>,
+        told: Told,
+        root: LlmRequestId,
+    ) -> Result<Session, Refusal> {
+        let bad = |message: &str| Refusal {
+            status: StatusCode::BAD_REQUEST,
+            code: "invalid_request",
+            message: message.to_owned(),
+            retry_after: None,
+        };
+        let Some(model) = body.get("model").and_then(Value::as_str).map(str::to_owned) else {
+            return Err(bad("\"model\" is missing: a string that names the model"));
+        };
+        let streaming = dialect != Dialect::Embeddings && body.get("stream").and_then(Value::as_bool).unwrap_or(false);
+        let (mode, turns) = mode(&caller, dialect, &headers).map_err(bad)?;
+        if mode == Mode::Agent && streaming && dialect == Dialect::Responses {
+            return Err(bad("agent mode does not stream /v1/responses: leave \"stream\" out, or use /v1/chat/completions"));
+        }
+        let offers = dialect.has_tools() && text(&headers, &TOOLS) != Some("none");
+        let offer = if offers { Offer::of(&caller, &dialect.own_tools(&body)) } else { Offer::default() };
+        dialect.offer(&mut body, &offer.tools);
+        let mut own_usage = true;
+        if dialect == Dialect::Chat && streaming {
+            // What it costs is counted by what the provider says at the end, which it says only when asked.
+            let options = body.entry("stream_options").or_insert_with(|| json!({}));
+            own_usage = options["include_usage"] == true;
+            if let Value::Object(options) = options {
+                options.insert("include_usage".to_owned(), true.into());
+            }
+        }
+        let client = headers.get(header::USER_AGENT).and_then(|value| value.to_str().ok()).map(|text| text.chars().take(200).collect());
+        let client = match client {
+            Some(client) => Some(caller.config().trail.words(client).await),
+            None => None,
+        };
+        let gate = self.gate.clone();
+        Ok(Session { gate, caller, dialect, model, streaming, mode, turns, offer, own_usage, client, headers, told, root, body })
+    }
+
+    /// The request that a tool call names as its parent, or a new one.
+    async fn parent(&self, caller: &Caller, headers: &HeaderMap, told: &Told) -> Result<Parent, Refusal> {
+        let now = self.gate.clock.now();
+        let parent = match text(headers, &REQUEST_ID) {
+            None => Parent::new(NewRequest {
+                tenant: caller.tenant(),
+                id: LlmRequestId::mint(now),
+                key: caller.key,
+                team: caller.team,
+                origin: Origin::Minted,
+                method: "/v1/mcp/tool/execute",
+                model: None,
+                client: None,
+                at: now,
+                forward: None,
+            }),
+            Some(named) => {
+                let found = match named.parse::<LlmRequestId>() {
+                    Ok(id) => runs::parent(&self.gate.store, caller.tenant(), caller.key, id).await.map(|origin| (id, origin)),
+                    Err(_) => Err(StoreError::NotFound),
+                };
+                match found {
+                    Ok((id, origin)) => Parent::known(id, origin),
+                    Err(StoreError::NotFound) => {
+                        return Err(Refusal {
+                            status: StatusCode::NOT_FOUND,
+                            code: "unknown_parent",
+                            message: tollgate_domain::policy::Reason::UnknownParent.told().to_owned(),
+                            retry_after: None,
+                        });
+                    }
+                    Err(_) => return Err(tollgate_store::audit::AuditError::Unavailable.into()),
+                }
+            }
+        };
+        Ok(Parent { told: told.clone(), ..parent })
+    }
+}
+
+async fn whole(session: Session) -> Result<Response, Refusal> {
+    let (status, answer) = session.answer().await?;
+    Ok(json_answer(status, &answer))
+}
+
+async fn streamed(session: Session) -> Result<Response, Refusal> {
+    let shutdown = session.gate.shutdown.clone();
+    let started = session.start().await?;
+    if !started.is_stream() {
+        let (status, answer) = started.whole().await?;
+        return Ok(json_answer(status, &answer));
+    }
+    let (out, pieces) = mpsc::channel(AHEAD);
+    shutdown.spawn(tracing::Instrument::in_current_span(started.run(out)));
+    let pieces = futures::StreamExt::map(tokio_stream::wrappers::ReceiverStream::new(pieces), Ok::<_, std::convert::Infallible>);
+    let headers = [
+        (header::CONTENT_TYPE, "text/event-stream; charset=utf-8"),
+        (header::CACHE_CONTROL, "no-cache"),
+        (HeaderName::from_static("x-accel-buffering"), "no"),
+    ];
+    Ok((headers, Body::from_stream(pieces)).into_response())
+}
+
+/// Who makes the tool calls, and for how many turns.
+fn mode(caller: &Caller, dialect: Dialect, headers: &HeaderMap) -> Result<(Mode, u32), &'static str> {
+    let (allowed, most) = caller.config().keys.get(&caller.key).map_or((AgentMode::Off, 1), |key| key.agent);
+    let asked = match text(headers, &MODE) {
+        None => None,
+        Some("agent") => Some(Mode::Agent),
+        Some("manual") => Some(Mode::Manual),
+        Some(_) => return Err("x-tollgate-mode is \"agent\" or \"manual\""),
+    };
+    let mode = match (allowed, asked) {
+        (AgentMode::Off, Some(Mode::Agent)) => return Err("this key may not use agent mode: an admin can allow it"),
+        (AgentMode::Off, _) | (_, Some(Mode::Manual)) | (AgentMode::OnRequest, None) => Mode::Manual,
+        (_, Some(Mode::Agent)) | (AgentMode::Always, None) => Mode::Agent,
+    };
+    let turns = match text(headers, &TURNS).map(str::parse::<u32>) {
+        None => most,
+        Some(Ok(turns)) if turns > 0 => turns.min(most),
+        Some(_) => return Err("x-tollgate-max-turns is a number of at least 1"),
+    };
+    Ok((if dialect.has_tools() { mode } else { Mode::Manual }, turns))
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    headers.get(name).map(|value| value.to_str().unwrap_or_default().trim())
+}
+
+/// One tool call of a model's answer, in the form in which the answer has it; what it came to, in the form in which the model reads it.
+async fn execute_tool(State(door): State<Arc<Door>>, headers: HeaderMap, body: Body) -> Response {
+    let told = Told::default();
+    let mut answer = match run_tool(&door, &headers, body, &told).await {
+        Ok(answer) => answer,
+        Err(refusal) => refused(Dialect::Chat, told.get().and_then(|standing| standing.retry_after), &refusal),
+    };
+    tell_limits(&mut answer, told.get());
+    answer
+}
+
+async fn run_tool(door: &Arc<Door>, headers: &HeaderMap, body: Body, told: &Told) -> Result<Response, Refusal> {
+    let caller = door.admit(headers).await?;
+    let body = Value::Object(door.body(body).await?);
+    let Some((dialect, wanted)) = tool_use(&body) else {
+        return Err(Refusal {
+            status: StatusCode::BAD_REQUEST,
+            code: "invalid_request",
+            message: "Send one tool call as the model's answer has it: {\"id\", \"function\": {\"name\", \"arguments\"}} of a chat completion, a \
+                      \"tool_use\" block of a message, or a \"function_call\" item of a response"
+                .to_owned(),
+            retry_after: None,
+        });
+    };
+    let parent = door.parent(&caller, headers, told).await?;
+    let id = parent.request;
+    let gate = door.gate.clone();
+    let cancel = CancellationToken::new();
+    // Whoever goes away does not leave a call half recorded.
+    let task = door.gate.shutdown.spawn(async move {
+        let offer = Offer::of(&caller, &[]);
+        execute(&gate, &caller, &parent, &offer, wanted, cancel).await
+    });
+    let executed = task.await.unwrap_or(Err(tollgate_store::audit::AuditError::Unavailable))?;
+    let mut answer = json_answer(StatusCode::OK, &shown(dialect, &executed, id));
+    if let Ok(value) = HeaderValue::from_str(&id.to_string()) {
+        answer.headers_mut().insert(REQUEST_ID, value);
+    }
+    Ok(answer)
+}
+
+fn shown(dialect: Dialect, executed: &Executed, request: LlmRequestId) -> Value {
+    let mut result = dialect.result(&executed.result);
+    let mut told = executed.told();
+    told["llm_request_id"] = json!(request);
+    result["tollgate"] = told;
+    result
+}
+
+fn tool_use(body: &Value) -> Option<(Dialect, ToolUse)> {
+    let body = body.get("tool_call").unwrap_or(body);
+    if let Some(wanted) = chat::tool_use(body) {
+        return Some((Dialect::Chat, wanted));
+    }
+    if let Some(wanted) = messages::tool_use(body) {
+        return Some((Dialect::Messages, wanted));
+    }
+    responses::tool_use(body).map(|wanted| (Dialect::Responses, wanted))
+}
+
+/// The models that the key may ask for by name, as both OpenAI's and Anthropic's clients read them.
+async fn models(State(door): State<Arc<Door>>, headers: HeaderMap) -> Response {
+    let caller = match door.admit(&headers).await {
+        Ok(caller) => caller,
+        Err(refusal) => return refused(Dialect::Chat, None, &refusal),
+    };
+    let config = caller.config();
+    let routes = config.routes.iter().map(|route| (route.name.clone(), "tollgate".to_owned()));
+    let served = config.providers.iter().flat_map(|provider| {
+        let named = provider.models.iter().filter(|model| !model.ends_with('*'));
+        named.flat_map(|model| [model.clone(), format!("{}/{model}", provider.name)].map(|id| (id, provider.name.clone())))
+    });
+    let allowed = config.keys.get(&caller.key).and_then(|key| key.models.as_deref());
+    let mut all: Vec<(String, String)> =
+        routes.chain(served).filter(|(id, _)| allowed.is_none_or(|allowed| names(allowed, id))).collect();
+    all.sort();
+    all.dedup_by(|a, b| a.0 == b.0);
+    let shown: Vec<Value> = all
+        .iter()
+        .map(|(id, owner)| {
+            json!({"id": id, "object": "model", "type": "model", "display_name": id, "created": 0, "created_at": "1970-01-01T00:00:00Z", "owned_by": owner})
+        })
+        .collect();
+    let (first, last) = (all.first().map(|(id, _)| id), all.last().map(|(id, _)| id));
+    json_answer(StatusCode::OK, &json!({"object": "list", "data": shown, "has_more": false, "first_id": first, "last_id": last}))
+}
+
+fn json_answer(status: StatusCode, answer: &Value) -> Response {
+    (status, [(header::CONTENT_TYPE, "application/json")], answer.to_string()).into_response()
+}
+
+fn refused(dialect: Dialect, retry_after: Option<Duration>, refusal: &Refusal) -> Response {
+    let mut answer = json_answer(refusal.status, &dialect.error(refusal.status, refusal.code, &refusal.message));
+    if let Some(after) = refusal.retry_after.or(retry_after) {
+        let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
+        answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+    }
+    if refusal.status == StatusCode::UNAUTHORIZED {
+        answer.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"tollgate\""));
+    }
+    answer
+}

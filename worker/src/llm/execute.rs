@@ -1,0 +1,120 @@
+//! Tool calls that a model asks for: each goes down the one path of all calls, under the request that asked for it.
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value, json};
+use tokio_util::sync::CancellationToken;
+use tollgate_domain::{CallId, Outcome};
+use tollgate_store::{approvals::hold::Waiting, audit::AuditError};
+
+use super::{
+    dialect::{ToolResult, ToolUse},
+    offer::{Behind, Offer},
+};
+use crate::{
+    call::{self, Ask, Asked, Parent, Reached},
+    caller::Caller,
+    gate::Gate,
+    meta,
+};
+
+/// What a model's tool call came to.
+#[derive(Debug)]
+pub struct Executed {
+    pub result: ToolResult,
+    /// Its row; a meta-tool has none of its own.
+    pub call: Option<CallId>,
+    pub outcome: Option<Outcome>,
+    /// People have to decide first.
+    pub waiting: Option<Waiting>,
+}
+
+impl Executed {
+    /// For the caller: what was done, without what it said.
+    #[must_use]
+    pub fn told(&self) -> Value {
+        let mut told = json!({"tool_call_id": self.result.id, "name": self.result.name, "failed": self.result.failed});
+        if let Some(call) = self.call {
+            told["call_id"] = json!(call);
+        }
+        if let Some(outcome) = self.outcome {
+            told["outcome"] = json!(outcome);
+        }
+        if let Some(waiting) = &self.waiting {
+            told["approval_id"] = json!(waiting.approval);
+            told["expires_at"] = json!(waiting.expires_at);
+        }
+        told
+    }
+}
+
+/// Make one tool call of a model. A name that is not offered is refused, and a row like any other call.
+///
+/// # Errors
+/// When its row cannot be written: the tool was not called, or its result is withheld.
+pub async fn execute(
+    gate: &Gate,
+    caller: &Caller,
+    parent: &Parent,
+    offer: &Offer,
+    wanted: ToolUse,
+    cancel: CancellationToken,
+) -> Result<Executed, AuditError> {
+    let ToolUse { id, name, arguments } = wanted;
+    let tool = match offer.behind(&name) {
+        Some(Behind::Meta(tool)) => {
+            let answer = meta::answer(gate, caller, parent, tool, &arguments, cancel).await?;
+            let failed = answer["isError"] == true;
+            return Ok(Executed { result: ToolResult { id, name, text: text_of(&answer), failed }, call: None, outcome: None, waiting: None });
+        }
+        Some(Behind::Tool(tool)) => Asked::ById(tool),
+        None => Asked::ByName(name.clone()),
+    };
+    let ask = Ask {
+        tool,
+        arguments: Arc::from(arguments.into_bytes()),
+        meta: Map::new(),
+        progress: None,
+        cancel,
+        pending: None,
+        can_wait: false,
+        may_call: None,
+    };
+    let reply = call::call(gate, caller, parent, ask).await?;
+    let result = serde_json::from_str(call::result_of(&reply).get()).unwrap_or_default();
+    let waiting = match &reply.answer {
+        Reached::Refused(refusal) => refusal.waiting,
+        Reached::Answer(_) => None,
+    };
+    let failed = reply.outcome != Outcome::Ok;
+    let result = ToolResult { id, name, text: text_of(&result), failed };
+    Ok(Executed { result, call: Some(reply.id), outcome: Some(reply.outcome), waiting })
+}
+
+/// What a model reads of a tool's result: its texts; else its structured content; else all of it.
+fn text_of(result: &Value) -> String {
+    let blocks = result["content"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let texts: Vec<&str> = blocks.iter().filter_map(|block| block["text"].as_str()).collect();
+    let all_text = !texts.is_empty() && texts.len() == blocks.len();
+    match &result["structuredContent"] {
+        _ if all_text => texts.join("\n"),
+        Value::Null if blocks.is_empty() => String::new(),
+        Value::Null => result["content"].to_string(),
+        structured => structured.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_reads_texts_else_what_is_structured_else_all() {
+        let text = json!({"type": "text", "text": "a"});
+        let image = json!({"type": "image", "data": "AA"});
+        assert_eq!(text_of(&json!({"content": [text, {"type": "text", "text": "b"}], "structuredContent": {"x": 1}})), "a\nb");
+        assert_eq!(text_of(&json!({"content": [], "structuredContent": {"x": 1}})), r#"{"x":1}"#);
+        assert_eq!(text_of(&json!({"content": [text, image]})), r#"[{"type":"text","text":"a"},{"type":"image","data":"AA"}]"#);
+        assert_eq!(text_of(&json!({"content": []})), "");
+    }
+}

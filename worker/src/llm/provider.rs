@@ -1,0 +1,450 @@
+//! Requests to providers: which key, how often, and what is said where none answers.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use serde::Serialize;
+use serde_json::{Map, Value};
+use tollgate_domain::{ProviderId, Sealer, llm::ProviderKind};
+use tollgate_store::providers::{Provider, ProviderKey, secrets_purpose};
+
+use super::{
+    dialect::Dialect,
+    model::{Candidate, shuffled},
+};
+use crate::script::random;
+
+/// Tries of one request at most, over all keys and providers.
+const TRIES: usize = 6;
+/// Tries where there is one key alone.
+const TRIES_OF_ONE: usize = 3;
+/// Failures in a row after which a key is left alone.
+const TRIPS: u32 = 5;
+const COOL: Duration = Duration::from_secs(5);
+const COOL_AT_MOST: Duration = Duration::from_secs(60);
+/// A key that the provider does not take is not tried again for so long.
+const REFUSED: Duration = Duration::from_secs(60);
+/// Between two tries with the same key: doubled each time, and a part of it by chance.
+const PAUSE: Duration = Duration::from_millis(200);
+const PAUSE_AT_MOST: Duration = Duration::from_secs(4);
+/// Retries that a worker may have in hand, in tenths: each request earns one tenth, so that retries stay a tenth of the requests when
+/// everything fails at once.
+const RETRIES: i64 = 200;
+/// Of an answer that says what went wrong.
+const MAX_ERROR: usize = 64 << 10;
+/// What is told of it.
+const MAX_TOLD: usize = 2_000;
+const VERSION: HeaderName = HeaderName::from_static("anthropic-version");
+const DEFAULT_VERSION: HeaderValue = HeaderValue::from_static("2023-06-01");
+/// What a caller's headers may say to a provider.
+const PASSED: [HeaderName; 3] =
+    [VERSION, HeaderName::from_static("anthropic-beta"), HeaderName::from_static("openai-beta")];
+
+/// One try, as the trail keeps it.
+#[derive(Debug, Clone, Serialize)]
+pub struct Attempt {
+    pub provider: String,
+    /// The name of the key.
+    pub key: String,
+    pub model: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    pub latency_us: u64,
+}
+
+/// A provider has begun to answer.
+#[derive(Debug)]
+pub struct Answering {
+    pub response: reqwest::Response,
+    pub candidate: Candidate,
+    /// Between two pieces of its answer.
+    pub patience: Duration,
+}
+
+/// Nobody has answered.
+#[derive(Debug, Clone)]
+pub struct Failed {
+    /// Who had the last word.
+    pub candidate: Option<Candidate>,
+    pub status: StatusCode,
+    pub code: &'static str,
+    /// For the caller and the trail: no credential stands in it.
+    pub message: String,
+    pub retry_after: Option<Duration>,
+    pub timed_out: bool,
+    /// A provider may have counted tokens for it.
+    pub sent: bool,
+}
+
+/// All providers of a worker. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Providers(Arc<Inner>);
+
+struct Inner {
+    client: reqwest::Client,
+    private: bool,
+    sealer: Sealer,
+    health: Mutex<HashMap<(ProviderId, String), Health>>,
+    opened: Mutex<HashMap<(ProviderId, i32), Arc<HashMap<String, String>>>>,
+    retries: AtomicI64,
+}
+
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Providers(..)")
+    }
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Health {
+    failures: u32,
+    /// Not before then, unless there is nobody else.
+    rests_until: Option<Instant>,
+}
+
+impl Providers {
+    /// # Errors
+    /// When the HTTP client cannot be built.
+    pub fn new(sealer: Sealer, private: bool) -> reqwest::Result<Self> {
+        let client = crate::upstream::http_client(private)?;
+        let (health, opened, retries) = (Mutex::default(), Mutex::default(), AtomicI64::new(RETRIES));
+        Ok(Self(Arc::new(Inner { client, private, sealer, health, opened, retries })))
+    }
+
+    /// Ask the candidates in their order until one begins to answer. What was refused before anything came may be asked again elsewhere; what
+    /// may have been answered is not.
+    ///
+    /// # Errors
+    /// [`Failed`], after the last try.
+    pub async fn ask(
+        &self,
+        candidates: &[Candidate],
+        dialect: Dialect,
+        body: &Map<String, Value>,
+        headers: &HeaderMap,
+        attempts: &mut Vec<Attempt>,
+    ) -> Result<Answering, Failed> {
+        self.0.retries.fetch_add(1, Ordering::Relaxed);
+        self.0.retries.fetch_min(RETRIES, Ordering::Relaxed);
+        let tries = self.tries(candidates);
+        let mut last = none_left();
+        let mut same = 0;
+        for (number, (candidate, key)) in tries.iter().enumerate() {
+            if number > 0 {
+                if !self.may_retry() {
+                    break;
+                }
+                let before = &tries[number - 1];
+                let again = before.1.name == key.name && before.0.provider.id == candidate.provider.id;
+                same = if again { same + 1 } else { 0 };
+                if again {
+                    tokio::time::sleep(pause(same, last.retry_after)).await;
+                }
+            }
+            let started = Instant::now();
+            let one = self.one(candidate, key, dialect, body, headers).await;
+            let mut attempt = Attempt {
+                provider: candidate.provider.name.clone(),
+                key: key.name.clone(),
+                model: candidate.model.clone(),
+                status: None,
+                error: None,
+                latency_us: u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX),
+            };
+            match one {
+                Ok(response) => {
+                    attempt.status = Some(response.status().as_u16());
+                    attempts.push(attempt);
+                    self.well(candidate, key);
+                    let patience = patience(&candidate.provider);
+                    return Ok(Answering { response, candidate: candidate.clone(), patience });
+                }
+                Err((failed, status, next)) => {
+                    attempt.status = status.map(|status| status.as_u16());
+                    attempt.error = Some(failed.message.clone());
+                    attempts.push(attempt);
+                    self.unwell(candidate, key, next, failed.retry_after);
+                    last = failed;
+                    if next == Next::Stop {
+                        break;
+                    }
+                }
+            }
+        }
+        Err(last)
+    }
+
+    /// Each key of each candidate, those that rest at the end; a single one more than once.
+    fn tries<'a>(&self, candidates: &'a [Candidate]) -> Vec<(&'a Candidate, ProviderKey)> {
+        let all = candidates.iter().flat_map(|candidate| {
+            let keys = shuffled(candidate.provider.keys.clone(), |key| key.weight);
+            keys.into_iter().map(move |key| (candidate, key))
+        });
+        let now = Instant::now();
+        let health = self.0.health();
+        let rests = |(candidate, key): &(&Candidate, ProviderKey)| {
+            let health = health.get(&(candidate.provider.id, key.name.clone()));
+            health.and_then(|health| health.rests_until).is_some_and(|until| until > now)
+        };
+        let (resting, mut tries): (Vec<_>, Vec<_>) = all.partition(rests);
+        tries.extend(resting);
+        tries.truncate(TRIES);
+        if let [one] = &tries[..] {
+            tries = vec![one.clone(); TRIES_OF_ONE];
+        }
+        tries
+    }
+
+    fn may_retry(&self) -> bool {
+        let taken = self.0.retries.try_update(Ordering::Relaxed, Ordering::Relaxed, |left| (left >= 10).then_some(left - 10));
+        if taken.is_err() {
+            metrics::counter!("tollgate_llm_retries_spared_total").increment(1);
+        }
+        taken.is_ok()
+    }
+
+    async fn one(
+        &self,
+        candidate: &Candidate,
+        key: &ProviderKey,
+        dialect: Dialect,
+        body: &Map<String, Value>,
+        headers: &HeaderMap,
+    ) -> Result<reqwest::Response, (Failed, Option<StatusCode>, Next)> {
+        let provider = &candidate.provider;
+        let fail = |status, code, message: String| Failed {
+            candidate: Some(candidate.clone()),
+            status,
+            code,
+            message,
+            retry_after: None,
+            timed_out: false,
+            sent: false,
+        };
+        let unusable = |message: &str| (fail(StatusCode::BAD_GATEWAY, "provider_unusable", message.to_owned()), None, Next::Elsewhere);
+        let secret = self.secret(provider, &key.name).ok_or_else(|| {
+            unusable("the provider's stored key cannot be opened: was it written under another server secret?")
+        })?;
+        let url = url(&provider.base_url, dialect).ok_or_else(|| unusable("the provider's address cannot be read"))?;
+        if !crate::upstream::may_connect(&url, self.0.private) {
+            return Err(unusable("the provider's address lies in a private network, which this deployment does not allow"));
+        }
+        let mut sent = body.clone();
+        sent.insert("model".to_owned(), candidate.model.clone().into());
+        let headers = provider_headers(provider.kind, &secret, headers).ok_or_else(|| unusable("the provider's key is no header's value"))?;
+        let bytes = serde_json::to_vec(&sent).unwrap_or_default();
+        let request = self.0.client.post(url).headers(headers).header(header::CONTENT_TYPE, "application/json").body(bytes);
+        let response = match tokio::time::timeout(patience(provider), request.send()).await {
+            Ok(Ok(response)) => response,
+            Ok(Err(error)) if error.is_connect() => {
+                let told = format!("the provider \"{}\" cannot be reached", provider.name);
+                return Err((fail(StatusCode::BAD_GATEWAY, "provider_unreachable", told), None, Next::Again));
+            }
+            Ok(Err(_)) => {
+                let told = format!("the connection to the provider \"{}\" broke before it answered", provider.name);
+                let failed = Failed { sent: true, ..fail(StatusCode::BAD_GATEWAY, "provider_unreachable", told) };
+                return Err((failed, None, Next::Again));
+            }
+            Err(_) => {
+                let told = format!("the provider \"{}\" has not begun to answer within {} ms", provider.name, provider.timeout_ms);
+                let failed = Failed { timed_out: true, sent: true, ..fail(StatusCode::GATEWAY_TIMEOUT, "provider_timeout", told) };
+                // It may be at work on it: asked again, it would be paid twice.
+                return Err((failed, None, Next::Stop));
+            }
+        };
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let status = response.status();
+        let (failed, next) = refused(candidate, response, &secret).await;
+        Err((failed, Some(status), next))
+    }
+
+    fn secret(&self, provider: &Provider, key: &str) -> Option<String> {
+        let of = (provider.id, provider.version);
+        if let Some(opened) = self.0.opened().get(&of) {
+            return opened.get(key).cloned();
+        }
+        let plain = self.0.sealer.open(&secrets_purpose(provider.id), &provider.sealed_secrets).ok()?;
+        let secrets: HashMap<String, String> = serde_json::from_slice(&plain).ok()?;
+        let found = secrets.get(key).cloned();
+        let mut opened = self.0.opened();
+        opened.retain(|(id, _), _| *id != provider.id);
+        opened.insert(of, Arc::new(secrets));
+        found
+    }
+
+    fn well(&self, candidate: &Candidate, key: &ProviderKey) {
+        self.0.health().remove(&(candidate.provider.id, key.name.clone()));
+    }
+
+    fn unwell(&self, candidate: &Candidate, key: &ProviderKey, next: Next, retry_after: Option<Duration>) {
+        let rest = |failures: u32| match (next, retry_after) {
+            (_, Some(after)) => Some(after.min(COOL_AT_MOST)),
+            (Next::OtherKey, None) => Some(REFUSED),
+            (Next::Again, None) if failures >= TRIPS => {
+                Some((COOL * 2_u32.saturating_pow(failures - TRIPS).min(16)).min(COOL_AT_MOST))
+            }
+            _ => None,
+        };
+        if matches!(next, Next::Stop | Next::Elsewhere) && retry_after.is_none() {
+            return;
+        }
+        let mut health = self.0.health();
+        let of = health.entry((candidate.provider.id, key.name.clone())).or_default();
+        of.failures += 1;
+        if let Some(rest) = rest(of.failures) {
+            of.rests_until = Some(Instant::now() + rest);
+            metrics::counter!("tollgate_llm_keys_rested_total").increment(1);
+            tracing::warn!(provider = candidate.provider.name, key = key.name, seconds = rest.as_secs(), "a provider's key is left alone");
+        }
+    }
+}
+
+impl Inner {
+    fn health(&self) -> MutexGuard<'_, HashMap<(ProviderId, String), Health>> {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn opened(&self) -> MutexGuard<'_, HashMap<(ProviderId, i32), Arc<HashMap<String, String>>>> {
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a failed try says of the next one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Next {
+    /// It may go well a moment later.
+    Again,
+    /// Not with this key.
+    OtherKey,
+    /// Not at this provider.
+    Elsewhere,
+    /// It is the request that is wrong, or may have been answered.
+    Stop,
+}
+
+fn none_left() -> Failed {
+    Failed {
+        candidate: None,
+        status: StatusCode::BAD_GATEWAY,
+        code: "provider_unusable",
+        message: "no provider of this model has a key".to_owned(),
+        retry_after: None,
+        timed_out: false,
+        sent: false,
+    }
+}
+
+fn patience(provider: &Provider) -> Duration {
+    Duration::from_millis(u64::try_from(provider.timeout_ms).unwrap_or(60_000))
+}
+
+fn pause(same: u32, retry_after: Option<Duration>) -> Duration {
+    let doubled = PAUSE * 2_u32.saturating_pow(same.saturating_sub(1)).min(64);
+    let by_chance = Duration::from_millis(random() % 100);
+    (retry_after.unwrap_or(doubled) + by_chance).min(PAUSE_AT_MOST)
+}
+
+fn url(base: &str, dialect: Dialect) -> Option<reqwest::Url> {
+    let base = base.trim_end_matches('/');
+    // Both kinds of base are written, with the version and without.
+    let path = match dialect {
+        Dialect::Messages if base.ends_with("/v1") => "messages",
+        other => other.path(),
+    };
+    format!("{base}/{path}").parse().ok()
+}
+
+fn provider_headers(kind: ProviderKind, secret: &str, asked: &HeaderMap) -> Option<HeaderMap> {
+    let mut headers = HeaderMap::new();
+    for name in PASSED {
+        for value in asked.get_all(&name) {
+            headers.append(name.clone(), value.clone());
+        }
+    }
+    let (name, text) = match kind {
+        ProviderKind::OpenAi => (header::AUTHORIZATION, format!("Bearer {secret}")),
+        ProviderKind::Anthropic => {
+            headers.entry(VERSION).or_insert(DEFAULT_VERSION);
+            (HeaderName::from_static("x-api-key"), secret.to_owned())
+        }
+    };
+    let mut value = HeaderValue::from_str(&text).ok()?;
+    value.set_sensitive(true);
+    headers.insert(name, value);
+    Some(headers)
+}
+
+/// What a provider says that does not answer. Its words are told where they are about the request, and never where they are about the key.
+async fn refused(candidate: &Candidate, mut response: reqwest::Response, secret: &str) -> (Failed, Next) {
+    let status = response.status();
+    let retry_after = response.headers().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+    let mut body = Vec::new();
+    while let Ok(Ok(Some(piece))) = tokio::time::timeout(Duration::from_secs(5), response.chunk()).await {
+        body.extend_from_slice(&piece);
+        if body.len() > MAX_ERROR {
+            break;
+        }
+    }
+    let parsed: Value = serde_json::from_slice(&body).unwrap_or_default();
+    let words = parsed["error"]["message"].as_str().or_else(|| parsed["message"].as_str()).unwrap_or_default();
+    let words: String = words.replace(secret, "[key]").chars().filter(|c| !c.is_control()).take(MAX_TOLD).collect();
+    let name = &candidate.provider.name;
+    let (told, code, message, next) = match status.as_u16() {
+        401 | 403 => {
+            let message = format!("the provider \"{name}\" does not take the gateway's key ({status})");
+            (StatusCode::BAD_GATEWAY, "provider_refused_key", message, Next::OtherKey)
+        }
+        429 => (status, "provider_rate_limited", format!("the provider \"{name}\" is asked too often: {words}"), Next::Again),
+        404 => (StatusCode::NOT_FOUND, "model_not_found", format!("the provider \"{name}\" answers 404: {words}"), Next::Elsewhere),
+        408 | 409 | 500..=599 => {
+            (StatusCode::BAD_GATEWAY, "provider_error", format!("the provider \"{name}\" answers {status}: {words}"), Next::Again)
+        }
+        400..=499 => (status, "provider_refused", words, Next::Stop),
+        _ => {
+            let message = format!("the provider \"{name}\" answers {status}, which says nothing");
+            (StatusCode::BAD_GATEWAY, "provider_error", message, Next::Elsewhere)
+        }
+    };
+    let retry_after = retry_after.map(Duration::from_secs);
+    let candidate = Some(candidate.clone());
+    (Failed { candidate, status: told, code, message, retry_after, timed_out: false, sent: false }, next)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_taken_with_and_without_their_version() {
+        let at = |base, dialect| url(base, dialect).map(|url| url.to_string()).unwrap_or_default();
+        assert_eq!(at("https://api.openai.com/v1/", Dialect::Chat), "https://api.openai.com/v1/chat/completions");
+        assert_eq!(at("https://api.anthropic.com", Dialect::Messages), "https://api.anthropic.com/v1/messages");
+        assert_eq!(at("https://api.anthropic.com/v1", Dialect::Messages), "https://api.anthropic.com/v1/messages");
+        assert_eq!(at("http://x/openai/deployments/d", Dialect::Embeddings), "http://x/openai/deployments/d/embeddings");
+    }
+
+    #[test]
+    fn of_a_callers_headers_only_those_of_the_dialect_go_on() {
+        let mut asked = HeaderMap::new();
+        for (name, value) in [("authorization", "Bearer tg_live_x"), ("x-api-key", "tg_live_x"), ("cookie", "c"), ("anthropic-beta", "b")] {
+            asked.insert(name, HeaderValue::from_static(value));
+        }
+        let sent = provider_headers(ProviderKind::Anthropic, "sk-real", &asked).unwrap();
+        assert_eq!(sent.get("x-api-key").unwrap(), "sk-real");
+        assert_eq!(sent.get("anthropic-beta").unwrap(), "b");
+        assert_eq!(sent.get("anthropic-version").unwrap(), "2023-06-01");
+        assert!(sent.get("authorization").is_none() && sent.get("cookie").is_none());
+        assert!(!format!("{sent:?}").contains("sk-real"));
+    }
+}
