@@ -107,6 +107,13 @@ pub(crate) fn entries() -> Vec<Entry> {
         GET    "/v1/tenants/{tenant_id}/prices"                           ReadPrices      prices::list::handle;
         GET    "/v1/tenants/{tenant_id}/prices/{price_id}"                ReadPrices      prices::get::handle;
         GET    "/v1/tenants/{tenant_id}/rate-card"                        ReadPrices      prices::rate_card::handle;
+        POST   "/v1/tenants/{tenant_id}/rate-card/import"                 WritePrices     prices::import::handle;
+        POST   "/v1/tenants/{tenant_id}/llm-prices"                       WritePrices     llm_prices::create::handle;
+        GET    "/v1/tenants/{tenant_id}/llm-prices"                       ReadPrices      llm_prices::list::handle;
+        GET    "/v1/tenants/{tenant_id}/llm-prices/{llm_price_id}"        ReadPrices      llm_prices::get::handle;
+        POST   "/v1/tenants/{tenant_id}/credits"                          WritePrices     credits::create::handle;
+        GET    "/v1/tenants/{tenant_id}/credits"                          ReadReports     credits::list::handle;
+        GET    "/v1/tenants/{tenant_id}/credits/{credit_id}"              ReadReports     credits::get::handle;
         POST   "/v1/tenants/{tenant_id}/budgets"                          WriteBudgets    budgets::create::handle;
         GET    "/v1/tenants/{tenant_id}/budgets"                          ReadPrices      budgets::list::handle;
         GET    "/v1/tenants/{tenant_id}/budgets/{budget_id}"              ReadPrices      budgets::get::handle;

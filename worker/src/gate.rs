@@ -12,7 +12,9 @@ use tollgate_domain::{Secrets, WorkerId, clock::SharedClock, ids};
 use tollgate_store::{Store, audit::AuditWriter};
 use uuid::Uuid;
 
-use crate::{learn::Learner, rates::Rates, sandbox::SandboxPool, scope::Directory, spend::Wallets, upstream::Upstreams};
+use crate::{
+    learn::Learner, price::Prices, rates::Rates, sandbox::SandboxPool, scope::Directory, spend::Wallets, upstream::Upstreams,
+};
 
 #[derive(Debug, Clone)]
 pub struct Gate {
@@ -25,6 +27,7 @@ pub struct Gate {
     pub audit: AuditWriter,
     pub wallets: Wallets,
     pub rates: Rates,
+    pub prices: Prices,
     pub upstreams: Upstreams,
     pub sandbox: SandboxPool,
     pub learner: Learner,

@@ -9,6 +9,7 @@ mod learn;
 mod limits;
 mod mcp;
 mod meta;
+mod price;
 mod rates;
 mod resume;
 mod sandbox;
@@ -111,6 +112,7 @@ async fn serve_with(parts: WorkerParts, writer: fn(&Store, &Config) -> AuditWrit
         audit,
         wallets: wallets.clone(),
         rates: rates::Rates::new(store.clone()),
+        prices: price::Prices::new(store.clone(), config.limits.tool_result_bytes),
         upstreams: upstreams.clone(),
         sandbox,
         learner: learn::Learner::start(store.clone(), Arc::clone(&clock), &shutdown),

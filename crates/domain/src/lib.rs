@@ -7,6 +7,7 @@ pub mod clock;
 pub mod ids;
 pub mod json;
 pub mod key;
+pub mod llm_price;
 pub mod money;
 pub mod policy;
 pub mod price;

@@ -98,7 +98,7 @@ pub struct Completion {
     pub at: DateTime<Utc>,
 }
 
-/// What the sweeper writes for a call whose worker died: the upstream may have acted, so it is charged as quoted.
+/// What the sweeper writes for a call whose worker died: the upstream may have acted, so it is charged; see `Quote::unknown`.
 #[derive(Debug, Clone)]
 pub struct Resolution {
     pub tenant: TenantId,
