@@ -59,6 +59,18 @@ impl Checks {
         text.parse().map_err(|e: T::Err| self.refuse(pointer, e.to_string())).ok()
     }
 
+    /// How many fields were refused so far.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.errors.len()
+    }
+
+    /// What was refused, for an answer that is no refusal.
+    #[must_use]
+    pub fn into_errors(self) -> Vec<FieldError> {
+        self.errors
+    }
+
     /// # Errors
     /// 422 with every refused field.
     pub fn done(self) -> Result<(), Problem> {

@@ -224,6 +224,15 @@ impl Write {
         self.finish(Reply::new(StatusCode::CREATED, body, location)).await
     }
 
+    /// [`Self::created`], of what is no change of configuration: the workers are not told.
+    ///
+    /// # Errors
+    /// When the commit fails; nothing was changed then.
+    pub async fn created_quietly<R: Resource>(mut self, body: &R) -> Answer {
+        self.quiet = true;
+        self.created(body).await
+    }
+
     /// Commit and answer 200.
     ///
     /// # Errors

@@ -63,6 +63,27 @@ impl<S: Send + Sync, T: DeserializeOwned + Default> FromRequest<S> for MaybeJson
     }
 }
 
+/// A body of CSV, as it came.
+#[derive(Debug)]
+pub struct Csv {
+    pub bytes: bytes::Bytes,
+    /// Of the bytes, for the Idempotency-Key.
+    pub sha256: [u8; 32],
+}
+
+impl<S: Send + Sync> FromRequest<S> for Csv {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
+        let (parts, body) = request.into_parts();
+        let bytes = collect(body).await?;
+        if essence(&parts.headers).eq_ignore_ascii_case("text/csv") {
+            return Ok(Self { sha256: sha256(&bytes), bytes });
+        }
+        Err(Problem::because(Kind::NotJson, "Send the body as text/csv."))
+    }
+}
+
 async fn collect(body: Body) -> Result<bytes::Bytes, Problem> {
     let reading = tokio::time::timeout(DEADLINE, axum::body::to_bytes(body, MAX_BODY));
     reading.await.map_err(|_| Problem::new(Kind::Slow))?.map_err(|error| {
@@ -76,10 +97,16 @@ async fn collect(body: Body) -> Result<bytes::Bytes, Problem> {
     })
 }
 
-fn check_content_type(headers: &HeaderMap) -> Result<(), Problem> {
+fn essence(headers: &HeaderMap) -> &str {
     let given = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
-    let essence = given.split(';').next().unwrap_or_default().trim();
-    if essence.eq_ignore_ascii_case("application/json") { Ok(()) } else { Err(Problem::new(Kind::NotJson)) }
+    given.split(';').next().unwrap_or_default().trim()
+}
+
+fn check_content_type(headers: &HeaderMap) -> Result<(), Problem> {
+    match essence(headers).eq_ignore_ascii_case("application/json") {
+        true => Ok(()),
+        false => Err(Problem::because(Kind::NotJson, "Send the body as application/json.")),
+    }
 }
 
 /// Read `bytes` as a `T`.

@@ -98,7 +98,8 @@ kinds! {
     CursorExpired = GONE, "cursor_expired", "The rows that follow this cursor are no longer there";
     Stale = PRECONDITION_FAILED, "stale", "The resource has changed since it was read";
     TooLarge = PAYLOAD_TOO_LARGE, "payload_too_large", "The body is too large";
-    NotJson = UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", "Send the body as application/json";
+    /// JSON everywhere but where a file is imported.
+    NotJson = UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", "The body is not of the media type that this route takes";
     Invalid = UNPROCESSABLE_ENTITY, "invalid", "Some fields cannot be accepted";
     IdempotencyKeyReused = UNPROCESSABLE_ENTITY, "idempotency_key_reused", "This Idempotency-Key was used for another request";
     UnsupportedTransport = UNPROCESSABLE_ENTITY, "unsupported_transport", "This release does not serve that transport";

@@ -94,6 +94,17 @@ pub(crate) fn entries() -> Vec<Entry> {
         GET    "/v1/tenants/{tenant_id}/tools/{tool_id}"                  ReadConfig      tools::get::handle;
         POST   "/v1/tenants/{tenant_id}/tools/{tool_id}/approve"          ApproveTools    tools::approve::handle;
         POST   "/v1/tenants/{tenant_id}/tools/{tool_id}/quarantine"       WriteUpstreams  tools::quarantine::handle;
+        // --- language models
+        POST   "/v1/tenants/{tenant_id}/providers"                        WriteUpstreams  providers::create::handle;
+        GET    "/v1/tenants/{tenant_id}/providers"                        ReadConfig      providers::list::handle;
+        GET    "/v1/tenants/{tenant_id}/providers/{provider_id}"          ReadConfig      providers::get::handle;
+        PATCH  "/v1/tenants/{tenant_id}/providers/{provider_id}"          WriteUpstreams  providers::update::handle;
+        DELETE "/v1/tenants/{tenant_id}/providers/{provider_id}"          WriteUpstreams  providers::delete::handle;
+        POST   "/v1/tenants/{tenant_id}/model-routes"                     WriteUpstreams  model_routes::create::handle;
+        GET    "/v1/tenants/{tenant_id}/model-routes"                     ReadConfig      model_routes::list::handle;
+        GET    "/v1/tenants/{tenant_id}/model-routes/{model_route_id}"    ReadConfig      model_routes::get::handle;
+        PATCH  "/v1/tenants/{tenant_id}/model-routes/{model_route_id}"    WriteUpstreams  model_routes::update::handle;
+        DELETE "/v1/tenants/{tenant_id}/model-routes/{model_route_id}"    WriteUpstreams  model_routes::delete::handle;
         // --- scripts
         GET    "/v1/tenants/{tenant_id}/script-limits"                    ReadConfig      script_limits::get::handle;
         PATCH  "/v1/tenants/{tenant_id}/script-limits"                    WriteTenant     script_limits::update::handle;
@@ -107,6 +118,13 @@ pub(crate) fn entries() -> Vec<Entry> {
         GET    "/v1/tenants/{tenant_id}/prices"                           ReadPrices      prices::list::handle;
         GET    "/v1/tenants/{tenant_id}/prices/{price_id}"                ReadPrices      prices::get::handle;
         GET    "/v1/tenants/{tenant_id}/rate-card"                        ReadPrices      prices::rate_card::handle;
+        POST   "/v1/tenants/{tenant_id}/rate-card/import"                 WritePrices     prices::import::handle;
+        POST   "/v1/tenants/{tenant_id}/llm-prices"                       WritePrices     llm_prices::create::handle;
+        GET    "/v1/tenants/{tenant_id}/llm-prices"                       ReadPrices      llm_prices::list::handle;
+        GET    "/v1/tenants/{tenant_id}/llm-prices/{llm_price_id}"        ReadPrices      llm_prices::get::handle;
+        POST   "/v1/tenants/{tenant_id}/credits"                          WritePrices     credits::create::handle;
+        GET    "/v1/tenants/{tenant_id}/credits"                          ReadReports     credits::list::handle;
+        GET    "/v1/tenants/{tenant_id}/credits/{credit_id}"              ReadReports     credits::get::handle;
         POST   "/v1/tenants/{tenant_id}/budgets"                          WriteBudgets    budgets::create::handle;
         GET    "/v1/tenants/{tenant_id}/budgets"                          ReadPrices      budgets::list::handle;
         GET    "/v1/tenants/{tenant_id}/budgets/{budget_id}"              ReadPrices      budgets::get::handle;

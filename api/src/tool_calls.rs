@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use tollgate_domain::{
     ApprovalId, CallId, Decision, KeyId, LlmRequestId, Origin, Outcome, Picos, PriceId, ScriptRunId, TeamId, ToolId, UpstreamId,
-    tool::DefinitionHash,
+    price::Unit, tool::DefinitionHash,
 };
 use tollgate_store::calls;
 use utoipa::ToSchema;
@@ -79,10 +79,24 @@ pub struct ToolCall {
     /// The price that was in force; null where there was none.
     #[schema(value_type = Option<String>)]
     pub price_id: Option<PriceId>,
+    /// What of the price applied: `call`, `successful_call`, `kb` or `second`; null where there was no price, and in rows of before it was kept.
+    #[schema(value_type = Option<String>)]
+    pub unit: Option<Unit>,
+    /// Of one unit, as an exact decimal.
+    #[schema(value_type = Option<String>)]
+    pub unit_amount: Option<Picos>,
+    /// Under a price by volume: the tier, from 1.
+    pub tier: Option<u16>,
+    /// Under a price by volume: the call's number in the month, which no other call under the same price has.
+    pub call_number: Option<u64>,
     /// What was charged, as an exact decimal; null while it is open.
     #[schema(value_type = Option<String>)]
     pub amount: Option<Picos>,
     pub currency: Option<String>,
+    /// What was given back of the amount later, in credits; left out where nothing was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub credited: Option<Picos>,
     /// In lists: arguments or result are larger than 64 KiB (or the page is full of them) and left out; read the call itself.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     #[schema(value_type = Option<bool>)]
@@ -91,6 +105,7 @@ pub struct ToolCall {
 
 impl From<calls::ToolCall> for ToolCall {
     fn from(call: calls::ToolCall) -> Self {
+        let volume = call.applied.and_then(|applied| applied.volume);
         Self {
             id: call.id,
             llm_request_id: call.llm_request_id,
@@ -117,8 +132,13 @@ impl From<calls::ToolCall> for ToolCall {
             closed_at: call.closed_at,
             latency_us: call.latency_us,
             price_id: call.price_id,
+            unit: call.applied.map(|applied| applied.unit),
+            unit_amount: call.applied.map(|applied| applied.amount),
+            tier: volume.map(|volume| volume.tier),
+            call_number: volume.map(|volume| volume.call),
             amount: call.amount,
             currency: call.currency.map(|currency| currency.to_string()),
+            credited: call.credited,
             truncated: call.truncated,
         }
     }

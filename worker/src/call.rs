@@ -2,7 +2,7 @@
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use serde_json::{Map, Value, value::RawValue};
@@ -12,7 +12,7 @@ use tollgate_domain::{
     ApprovalId, CallId, Decision, Durability, LlmRequestId, Origin, Outcome, TenantId, ToolId,
     budget::Spender,
     policy::{self, Permit, Reason, Verdict},
-    price::Quote,
+    price::{Measured, Quote},
     redact::MARKER,
     scope::ScopedTool,
     tool::Tool,
@@ -28,6 +28,7 @@ use crate::{
     approve,
     caller::Caller,
     gate::{Gate, InFlightGuard},
+    price::NoNumber,
     rates::{Slow, Told},
     spend::{Hold, Short},
     upstream::{Answer, Dispatch, Ended, Progress},
@@ -161,10 +162,11 @@ pub async fn call(gate: &Gate, caller: &Caller, parent: &Parent, ask: Ask) -> Re
     let mut row = row.of(&tool);
     let Some(dispatch) = Dispatch::of(&ask) else { return row.refuse(Reason::BadArguments, Decision::Denied).await };
     let verdict = policy::decide(found);
-    let quote = caller.config().rates.quote(tool.id, tool.upstream.id, row.intent.at);
     if let Err(refusal) = count_call(gate, caller, parent, &tool).await? {
         return row.refuse(refusal, Decision::Denied).await;
     }
+    let quoted = gate.prices.quote(caller.config(), &tool, row.intent.at).await;
+    let quote = quoted.map_err(|NoNumber| AuditError::Overloaded)?;
     let mut hold = match draw(gate, caller, &row.intent, &tool, quote).await? {
         Ok(hold) => hold, // before, never after
         Err(refusal) => return row.refuse(refusal, Decision::Denied).await,
@@ -413,7 +415,7 @@ impl<'a> Row<'a> {
             id: self.intent.id,
             outcome: Outcome::UpstreamError,
             error: Some("the call was not made: its row could not be confirmed in time".to_owned()),
-            latency: std::time::Duration::ZERO,
+            latency: Duration::ZERO,
             amount: tollgate_domain::Picos(0),
             result: None,
             at: now,
@@ -449,7 +451,8 @@ struct Open<'a> {
 impl Open<'_> {
     async fn close(self, tool: &Tool, ended: Ended) -> Result<Reply, AuditError> {
         let Self { row: Row { gate, parent, trail, intent, pending, .. }, quote, started, guard } = self;
-        let latency = started.elapsed();
+        // The row keeps microseconds, and whoever reckons again shall find the same.
+        let latency = Duration::from_micros(u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX));
         let (result, error) = match &ended.answer {
             Answer::Result(result) => (Some(trail.payload(result.get().as_bytes()).await), None),
             Answer::Error(error) => (None, Some(format!("{} (code {})", trail.message(&error.message).await, error.code.0))),
@@ -463,7 +466,7 @@ impl Open<'_> {
             outcome: ended.outcome,
             error,
             latency,
-            amount: if ended.sent { quote.settle(ended.outcome) } else { tollgate_domain::Picos(0) },
+            amount: if ended.sent { quote.settle(ended.outcome, measured(&ended, latency)) } else { tollgate_domain::Picos(0) },
             result,
             at: gate.clock.now(),
         };
@@ -491,6 +494,17 @@ impl Open<'_> {
         }
         Ok(Reply { id: intent.id, outcome: ended.outcome, answer: Reached::Answer(ended.answer), journal, whole })
     }
+}
+
+/// What the call came to, as far as anyone knows.
+fn measured(ended: &Ended, time: Duration) -> Measured {
+    let result_bytes = match &ended.answer {
+        Answer::Result(result) => Some(u64::try_from(result.get().len()).unwrap_or(u64::MAX)),
+        // It may have been answered, and the answer lost.
+        Answer::Error(_) | Answer::None(_) if ended.outcome == Outcome::Unknown => None,
+        Answer::Error(_) | Answer::None(_) => Some(0),
+    };
+    Measured { result_bytes, time: Some(time) }
 }
 
 fn script_answer(tool: &Tool, answer: &Answer) -> wire::Answer {

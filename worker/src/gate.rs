@@ -12,7 +12,10 @@ use tollgate_domain::{Secrets, WorkerId, clock::SharedClock, ids};
 use tollgate_store::{Store, audit::AuditWriter};
 use uuid::Uuid;
 
-use crate::{learn::Learner, llm::provider::Providers, rates::Rates, sandbox::SandboxPool, scope::Directory, spend::Wallets, upstream::Upstreams};
+use crate::{
+    learn::Learner, llm::provider::Providers, price::Prices, rates::Rates, sandbox::SandboxPool, scope::Directory, spend::Wallets,
+    upstream::Upstreams,
+};
 
 #[derive(Debug, Clone)]
 pub struct Gate {
@@ -25,6 +28,7 @@ pub struct Gate {
     pub audit: AuditWriter,
     pub wallets: Wallets,
     pub rates: Rates,
+    pub prices: Prices,
     pub upstreams: Upstreams,
     pub providers: Providers,
     pub sandbox: SandboxPool,

@@ -3,6 +3,7 @@
 mod approve;
 mod call;
 mod caller;
+mod combine;
 mod gate;
 mod guard;
 mod learn;
@@ -10,6 +11,7 @@ mod limits;
 mod llm;
 mod mcp;
 mod meta;
+mod price;
 mod rates;
 mod resume;
 mod sandbox;
@@ -113,6 +115,7 @@ async fn serve_with(parts: WorkerParts, writer: fn(&Store, &Config) -> AuditWrit
         audit,
         wallets: wallets.clone(),
         rates: rates::Rates::new(store.clone()),
+        prices: price::Prices::new(store.clone(), config.limits.tool_result_bytes),
         upstreams: upstreams.clone(),
         providers: llm::provider::Providers::new(secrets_sealer, config.upstream.allows_private_networks())?,
         sandbox,

@@ -5,12 +5,15 @@ use tollgate_domain::{
     budget::{Enforcement, Spender},
     money::decimal,
     policy::{self, Reason},
+    price::{Bounds, Unit},
     rate::Per,
     scope::{Scope, ToolGroup},
     tool::{Tool, ToolStatus},
 };
 use tollgate_store::{
-    Tx, budgets, rates,
+    Tx, budgets,
+    prices::volumes,
+    rates,
     snapshot::{self, KeyConfig, TenantConfig},
 };
 use utoipa::{IntoParams, ToSchema};
@@ -51,6 +54,16 @@ pub struct Explanation {
     /// Null where nobody has set a price: the call is free.
     #[schema(value_type = Option<String>)]
     pub price_id: Option<PriceId>,
+    /// For what is charged: `call`, `successful_call`, `kb` or `second`. `amount` is then what the longest answer that the gateway takes, or
+    /// the upstream's timeout, come to, or the price's `max_amount`.
+    #[schema(value_type = Option<String>)]
+    pub unit: Option<Unit>,
+    /// Of one unit.
+    #[schema(value_type = Option<String>)]
+    pub unit_amount: Option<Picos>,
+    /// Under a price by volume: the tier, from 1, and the number in the month that the next call has.
+    pub tier: Option<u16>,
+    pub call_number: Option<u64>,
     /// All that cover the call.
     pub budgets: Vec<BudgetStanding>,
     /// All that cover the call.
@@ -108,13 +121,16 @@ pub async fn handle(ctx: Ctx, Id(id): Id<KeyId>, Query(asked): Query<ExplainQuer
         amount: Picos(0),
         currency: config.currency.to_string(),
         price_id: None,
+        unit: None,
+        unit_amount: None,
+        tier: None,
+        call_number: None,
         budgets: Vec::new(),
         rate_limits: Vec::new(),
     };
     if let Some(tool) = tool {
-        let quote = config.rates.quote(tool.id, tool.upstream.id, ctx.now);
-        (explained.amount, explained.price_id) = (quote.amount, quote.price_id);
         let mut tx = ctx.app.store.tenant_snapshot(ctx.tenant).await?;
+        price(&ctx, &mut tx, (&config, tool), &mut explained).await?;
         stand(&ctx, &mut tx, (&config, key, tool), &mut explained).await?;
     }
     decide(&ctx, (&config, key, tool), &mut explained);
@@ -128,6 +144,21 @@ fn find<'a>(config: &'a TenantConfig, asked: &str) -> Option<&'a Tool> {
         tool.id.to_string() == asked || tool.classic_name() == asked || format!("{upstream}.{name}") == asked
     };
     config.tools.iter().find(is).map(AsRef::as_ref)
+}
+
+/// What the next call would cost at most.
+async fn price(ctx: &Ctx, tx: &mut Tx, (config, tool): (&TenantConfig, &Tool), explained: &mut Explanation) -> Result<(), Stop> {
+    let Some(price) = config.rates.in_force(tool.id, tool.upstream.id, ctx.now) else { return Ok(()) };
+    let last = volumes::last(tx, ctx.tenant, price.target, volumes::month(config.zone, ctx.now)).await?;
+    let result_bytes = u64::try_from(ctx.app.config.limits.tool_result_bytes).unwrap_or(u64::MAX);
+    let quote = price.quote(last + 1, Bounds { result_bytes, time: tool.upstream.timeout });
+    (explained.amount, explained.price_id) = (quote.amount, quote.price_id);
+    if let Some(applied) = quote.applied {
+        (explained.unit, explained.unit_amount) = (Some(applied.unit), Some(applied.amount));
+        explained.tier = applied.volume.map(|volume| volume.tier);
+        explained.call_number = applied.volume.map(|volume| volume.call);
+    }
+    Ok(())
 }
 
 async fn stand(
@@ -209,6 +240,9 @@ fn decide(ctx: &Ctx, (config, key, tool): (&TenantConfig, &KeyConfig, Option<&To
     }
     explained.decision = Decision::Permitted;
     explained.explanation = match explained.price_id {
+        Some(_) if matches!(explained.unit, Some(Unit::Kb | Unit::Second | Unit::SuccessfulCall)) => {
+            format!("the call is made, and costs at most {} {}", explained.amount, explained.currency)
+        }
         Some(_) => format!("the call is made, and costs {} {}", explained.amount, explained.currency),
         None => "the call is made, and is free: nobody has set a price".to_owned(),
     };

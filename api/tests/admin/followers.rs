@@ -106,7 +106,7 @@ async fn record_calls(store: &Store, tenant: TenantId, calls: Vec<(String, bool)
             decision: if refused { Decision::Denied } else { Decision::Permitted },
             reason: refused.then_some(Reason::UnknownTool),
             approval: None,
-            quote: Quote { price_id: None, amount: Picos(0) },
+            quote: Quote { price_id: None, amount: Picos(0), applied: None },
             leases: Vec::new(),
             currency: Currency::USD,
             worker: WorkerId::mint(now()),

@@ -142,6 +142,9 @@ ids! {
     ToolId = "tool";
     ToolGroupId = "tg";
     PriceId = "price";
+    LlmPriceId = "llmp";
+    /// A correction of what was charged.
+    CreditId = "crd";
     LlmRequestId = "req";
     ScriptRunId = "run";
     CallId = "call";

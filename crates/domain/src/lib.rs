@@ -8,6 +8,7 @@ pub mod ids;
 pub mod json;
 pub mod key;
 pub mod llm;
+pub mod llm_price;
 pub mod money;
 pub mod policy;
 pub mod price;

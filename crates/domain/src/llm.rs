@@ -48,29 +48,6 @@ words! {
     }
 }
 
-/// Tokens of one request. What is cached, read or written, is among the input; reasoning is among the output.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Usage {
-    pub input: u64,
-    pub cached_input: u64,
-    pub cache_write: u64,
-    pub output: u64,
-    pub reasoning: u64,
-}
-
-impl std::ops::Add for Usage {
-    type Output = Self;
-    fn add(self, other: Self) -> Self {
-        Self {
-            input: self.input.saturating_add(other.input),
-            cached_input: self.cached_input.saturating_add(other.cached_input),
-            cache_write: self.cache_write.saturating_add(other.cache_write),
-            output: self.output.saturating_add(other.output),
-            reasoning: self.reasoning.saturating_add(other.reasoning),
-        }
-    }
-}
-
 /// Bytes of a text for one token, where nobody counts them: between English prose (4 and more) and JSON or code (3).
 pub const BYTES_A_TOKEN: usize = 4;
 

@@ -237,6 +237,17 @@ pub struct CallIntent<'a> {
     /// For which it was held, or under which it was made. Left out where there is none, as in lines of before there was this field.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub approval_id: Option<ApprovalId>,
+    /// What of the price applied: for what an amount is charged, and how much. Left out where there is none, as in lines of before
+    /// there was this field; so are the next.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<Cow<'a, str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit_picos: Option<i64>,
+    /// Under a price by volume: the tier, from 1, and the call's number in the month.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tier: Option<i16>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub call_number: Option<i64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

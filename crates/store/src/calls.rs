@@ -8,7 +8,10 @@ use futures::TryStreamExt;
 use sqlx::{Postgres, QueryBuilder, Row, postgres::PgRow};
 use tollgate_domain::{
     ApprovalId, CallId, Currency, Decision, KeyId, LlmRequestId, Origin, Outcome, Picos, PriceId, ScriptRunId, TeamId, TenantId,
-    ToolId, UpstreamId, ids, search::Words, tool::DefinitionHash,
+    ToolId, UpstreamId, ids,
+    price::{Applied, Volume},
+    search::Words,
+    tool::DefinitionHash,
 };
 use uuid::Uuid;
 
@@ -109,8 +112,12 @@ pub struct ToolCall {
     pub closed_at: Option<DateTime<Utc>>,
     pub latency_us: Option<i64>,
     pub price_id: Option<PriceId>,
+    /// What of the price applied; `None` where there was none, and in rows of before it was kept.
+    pub applied: Option<Applied>,
     pub amount: Option<Picos>,
     pub currency: Option<Currency>,
+    /// What was given back of the amount later; `None`: nothing.
+    pub credited: Option<Picos>,
 }
 
 /// How much of the payloads a query brings.
@@ -161,7 +168,9 @@ pub(crate) fn select_calls(tenant: TenantId, payloads: Payloads) -> QueryBuilder
     let mut query = QueryBuilder::new(
         "SELECT t.call_id, t.llm_request_id, t.script_run_id, t.sequence, t.origin, t.key_id, t.team_id, t.upstream_id,
                 t.upstream_name, t.tool_id, t.tool_name, t.definition_sha256, t.decision, t.reason, t.approval_id, t.outcome, t.error,
-                t.opened_at, t.closed_at, t.latency_us, t.price_id, t.amount_picos, t.currency, ",
+                t.opened_at, t.closed_at, t.latency_us, t.price_id, t.amount_picos, t.currency, t.unit, t.unit_picos, t.tier,
+                t.call_number, (SELECT sum(c.amount_picos)::bigint FROM credits c
+                                WHERE c.tenant_id = t.tenant_id AND c.call_id = t.call_id) AS credited, ",
     );
     // Whether it was erased is asked only where a payload is missing: most have theirs.
     query.push(
@@ -268,9 +277,21 @@ pub(crate) fn tool_call(row: &PgRow, payloads: bool) -> StoreResult<ToolCall> {
         closed_at: row.try_get("closed_at")?,
         latency_us: row.try_get("latency_us")?,
         price_id: id(row, "price_id")?,
+        applied: applied(row)?,
         amount: row.try_get::<Option<i64>, _>("amount_picos")?.map(Picos),
+        credited: row.try_get::<Option<i64>, _>("credited")?.map(Picos),
         currency: currency.map(word).transpose()?,
     })
+}
+
+fn applied(row: &PgRow) -> StoreResult<Option<Applied>> {
+    let (unit, amount): (Option<&str>, Option<i64>) = (row.try_get("unit")?, row.try_get("unit_picos")?);
+    let (Some(unit), Some(amount)) = (unit, amount) else { return Ok(None) };
+    let number: Option<i64> = row.try_get("call_number")?;
+    let volume = number
+        .zip(row.try_get::<Option<i16>, _>("tier")?)
+        .map(|(call, tier)| Volume { call: u64::try_from(call).unwrap_or(0), tier: u16::try_from(tier).unwrap_or(0) });
+    Ok(Some(Applied { unit: word(unit)?, amount: Picos(amount), volume }))
 }
 
 fn form(number: Option<i32>) -> StoreResult<Option<Form>> {

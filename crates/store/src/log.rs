@@ -189,6 +189,10 @@ fn call(tenant: TenantId, row: &PgRow) -> StoreResult<Line<'_>> {
         latency_us: row.try_get("latency_us")?,
         amount_picos: row.try_get("amount_picos")?,
         approval_id: maybe(row, "approval_id")?,
+        unit: words(row, "unit")?,
+        unit_picos: row.try_get("unit_picos")?,
+        tier: row.try_get("tier")?,
+        call_number: row.try_get("call_number")?,
     }))
 }
 

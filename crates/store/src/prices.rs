@@ -1,10 +1,14 @@
 //! Prices, which are only ever added.
 
+pub mod import;
+pub mod volumes;
+
 use chrono::{DateTime, Utc};
-use serde_json::json;
+use serde_json::{Value, json};
+use sqlx::{Postgres, QueryBuilder};
 use tollgate_domain::{
     Picos, PriceId, TenantId, ToolId, UpstreamId,
-    price::{Price, RateCard, Target, Unit},
+    price::{Price, Rate, RateCard, Target, Tier},
 };
 use uuid::Uuid;
 
@@ -23,6 +27,51 @@ pub struct PriceRow {
     pub created_by: String,
 }
 
+#[derive(sqlx::FromRow)]
+struct Row {
+    price_id: Uuid,
+    tool_id: Option<Uuid>,
+    upstream_id: Option<Uuid>,
+    amount_picos: Option<i64>,
+    unit: Option<String>,
+    tier_from: Option<Vec<i64>>,
+    tier_picos: Option<Vec<i64>>,
+    max_picos: Option<i64>,
+    effective_from: DateTime<Utc>,
+    created_at: DateTime<Utc>,
+    created_by: String,
+}
+
+const COLUMNS: &str =
+    "SELECT price_id, tool_id, upstream_id, amount_picos, unit, tier_from, tier_picos, max_picos, effective_from,
+    created_at, created_by";
+
+impl TryFrom<Row> for PriceRow {
+    type Error = StoreError;
+
+    fn try_from(row: Row) -> StoreResult<Self> {
+        let target = match (row.tool_id, row.upstream_id) {
+            (Some(tool), _) => Target::Tool(tool.into()),
+            (None, Some(upstream)) => Target::Upstream(upstream.into()),
+            (None, None) => Target::Tenant,
+        };
+        let max = row.max_picos.map(Picos);
+        let rate = match (row.amount_picos.map(Picos), row.unit, row.tier_from.zip(row.tier_picos)) {
+            (Some(_), Some(unit), Some(tiers)) => Some(tiered(&unit, tiers, max)?),
+            (Some(amount), Some(unit), None) => Some(Rate::flat(word(&unit)?, amount, max)),
+            _ => None,
+        };
+        let price = Price { id: row.price_id.into(), target, rate, effective_from: row.effective_from };
+        Ok(Self { price, created_at: row.created_at, created_by: row.created_by })
+    }
+}
+
+fn tiered(unit: &str, (from, amounts): (Vec<i64>, Vec<i64>), max: Option<Picos>) -> StoreResult<Rate> {
+    let tier = |(from, amount): (i64, i64)| Tier { from_call: u64::try_from(from).unwrap_or(0), amount: Picos(amount) };
+    let tiers = from.into_iter().zip(amounts).map(tier).collect();
+    Rate::tiered(word(unit)?, tiers, max).map_err(|e| StoreError::Corrupt(format!("tiers of a price: {e}")))
+}
+
 /// Add a price.
 ///
 /// # Errors
@@ -33,35 +82,62 @@ pub async fn create(change: &mut Change, price: &Price) -> StoreResult<()> {
         return Err(StoreError::invalid("/effective_from", "a price takes effect now or later: the past never changes"));
     }
     target_exists(change, price.target).await?;
-    let (tool, upstream) = columns(price.target);
-    sqlx::query!(
-        "INSERT INTO prices (tenant_id, price_id, tool_id, upstream_id, amount_picos, unit, effective_from, created_at, created_by)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
-        change.tenant.uuid(),
-        price.id.uuid(),
-        tool,
-        upstream,
-        price.amount.0,
-        price.unit.as_str(),
-        price.effective_from,
-        change.now,
-        change.actor.id,
-    )
-    .execute(&mut *change.tx)
-    .await
-    .map_err(|e| StoreError::from(e).taken("there is a price for this target from the same moment on"))?;
+    insert(change, std::slice::from_ref(price)).await?;
+    change.event("price.create", &price.id, detail(price)).await
+}
+
+/// What the log says of a price.
+fn detail(price: &Price) -> Value {
     let target = match price.target {
         Target::Tool(id) => id.to_string(),
         Target::Upstream(id) => id.to_string(),
+        Target::Tenant => "tenant".to_owned(),
     };
-    let detail = json!({"target": target, "amount": price.amount, "unit": price.unit, "effective_from": price.effective_from});
-    change.event("price.create", &price.id, detail).await
+    let Some(rate) = &price.rate else {
+        return json!({"target": target, "inherit": true, "effective_from": price.effective_from});
+    };
+    let mut detail = json!({"target": target, "amount": rate.amount, "unit": rate.unit, "effective_from": price.effective_from});
+    if rate.counts_calls() {
+        detail["tiers"] = rate.tiers().iter().map(|tier| json!({"from_call": tier.from_call, "amount": tier.amount})).collect();
+    }
+    if let Some(max) = rate.max {
+        detail["max_amount"] = json!(max);
+    }
+    detail
+}
+
+/// Prices that one statement adds: each has twelve parameters, of which a statement takes 65,535.
+const TOGETHER: usize = 1_000;
+
+async fn insert(change: &mut Change, prices: &[Price]) -> StoreResult<()> {
+    for some in prices.chunks(TOGETHER) {
+        let mut query = QueryBuilder::<Postgres>::new(
+            "INSERT INTO prices (tenant_id, price_id, tool_id, upstream_id, amount_picos, unit, tier_from, tier_picos, max_picos,
+                                 effective_from, created_at, created_by) ",
+        );
+        query.push_values(some, |mut row, price| {
+            let (tool, upstream) = columns(price.target);
+            let rate = price.rate.as_ref();
+            let tiers = rate.filter(|rate| rate.counts_calls()).map(Rate::tiers);
+            let from = |tier: &Tier| i64::try_from(tier.from_call).unwrap_or(i64::MAX);
+            row.push_bind(change.tenant.uuid()).push_bind(price.id.uuid()).push_bind(tool).push_bind(upstream);
+            row.push_bind(rate.map(|rate| rate.amount.0)).push_bind(rate.map(|rate| rate.unit.as_str()));
+            row.push_bind(tiers.map(|tiers| tiers.iter().map(from).collect::<Vec<_>>()));
+            row.push_bind(tiers.map(|tiers| tiers.iter().map(|tier| tier.amount.0).collect::<Vec<_>>()));
+            row.push_bind(rate.and_then(|rate| rate.max).map(|max| max.0));
+            row.push_bind(price.effective_from).push_bind(change.now).push_bind(change.actor.id.clone());
+        });
+        let done = query.build().execute(&mut *change.tx).await;
+        done.map_err(|e| StoreError::from(e).taken("there is a price for this target from the same moment on"))?;
+    }
+    Ok(())
 }
 
 const fn columns(target: Target) -> (Option<Uuid>, Option<Uuid>) {
     match target {
         Target::Tool(id) => (Some(id.uuid()), None),
         Target::Upstream(id) => (None, Some(id.uuid())),
+        Target::Tenant => (None, None),
     }
 }
 
@@ -77,7 +153,7 @@ async fn target_exists(change: &mut Change, target: Target) -> StoreResult<()> {
     .fetch_one(&mut *change.tx)
     .await?;
     match (exists, target) {
-        (true, _) => Ok(()),
+        (true, _) | (_, Target::Tenant) => Ok(()),
         (false, Target::Tool(_)) => Err(StoreError::invalid("/tool_id", "there is no such tool")),
         (false, Target::Upstream(_)) => Err(StoreError::invalid("/upstream_id", "there is no such upstream")),
     }
@@ -88,8 +164,9 @@ async fn target_exists(change: &mut Change, target: Target) -> StoreResult<()> {
 /// # Errors
 /// [`StoreError::NotFound`].
 pub async fn get(tx: &mut Tx, tenant: TenantId, id: PriceId) -> StoreResult<PriceRow> {
-    let one = Select { one: Some(id.uuid()), limit: 1, ..Select::default() };
-    select(tx, tenant, one).await?.pop().ok_or(StoreError::NotFound)
+    let mut query = select(tenant);
+    query.push(" AND price_id = ").push_bind(id.uuid());
+    query.build_query_as::<Row>().fetch_one(&mut **tx).await?.try_into()
 }
 
 /// A page of prices, past and future ones, in the order in which they were set.
@@ -103,51 +180,42 @@ pub async fn list(
     upstream: Option<UpstreamId>,
     page: PageRequest,
 ) -> StoreResult<Page<PriceRow>> {
-    let (tool, upstream) = (tool.map(ToolId::uuid), upstream.map(UpstreamId::uuid));
-    let some = Select { one: None, tool, upstream, after: page.after, limit: page.fetch() };
-    let rows = select(tx, tenant, some).await?;
-    Ok(page.cut(rows, |row| row.price.id.uuid()))
-}
-
-#[derive(Default)]
-struct Select {
-    one: Option<Uuid>,
-    tool: Option<Uuid>,
-    upstream: Option<Uuid>,
-    after: Option<Uuid>,
-    limit: i64,
-}
-
-async fn select(tx: &mut Tx, tenant: TenantId, which: Select) -> StoreResult<Vec<PriceRow>> {
-    let rows = sqlx::query!(
-        "SELECT price_id, tool_id, upstream_id, amount_picos, unit, effective_from, created_at, created_by FROM prices
-         WHERE tenant_id = $1 AND ($2::uuid IS NULL OR price_id = $2) AND ($3::uuid IS NULL OR tool_id = $3)
-           AND ($4::uuid IS NULL OR upstream_id = $4) AND ($5::uuid IS NULL OR price_id > $5)
-         ORDER BY price_id LIMIT $6",
-        tenant.uuid(),
-        which.one,
-        which.tool,
-        which.upstream,
-        which.after,
-        which.limit,
-    );
-    let rows = rows.fetch_all(&mut **tx).await?;
-    rows.into_iter()
-        .map(|row| {
-            let target = target(row.tool_id, row.upstream_id)?;
-            let (amount, unit) = (Picos(row.amount_picos), word::<Unit>(&row.unit)?);
-            let price = Price { id: row.price_id.into(), target, amount, unit, effective_from: row.effective_from };
-            Ok(PriceRow { price, created_at: row.created_at, created_by: row.created_by })
-        })
-        .collect()
-}
-
-fn target(tool: Option<Uuid>, upstream: Option<Uuid>) -> StoreResult<Target> {
-    match (tool, upstream) {
-        (Some(tool), _) => Ok(Target::Tool(tool.into())),
-        (None, Some(upstream)) => Ok(Target::Upstream(upstream.into())),
-        (None, None) => Err(StoreError::Corrupt("a price without a target".to_owned())),
+    let mut query = select(tenant);
+    if let Some(tool) = tool {
+        query.push(" AND tool_id = ").push_bind(tool.uuid());
     }
+    if let Some(upstream) = upstream {
+        query.push(" AND upstream_id = ").push_bind(upstream.uuid());
+    }
+    if let Some(after) = page.after {
+        query.push(" AND price_id > ").push_bind(after);
+    }
+    query.push(" ORDER BY price_id LIMIT ").push_bind(page.fetch());
+    let rows = query.build_query_as::<Row>().fetch_all(&mut **tx).await?;
+    let rows = rows.into_iter().map(PriceRow::try_from).collect::<StoreResult<_>>()?;
+    Ok(page.cut(rows, |row: &PriceRow| row.price.id.uuid()))
+}
+
+fn select(tenant: TenantId) -> QueryBuilder<Postgres> {
+    let mut query = QueryBuilder::new(COLUMNS);
+    query.push(" FROM prices WHERE tenant_id = ").push_bind(tenant.uuid());
+    query
+}
+
+/// The prices that are in force at `from` or will be later: all that whoever asks about a moment from then on has to know.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn card(tx: &mut Tx, tenant: TenantId, from: DateTime<Utc>) -> StoreResult<RateCard> {
+    let mut query = QueryBuilder::<Postgres>::new(COLUMNS);
+    query.push(
+        " FROM (SELECT *, lead(effective_from) OVER (PARTITION BY tool_id, upstream_id ORDER BY effective_from) AS until FROM prices
+                WHERE tenant_id = ",
+    );
+    query.push_bind(tenant.uuid()).push(") p WHERE until IS NULL OR until > ").push_bind(from);
+    let rows = query.build_query_as::<Row>().fetch_all(&mut **tx).await?;
+    let prices = rows.into_iter().map(|row| PriceRow::try_from(row).map(|row| row.price));
+    Ok(RateCard::new(prices.collect::<StoreResult<Vec<_>>>()?))
 }
 
 /// A tool and the price that its calls are charged at one moment.
@@ -163,17 +231,7 @@ pub struct RateCardRow {
 /// # Errors
 /// When the database does not answer.
 pub async fn rate_card(tx: &mut Tx, tenant: TenantId, at: DateTime<Utc>, page: PageRequest) -> StoreResult<Page<RateCardRow>> {
-    let prices = sqlx::query!(
-        "SELECT price_id, tool_id, upstream_id, amount_picos, unit, effective_from FROM prices
-         WHERE tenant_id = $1 AND effective_from <= $2",
-        tenant.uuid(),
-        at,
-    );
-    let prices = prices.fetch_all(&mut **tx).await?.into_iter().map(|row| {
-        let (id, target) = (row.price_id.into(), target(row.tool_id, row.upstream_id)?);
-        Ok(Price { id, target, amount: Picos(row.amount_picos), unit: word(&row.unit)?, effective_from: row.effective_from })
-    });
-    let card = RateCard::new(prices.collect::<StoreResult<Vec<_>>>()?);
+    let card = card(tx, tenant, at).await?;
     let tools = tools::list(tx, tenant, &ToolFilter::default(), page).await?;
     let priced = |tool: ToolRow| {
         let price = card.in_force(tool.id, tool.upstream_id, at).cloned();

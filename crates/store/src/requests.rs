@@ -4,7 +4,8 @@ use chrono::{DateTime, Utc};
 use sqlx::{QueryBuilder, Row, postgres::PgRow};
 use tollgate_domain::{
     Currency, KeyId, LlmRequestId, Origin, Picos, ProviderId, TeamId, TenantId,
-    llm::{Counted, Mode, Usage},
+    llm::{Counted, Mode},
+    llm_price::Usage,
 };
 use uuid::Uuid;
 

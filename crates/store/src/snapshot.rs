@@ -2,13 +2,14 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::Value;
 pub use sqlx::postgres::PgListener;
 use tollgate_domain::{
-    Budget, Currency, KeyId, Picos, PriceId, TeamId, TenantId, TimeZone, ToolGroupId, ToolId, UpstreamId,
+    Budget, Currency, KeyId, TeamId, TenantId, TimeZone, ToolGroupId, ToolId, UpstreamId,
     llm::{AgentMode, ModelRoute},
-    price::{Price, RateCard, Target},
+    llm_price::LlmRateCard,
+    price::RateCard,
     rate::RateLimit,
     scope::{Grant, ToolGroup, ToolNames},
     tool::{DefinitionHash, Tool, ToolStatus, Upstream},
@@ -18,12 +19,16 @@ use uuid::Uuid;
 use crate::{
     budgets,
     error::{StoreError, StoreResult, word},
+    llm_prices, prices,
     providers::{self, Provider},
     rates as rate_limits,
     script_limits::{self, ScriptLimits},
     settings::{self, TrailPolicy},
     tx::{Store, Tx},
 };
+
+/// For how long a price that was superseded is still known.
+const PRICES_KEPT: TimeDelta = TimeDelta::days(1);
 
 #[derive(Debug)]
 pub struct TenantConfig {
@@ -42,6 +47,7 @@ pub struct TenantConfig {
     pub groups: HashMap<ToolGroupId, ToolGroup>,
     pub keys: HashMap<KeyId, KeyConfig>,
     pub rates: RateCard,
+    pub llm_rates: LlmRateCard,
     pub trail: TrailPolicy,
     pub scripts: ScriptLimits,
     pub providers: Vec<Provider>,
@@ -91,7 +97,8 @@ pub async fn load_tenant(store: &Store, tenant: TenantId) -> StoreResult<TenantC
 pub async fn reload_tenant(store: &Store, tenant: TenantId, before: Option<&TenantConfig>) -> StoreResult<TenantConfig> {
     let mut tx = store.tenant_snapshot(tenant).await?;
     let row = sqlx::query!(
-        "SELECT currency, time_zone, code_languages, revision FROM tenants WHERE tenant_id = $1 AND deleted_at IS NULL",
+        r#"SELECT currency, time_zone, code_languages, revision, clock_timestamp() AS "now!" FROM tenants
+           WHERE tenant_id = $1 AND deleted_at IS NULL"#,
         tenant.uuid()
     )
     .fetch_optional(&mut *tx)
@@ -99,10 +106,11 @@ pub async fn reload_tenant(store: &Store, tenant: TenantId, before: Option<&Tena
     .ok_or(StoreError::NotFound)?;
     let upstreams = upstreams(&mut tx, tenant).await?;
     let tools = tools(&mut tx, tenant, &upstreams, before).await?;
+    let currency = row.currency.parse().map_err(|e| StoreError::Corrupt(format!("currency: {e}")))?;
     let config = TenantConfig {
         tenant,
         code_languages: row.code_languages,
-        currency: row.currency.parse().map_err(|e| StoreError::Corrupt(format!("currency: {e}")))?,
+        currency,
         zone: word(&row.time_zone)?,
         budgets: budgets::all(&mut tx, tenant).await?,
         limits: rate_limits::all(&mut tx, tenant).await?,
@@ -110,7 +118,9 @@ pub async fn reload_tenant(store: &Store, tenant: TenantId, before: Option<&Tena
         tools,
         groups: groups(&mut tx, tenant).await?,
         keys: keys(&mut tx, tenant).await?,
-        rates: rates(&mut tx, tenant).await?,
+        // A worker's clock may be behind, and calls were opened some time ago.
+        rates: prices::card(&mut tx, tenant, row.now - PRICES_KEPT).await?,
+        llm_rates: llm_prices::card(&mut tx, tenant, currency).await?,
         trail: TrailPolicy::new(&settings::get(&mut tx, tenant).await?, before.map(|config| &config.trail)),
         scripts: script_limits::get(&mut tx, tenant).await?,
         providers: providers::all(&mut tx, tenant).await?,
@@ -275,27 +285,6 @@ async fn keys(tx: &mut Tx, tenant: TenantId) -> StoreResult<HashMap<KeyId, KeyCo
     Ok(key.map(|config| (config.id, config)).collect())
 }
 
-async fn rates(tx: &mut Tx, tenant: TenantId) -> StoreResult<RateCard> {
-    let rows = sqlx::query!(
-        "SELECT price_id, tool_id, upstream_id, amount_picos, unit, effective_from FROM prices WHERE tenant_id = $1",
-        tenant.uuid()
-    );
-    let prices: Vec<Price> = rows
-        .fetch_all(&mut **tx)
-        .await?
-        .into_iter()
-        .map(|row| {
-            let target = match (row.tool_id, row.upstream_id) {
-                (Some(tool), _) => Target::Tool(tool.into()),
-                (None, Some(upstream)) => Target::Upstream(upstream.into()),
-                (None, None) => return Err(StoreError::Corrupt("a price without a target".to_owned())),
-            };
-            let id = PriceId::from(row.price_id);
-            Ok(Price { id, target, amount: Picos(row.amount_picos), unit: word(&row.unit)?, effective_from: row.effective_from })
-        })
-        .collect::<StoreResult<_>>()?;
-    Ok(RateCard::new(prices))
-}
 
 /// The tenants that changed after `since`, and the revision up to which that is complete.
 #[derive(Debug)]

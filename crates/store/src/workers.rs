@@ -1,12 +1,15 @@
 //! Workers that run, workers that died, and what the dead left open.
 
 use chrono::{DateTime, Utc};
-use tollgate_domain::{Picos, WorkerId};
+use tollgate_domain::{
+    Picos, WorkerId,
+    price::{Applied, Quote},
+};
 use uuid::Uuid;
 
 use crate::{
     audit::{AuditWriter, Entry, LlmResolution, Resolution},
-    error::{StoreError, StoreResult},
+    error::{StoreError, StoreResult, word},
     tx::{Store, Tx},
     waiting::{self, Claim},
 };
@@ -81,9 +84,9 @@ pub async fn sweep(store: &Store, audit: &AuditWriter, own: WorkerId) -> StoreRe
 
     // By tenant, because the primary key leads with it: a range of its index per tenant instead of a scan of the month.
     let calls = sqlx::query!(
-        "SELECT i.tenant_id, i.call_id, i.quoted_picos FROM tenants t
+        "SELECT i.tenant_id, i.call_id, i.quoted_picos, i.unit, i.unit_picos FROM tenants t
          CROSS JOIN LATERAL (
-           SELECT e.tenant_id, e.call_id, e.quoted_picos FROM tool_call_events e
+           SELECT e.tenant_id, e.call_id, e.quoted_picos, e.unit, e.unit_picos FROM tool_call_events e
            WHERE e.tenant_id = t.tenant_id AND e.call_id >= $1 AND e.kind = 0 AND e.worker_id = $2 AND e.outcome IS NULL
              AND NOT EXISTS (SELECT FROM tool_call_events c
                              WHERE c.tenant_id = e.tenant_id AND c.call_id = e.call_id AND c.kind IN (1, 2))) i
@@ -95,15 +98,15 @@ pub async fn sweep(store: &Store, audit: &AuditWriter, own: WorkerId) -> StoreRe
     .fetch_all(&mut *tx)
     .await?;
     let resolved = calls.len();
-    let resolutions = calls.into_iter().map(|call| Resolution {
-        tenant: call.tenant_id.into(),
-        id: call.call_id.into(),
-        amount: Picos(call.quoted_picos.unwrap_or(0)),
-        at: dead.dead_at,
+    let resolutions = calls.into_iter().map(|call| {
+        let (tenant, id) = (call.tenant_id.into(), call.call_id.into());
+        let amount = unknown(call.quoted_picos, call.unit.as_deref(), call.unit_picos)?;
+        Ok(Resolution { tenant, id, amount, at: dead.dead_at })
     });
     let requests = open_requests(&mut tx, &dead).await?;
     let (calls, forwarded) = (resolved, requests.len());
-    let entry = Entry { resolutions: resolutions.collect(), llm_resolutions: requests, ..Entry::default() };
+    let resolutions = resolutions.collect::<StoreResult<_>>()?;
+    let entry = Entry { resolutions, llm_resolutions: requests, ..Entry::default() };
     if !entry.is_empty() {
         // Dropped when it takes too long: the next sweep finds the same, and must not find it in the queue as well.
         audit.before(entry).await.map_err(|_| StoreError::Unavailable(sqlx::Error::PoolTimedOut))?;
@@ -135,6 +138,15 @@ async fn open_requests(tx: &mut Tx, dead: &Dead) -> StoreResult<Vec<LlmResolutio
         at: dead.dead_at,
     };
     Ok(rows.into_iter().map(resolve).collect())
+}
+
+/// What a call is charged of which its row says how it began, and nobody how it ended.
+fn unknown(quoted: Option<i64>, unit: Option<&str>, amount: Option<i64>) -> StoreResult<Picos> {
+    let applied = match (unit, amount.map(Picos)) {
+        (Some(unit), Some(amount)) => Some(Applied { unit: word(unit)?, amount, volume: None }),
+        _ => None,
+    };
+    Ok(Quote { price_id: None, amount: Picos(quoted.unwrap_or(0)), applied }.unknown())
 }
 
 /// For how many days what was drawn from a budget can be traced to its lease, and a dead worker's call be corrected by its worker.

@@ -222,7 +222,7 @@ impl Play {
             };
             leases.push(lease);
         }
-        let quote = tollgate_domain::price::Quote { price_id: None, amount: Picos(amount) };
+        let quote = tollgate_domain::price::Quote { price_id: None, amount: Picos(amount), applied: None };
         let intent = Intent { leases, quote, worker: self.workers[at].id, ..self.who.intent("{}") };
         match self.audit.before(opens(intent.clone())).await {
             Ok(()) => self.open.push(Open { intent, resolved: false }),

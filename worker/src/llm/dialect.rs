@@ -3,7 +3,7 @@
 
 use axum::http::StatusCode;
 use serde_json::{Map, Value, json};
-use tollgate_domain::llm::{ProviderKind, Usage};
+use tollgate_domain::{llm::ProviderKind, llm_price::Usage};
 
 use super::{chat, messages, responses};
 

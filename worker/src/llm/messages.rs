@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use axum::http::StatusCode;
 use serde_json::{Map, Value, json};
-use tollgate_domain::llm::Usage;
+use tollgate_domain::llm_price::Usage;
 
 use super::dialect::{Offered, Passage, Read, ToolResult, ToolUse};
 

@@ -1,7 +1,7 @@
 //! OpenAI's responses.
 
 use serde_json::{Map, Value, json};
-use tollgate_domain::llm::Usage;
+use tollgate_domain::llm_price::Usage;
 
 use super::dialect::{Offered, Passage, Read, ToolResult, ToolUse};
 

@@ -1,7 +1,7 @@
 //! A streamed answer, put together while it goes by.
 
 use serde_json::Value;
-use tollgate_domain::llm::Usage;
+use tollgate_domain::llm_price::Usage;
 
 use super::{
     chat,

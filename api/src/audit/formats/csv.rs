@@ -121,6 +121,10 @@ fn cells(call: ToolCall, tenant: &str) -> [String; COLUMNS.len()] {
         text(call.amount),
         text(call.currency),
         tenant.to_owned(),
+        text(call.unit),
+        text(call.unit_amount),
+        text(call.tier),
+        text(call.call_number),
     ]
 }
 

@@ -3,7 +3,9 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use tollgate_domain::{
     CallId, Currency, Decision, KeyId, LlmRequestId, Origin, Outcome, Picos, PriceId, ScriptRunId, TeamId, TenantId, ToolId,
-    UpstreamId, tool::DefinitionHash,
+    UpstreamId,
+    price::{Applied, Unit, Volume},
+    tool::DefinitionHash,
 };
 use tollgate_store::calls::{Form, ToolCall};
 use uuid::Uuid;
@@ -51,8 +53,10 @@ pub fn bare(n: u128) -> ToolCall {
         closed_at: None,
         latency_us: None,
         price_id: None,
+        applied: None,
         amount: None,
         currency: None,
+        credited: None,
     }
 }
 
@@ -78,6 +82,7 @@ pub fn full(n: u128) -> ToolCall {
         closed_at: Some(opened() + TimeDelta::microseconds(65_432)),
         latency_us: Some(65_431),
         price_id: Some(PriceId::from_uuid(uuid(9, 1))),
+        applied: Some(Applied { unit: Unit::Kb, amount: Picos(1_500), volume: Some(Volume { call: 1_001, tier: 2 }) }),
         amount: Some(Picos(2_000_000_001)),
         currency: Some(Currency::USD),
         ..bare(n)

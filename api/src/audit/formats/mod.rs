@@ -22,8 +22,8 @@ use crate::problem::{Kind, Problem, Stop};
 const FORMATS: &str = "A format is \"ndjson\", \"csv\", \"parquet\", \"ocsf\" or \"bundle\".";
 const NO_BUNDLE: &str = "A bundle is made of whole seals and not of rows; use \"ndjson\", \"csv\", \"parquet\" or \"ocsf\" here.";
 
-/// The fields of a row, in the order of every format that has an order.
-pub const COLUMNS: [&str; 27] = [
+/// The fields of a row, in the order of every format that has an order. New ones come at the end: readers of files count.
+pub const COLUMNS: [&str; 31] = [
     "id",
     "llm_request_id",
     "script_run_id",
@@ -51,6 +51,10 @@ pub const COLUMNS: [&str; 27] = [
     "amount",
     "currency",
     "tenant_id",
+    "unit",
+    "unit_amount",
+    "tier",
+    "call_number",
 ];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

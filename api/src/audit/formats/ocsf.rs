@@ -22,7 +22,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Serialize;
 use serde_json::value::RawValue;
 use tollgate_domain::{
-    CallId, Decision, KeyId, LlmRequestId, Origin, Outcome, Picos, PriceId, ScriptRunId, TeamId, ToolId, UpstreamId,
+    CallId, Decision, KeyId, LlmRequestId, Origin, Outcome, Picos, PriceId, ScriptRunId, TeamId, ToolId, UpstreamId, price::Unit,
     tool::DefinitionHash,
 };
 use tollgate_store::calls;
@@ -186,6 +186,14 @@ struct Unmapped<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     price_id: Option<PriceId>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    unit: Option<Unit>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unit_amount: Option<Picos>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tier: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    call_number: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     amount: Option<Picos>,
     #[serde(skip_serializing_if = "Option::is_none")]
     currency: Option<&'a str>,
@@ -309,6 +317,10 @@ fn unmapped(call: &ToolCall) -> Unmapped<'_> {
         closed_at: call.closed_at.map(shown),
         latency_us: call.latency_us,
         price_id: call.price_id,
+        unit: call.unit,
+        unit_amount: call.unit_amount,
+        tier: call.tier,
+        call_number: call.call_number,
         amount: call.amount,
         currency: call.currency.as_deref(),
     }

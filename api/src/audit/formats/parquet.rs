@@ -5,8 +5,8 @@
 //! | ids, names, words, hashes | UTF8 |
 //! | `arguments`, `result` | UTF8, annotated as JSON |
 //! | `opened_at`, `closed_at` | TIMESTAMP(MICROS, UTC) |
-//! | `sequence`; `latency_us` | INT32; INT64 |
-//! | `amount` | DECIMAL(38, 12): exact, and wide enough for the sum of any number of rows |
+//! | `sequence`, `tier`; `latency_us`, `call_number` | INT32; INT64 |
+//! | `amount`, `unit_amount` | DECIMAL(38, 12): exact, and wide enough for the sum of any number of rows |
 //!
 //! A column is null where the field of the row is. Rows wait until they fill a row group; then they are written, column by
 //! column, and handed over. What stays behind for the end of the file is the footer's entry of each row group, about 3 KiB,
@@ -121,6 +121,10 @@ const SCHEMA: [Column; COLUMNS.len()] = [
     column("amount", OPTIONAL, Amount(|call| call.amount)),
     column("currency", OPTIONAL, Word(|call| taken(&mut call.currency))),
     column("tenant_id", REQUIRED, Tenant),
+    column("unit", OPTIONAL, Word(|call| shown(call.unit))),
+    column("unit_amount", OPTIONAL, Amount(|call| call.unit_amount)),
+    column("tier", OPTIONAL, Int32(|call| call.tier.map(i32::from))),
+    column("call_number", OPTIONAL, Int64(|call| call.call_number.and_then(|number| i64::try_from(number).ok()))),
 ];
 
 const fn column(name: &'static str, null: Repetition, values: Values) -> Column {

@@ -124,6 +124,10 @@ impl Maker {
             latency_us: None,
             amount_picos: None,
             approval_id: None,
+            unit: None,
+            unit_picos: None,
+            tier: None,
+            call_number: None,
         };
         (Line::CallIntent(line), vec![payload])
     }

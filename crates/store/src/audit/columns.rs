@@ -123,6 +123,10 @@ struct Events {
     amount: Vec<Option<i64>>,
     result: Committed,
     approval: Vec<Option<Uuid>>,
+    unit: Vec<Option<String>>,
+    unit_picos: Vec<Option<i64>>,
+    tier: Vec<Option<i16>>,
+    call_number: Vec<Option<i64>>,
     /// Arrays as text: Postgres has no arrays of arrays of different lengths.
     leases: Vec<Option<String>>,
 }
@@ -278,6 +282,8 @@ impl Batch {
             Decision::Denied => Some(Outcome::Denied.as_str()),
             Decision::Held => Some(Outcome::Held.as_str()),
         };
+        let applied = n.quote.applied;
+        let volume = applied.and_then(|applied| applied.volume);
         let line = line::CallIntent {
             tenant_id: n.tenant,
             id: n.id,
@@ -305,6 +311,10 @@ impl Batch {
             latency_us: outcome.map(|_| 0),
             amount_picos: outcome.map(|_| 0),
             approval_id: n.approval,
+            unit: applied.map(|applied| applied.unit.as_str().into()),
+            unit_picos: applied.map(|applied| applied.amount.0),
+            tier: volume.map(|volume| i16::try_from(volume.tier).unwrap_or(i16::MAX)),
+            call_number: volume.map(|volume| i64::try_from(volume.call).unwrap_or(i64::MAX)),
         };
         self.leases.extend(&n.leases);
         self.events.push_intent(&line, &n.leases);
@@ -407,17 +417,18 @@ impl Batch {
                                              team_id, upstream_id, upstream_name, tool_id, tool_name, definition_sha256, decision,
                                              reason, price_id, quoted_picos, currency, worker_id, arguments_sha256, arguments_form,
                                              arguments_kept_sha256, outcome, error, latency_us, amount_picos, result_sha256,
-                                             result_form, result_kept_sha256, approval_id, leases)
+                                             result_form, result_kept_sha256, approval_id, unit, unit_picos, tier, call_number,
+                                             leases)
                SELECT a1, a2, a3, a4, a5, a6, a7, a8, a9, a10, a11, a12, a13, a14, a15, a16, a17, a18, a19, a20, a21, a22, a23, a24,
-                      a25, a26, a27, a28, a29, a30, a31, a32, a33::uuid[]
+                      a25, a26, a27, a28, a29, a30, a31, a32, a33, a34, a35, a36, a37::uuid[]
                FROM UNNEST($10::uuid[], $11::uuid[], $12::smallint[], $13::timestamptz[], $14::uuid[], $15::text[],
                                     $16::uuid[], $17::int[], $18::uuid[], $19::uuid[], $20::uuid[], $21::text[], $22::uuid[],
                                     $23::text[], $24::bytea[], $25::text[], $26::text[], $27::uuid[], $28::bigint[], $29::text[],
                                     $30::uuid[], $31::bytea[], $32::smallint[], $33::bytea[], $34::text[], $35::text[],
                                     $36::bigint[], $37::bigint[], $38::bytea[], $39::smallint[], $40::bytea[], $55::uuid[],
-                                    $56::text[])
+                                    $58::text[], $59::bigint[], $60::smallint[], $61::bigint[], $56::text[])
                  AS n(a1, a2, a3, a4, a5, a6, a7, a8, a9, a10, a11, a12, a13, a14, a15, a16, a17, a18, a19, a20, a21, a22, a23,
-                      a24, a25, a26, a27, a28, a29, a30, a31, a32, a33)
+                      a24, a25, a26, a27, a28, a29, a30, a31, a32, a33, a34, a35, a36, a37)
                ON CONFLICT DO NOTHING),
              payloads AS (
                INSERT INTO tool_call_payloads (tenant_id, call_id, kind, size, salt, body)
@@ -437,6 +448,7 @@ impl Batch {
             &p.tenant as _, &p.call as _, &p.kind as _, &p.size as _, &p.salt as _, &p.body as _,
             b.writer_id, b.sequence, b.at, b.previous.0.as_slice(), b.root.0.as_slice(), b.key_id, signed.signature, signed.entries,
             &e.approval as _, &e.leases as _, &leases,
+            &e.unit as _, &e.unit_picos as _, &e.tier as _, &e.call_number as _,
         )
         .execute(connection)
         .await?;
@@ -568,6 +580,10 @@ impl Events {
         self.amount.push(n.amount_picos);
         self.result.push(None);
         self.approval.push(n.approval_id.map(Into::into));
+        self.unit.push(owned(n.unit.as_ref()));
+        self.unit_picos.push(n.unit_picos);
+        self.tier.push(n.tier);
+        self.call_number.push(n.call_number);
         self.leases.push(array(leases));
     }
 
@@ -600,6 +616,10 @@ impl Events {
         self.amount.push(Some(n.amount_picos));
         self.result.push(n.result.as_ref());
         self.approval.push(None);
+        self.unit.push(None);
+        self.unit_picos.push(None);
+        self.tier.push(None);
+        self.call_number.push(None);
         self.leases.push(None);
     }
 }

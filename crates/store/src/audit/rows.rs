@@ -6,7 +6,8 @@ use chrono::{DateTime, Utc};
 use tollgate_domain::{
     ApprovalId, CallId, Currency, Decision, KeyId, LlmRequestId, Origin, Outcome, Picos, ProviderId, ScriptRunId, TeamId, TenantId,
     ToolId, UpstreamId, WorkerId,
-    llm::{Counted, Mode, Usage},
+    llm::{Counted, Mode},
+    llm_price::Usage,
     policy::Reason,
     price::Quote,
     tool::DefinitionHash,
@@ -159,7 +160,7 @@ pub struct Completion {
     pub at: DateTime<Utc>,
 }
 
-/// What the sweeper writes for a call whose worker died: the upstream may have acted, so it is charged as quoted.
+/// What the sweeper writes for a call whose worker died: the upstream may have acted, so it is charged; see `Quote::unknown`.
 #[derive(Debug, Clone)]
 pub struct Resolution {
     pub tenant: TenantId,

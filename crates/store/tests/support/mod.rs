@@ -103,7 +103,7 @@ impl Who {
             decision: Decision::Permitted,
             reason: None,
             approval: None,
-            quote: Quote { price_id: None, amount: Picos(2_000_000_000) },
+            quote: Quote { price_id: None, amount: Picos(2_000_000_000), applied: None },
             leases: Vec::new(),
             currency: "USD".parse::<Currency>().unwrap(),
             worker: self.worker,

@@ -64,6 +64,7 @@ fn a_row_is_read_back_as_it_was() {
         ("price_id", shown(&call.price_id.unwrap())),
         ("currency", "USD".into()),
         ("tenant_id", shown(&tenant())),
+        ("unit", "kb".into()),
     ] {
         assert_eq!(text(row, name), value, "{name}");
     }
@@ -72,7 +73,9 @@ fn a_row_is_read_back_as_it_was() {
     assert_eq!(field(row, "opened_at"), &Field::TimestampMicros(opened().timestamp_micros()));
     assert_eq!(field(row, "closed_at"), &Field::TimestampMicros(opened().timestamp_micros() + 65_432));
     assert_eq!(unscaled(field(row, "amount")), (2_000_000_001, 38, 12));
-    assert_eq!(row.len(), 22 + 5, "nothing was left unlooked at");
+    assert_eq!(unscaled(field(row, "unit_amount")), (1_500, 38, 12));
+    assert_eq!((field(row, "tier"), field(row, "call_number")), (&Field::Int(2), &Field::Long(1_001)));
+    assert_eq!(row.len(), 23 + 8, "nothing was left unlooked at");
 }
 
 #[test]
@@ -82,7 +85,7 @@ fn what_is_null_in_the_row_is_null_in_the_file() {
         row.get_column_iter().filter(|(_, field)| **field == Field::Null).map(|(name, _)| name.clone()).collect()
     };
     let optional: Vec<&str> = SCHEMA.iter().filter(|column| column.null == OPTIONAL).map(|column| column.name).collect();
-    assert_eq!(optional.len(), 19);
+    assert_eq!(optional.len(), 23);
     assert_eq!((nulls(&rows[0]), nulls(&rows[2])), (optional.iter().map(ToString::to_string).collect(), nulls(&rows[0])));
     assert_eq!(nulls(&rows[1]), Vec::<String>::new());
 }
