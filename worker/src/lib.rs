@@ -3,6 +3,7 @@
 mod approve;
 mod call;
 mod caller;
+mod combine;
 mod gate;
 mod learn;
 mod limits;

@@ -1,17 +1,14 @@
 //! Rate limits: every call is counted, by all workers together. Those that wait for the same counter are counted in one statement.
 
 use std::{
-    collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use tokio::sync::oneshot;
 use tollgate_domain::{RateLimitId, TenantId, budget::Spender, rate::RateLimit};
 use tollgate_store::{Store, rates};
 
-/// Counters that are kept when nobody uses them.
-const METERS: usize = 10_000;
+use crate::combine::Combiner;
 
 /// All counters of a worker. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -20,15 +17,7 @@ pub struct Rates(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     store: Store,
-    meters: Mutex<HashMap<RateLimitId, Arc<Meter>>>,
-}
-
-/// Those who wait for one counter.
-#[derive(Debug, Default)]
-struct Meter {
-    queue: Mutex<Vec<oneshot::Sender<Result<Standing, Slow>>>>,
-    /// Held by the one who asks the database for all who wait.
-    asking: tokio::sync::Mutex<()>,
+    meters: Combiner<RateLimitId, (), Result<Standing, Slow>>,
 }
 
 /// What a caller is told of a limit.
@@ -73,7 +62,7 @@ pub enum Slow {
 impl Rates {
     #[must_use]
     pub fn new(store: Store) -> Self {
-        Self(Arc::new(Inner { store, meters: Mutex::default() }))
+        Self(Arc::new(Inner { store, meters: Combiner::default() }))
     }
 
     /// Count a call under every limit that covers it, or under none.
@@ -104,36 +93,16 @@ impl Rates {
     }
 
     async fn one(&self, tenant: TenantId, limit: &RateLimit) -> Result<Standing, Slow> {
-        let meter = {
-            let mut meters = self.0.meters.lock().unwrap_or_else(PoisonError::into_inner);
-            if meters.len() > METERS {
-                // Those of limits that are gone go as well; one that is in use is held by who uses it.
-                meters.retain(|_, meter| Arc::strong_count(meter) > 1);
+        let together = |waiting: Vec<()>| async move {
+            let wanted = i32::try_from(waiting.len()).unwrap_or(i32::MAX);
+            let taken = rates::take(&self.0.store, tenant, limit, wanted).await;
+            if let Err(error) = &taken {
+                tracing::warn!(%error, "calls were not counted: the database does not answer");
             }
-            Arc::clone(meters.entry(limit.id).or_default())
+            let told = |place| taken.as_ref().map_err(|_| Slow::Unavailable).and_then(|taken| answer_of(limit, taken, place));
+            (0..waiting.len()).map(told).collect()
         };
-        let (tell, mut answer) = oneshot::channel();
-        meter.queue.lock().unwrap_or_else(PoisonError::into_inner).push(tell);
-        let turn = meter.asking.lock().await;
-        if let Ok(answered) = answer.try_recv() {
-            return answered;
-        }
-        let mut waiting = std::mem::take(&mut *meter.queue.lock().unwrap_or_else(PoisonError::into_inner));
-        // Who has gone away does not count.
-        waiting.retain(|tell| !tell.is_closed());
-        let wanted = i32::try_from(waiting.len()).unwrap_or(i32::MAX);
-        let taken = rates::take(&self.0.store, tenant, limit, wanted).await;
-        drop(turn);
-        for (place, tell) in waiting.into_iter().enumerate() {
-            let _ = tell.send(match &taken {
-                Ok(taken) => answer_of(limit, taken, place),
-                Err(error) => {
-                    tracing::warn!(%error, "a call was not counted: the database does not answer");
-                    Err(Slow::Unavailable)
-                }
-            });
-        }
-        answer.await.unwrap_or(Err(Slow::Unavailable))
+        self.0.meters.ask(limit.id, (), together).await.unwrap_or(Err(Slow::Unavailable))
     }
 }
 
