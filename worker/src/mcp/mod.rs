@@ -1,7 +1,7 @@
 //! `/mcp` and `/mcp/{tool_group_slug}`: Streamable HTTP, both eras. Translates, decides nothing.
 
 mod era;
-mod guard;
+pub(crate) mod guard;
 mod message;
 mod methods;
 mod session;
