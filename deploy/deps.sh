@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs from the distribution's packages what is asked for and missing: postgres, cc, node, python.
+# Installs from the distribution's packages what is asked for and missing: postgres, cc, node, python, redis.
 set -euo pipefail
 
 missing=()
@@ -13,6 +13,8 @@ for what in "$@"; do
       command -v npm >/dev/null || missing+=(nodejs npm) ;;
     python)
       python3 -c 'import venv, ensurepip' 2>/dev/null || missing+=(python3 python3-venv) ;;
+    redis)
+      command -v redis-server >/dev/null || missing+=(redis-server) ;;
     *)
       echo "deps.sh: nothing is known about $what" >&2; exit 2 ;;
   esac

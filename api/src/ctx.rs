@@ -16,7 +16,7 @@ use serde::Serialize;
 use tokio::sync::Semaphore;
 use tollgate_boot::{Config, Shutdown};
 use tollgate_domain::{Action, Role, Secrets, TenantId, clock::SharedClock};
-use tollgate_store::{Actor, Change, Store, StoreError, auth};
+use tollgate_store::{Actor, Change, Store, StoreError, auth, counters::Counters};
 use uuid::Uuid;
 
 use crate::{
@@ -39,6 +39,8 @@ pub struct App {
     pub config: Arc<Config>,
     pub secrets: Secrets,
     pub clock: SharedClock,
+    /// Where workers count what rate limits limit.
+    pub counters: Counters,
     /// What lasts longer than an answer ends with this.
     pub shutdown: Shutdown,
     pub streams: Arc<Streams>,
@@ -54,7 +56,8 @@ impl App {
         let oidc = Arc::new(Oidc::new(&config.oidc));
         let (shutdown, streams) = (Shutdown::new(), Arc::default());
         let downloads = Arc::new(Semaphore::new((config.limits.database_connections as usize / 4).max(1)));
-        Self { store, config, secrets, clock, shutdown, streams, downloads, oidc, denials: Arc::default() }
+        let counters = Counters::postgres(store.clone());
+        Self { store, config, secrets, clock, counters, shutdown, streams, downloads, oidc, denials: Arc::default() }
     }
 }
 

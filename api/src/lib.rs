@@ -50,7 +50,7 @@ use axum::{
 use tokio::net::TcpListener;
 use tollgate_boot::{Config, Health, Shutdown, serve::ServeLimits};
 use tollgate_domain::{Secrets, clock::SharedClock};
-use tollgate_store::Store;
+use tollgate_store::{Store, counters::Counters};
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa_swagger_ui::SwaggerUi;
 
@@ -65,6 +65,8 @@ pub struct ApiParts {
     pub config: Arc<Config>,
     pub secrets: Secrets,
     pub clock: SharedClock,
+    /// Where workers count what rate limits limit.
+    pub counters: Counters,
     pub listener: TcpListener,
     pub shutdown: Shutdown,
     pub health: Health,
@@ -75,9 +77,9 @@ pub struct ApiParts {
 /// # Errors
 /// When a follower of the audit log cannot work as configured.
 pub async fn serve(parts: ApiParts) -> anyhow::Result<()> {
-    let ApiParts { store, config, secrets, clock, listener, shutdown, health } = parts;
+    let ApiParts { store, config, secrets, clock, counters, listener, shutdown, health } = parts;
     let limits = ServeLimits::from(&config.limits);
-    let app = App { shutdown: shutdown.clone(), ..App::new(store, config, secrets, clock) };
+    let app = App { shutdown: shutdown.clone(), counters, ..App::new(store, config, secrets, clock) };
     audit::followers::start(&app, &shutdown, audit::followers::Pace::default())?;
     health.expect("api");
     let upkeep = tokio::spawn(upkeep(app.clone(), health.clone(), shutdown.clone()));

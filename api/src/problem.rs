@@ -220,6 +220,10 @@ impl From<StoreError> for Problem {
                 tracing::warn!(%error, "the database does not answer");
                 Self::new(Kind::Unavailable)
             }
+            StoreError::Redis(error) => {
+                tracing::warn!(%error, "Redis does not answer");
+                Self::because(Kind::Unavailable, "The counters of rate limits are in Redis, which does not answer at present")
+            }
             error @ (StoreError::Internal(_) | StoreError::Corrupt(_)) => Self::internal(&error),
         }
     }

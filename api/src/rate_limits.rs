@@ -1,4 +1,4 @@
-//! Rate limits: how often calls may be made.
+//! Rate limits: how often calls may be made, how many tokens they may use, how many may be under way at once.
 
 pub mod create;
 pub mod delete;
@@ -9,27 +9,34 @@ pub mod update;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::{Value, json};
-use tollgate_domain::{RateLimitId, rate::Per};
+use tollgate_domain::{
+    RateLimitId,
+    rate::{Measure, Per, Unit},
+};
 use tollgate_store::rates::RateLimitRow;
 use utoipa::ToSchema;
 
-use crate::{budgets::Scope, ctx::Resource};
+use crate::{budgets::Scope, check::Checks, ctx::Resource};
 
 /// Rate limits of one tenant at most: each call is counted under all that cover it.
 pub const MAX_LIMITS: i64 = 1_000;
 
-/// A rate limit: so many calls at once after a rest, and one more each time that its share of the stretch has gone by.
+/// A rate limit: so many calls or tokens at once after a rest, and one more each time that its share of the stretch has gone by; or so many
+/// calls under way at the same time.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct RateLimit {
     #[schema(value_type = String, examples("rl_01j9zc5v8mf9r8k7x3w2q1n0pa"))]
     pub id: RateLimitId,
     pub name: String,
     pub scope: Scope,
-    #[schema(minimum = 1, maximum = 1_000_000)]
+    #[schema(minimum = 1, maximum = 100_000_000)]
     pub max: u32,
-    /// `second`, `minute`, `hour` or `day`.
+    /// `call`; `token`, of requests to language models; `concurrent`, calls under way at once.
     #[schema(value_type = String)]
-    pub per: Per,
+    pub unit: Unit,
+    /// `second`, `minute`, `hour` or `day`; null for `concurrent`.
+    #[schema(value_type = Option<String>)]
+    pub per: Option<Per>,
     pub created_at: DateTime<Utc>,
     pub updated_at: DateTime<Utc>,
     /// For the ETag.
@@ -39,9 +46,10 @@ pub struct RateLimit {
 
 impl From<RateLimitRow> for RateLimit {
     fn from(row: RateLimitRow) -> Self {
-        let RateLimitRow { limit, created_at, updated_at, version } = row;
-        let tollgate_domain::rate::RateLimit { id, name, scope, max, per } = limit;
-        Self { id, name, scope: scope.into(), max, per, created_at, updated_at, version }
+        let RateLimitRow { limit, created_at, updated_at } = row;
+        let tollgate_domain::rate::RateLimit { id, name, scope, max, measure, version } = limit;
+        let (unit, per) = (measure.unit(), measure.per());
+        Self { id, name, scope: scope.into(), max, unit, per, created_at, updated_at, version }
     }
 }
 
@@ -51,6 +59,21 @@ impl Resource for RateLimit {
     }
 }
 
+/// What is measured, and how much of it is the most: `None`, having said what is wrong.
+fn check_measure(checks: &mut Checks, unit: Unit, per: Option<Per>, max: u32) -> Option<Measure> {
+    let measure = Measure::of(unit, per);
+    let told = match unit {
+        Unit::Concurrent => "calls under way at once have no stretch of time: leave it out",
+        Unit::Call | Unit::Token => "use second, minute, hour or day",
+    };
+    checks.require(measure.is_some(), "/per", told);
+    if let Some(measure) = measure {
+        let most = measure.most();
+        checks.require((1..=most).contains(&max), "/max", &format!("use 1 to {most}"));
+    }
+    measure
+}
+
 fn detail(limit: &RateLimit) -> Value {
-    json!({"name": limit.name, "scope": limit.scope, "max": limit.max, "per": limit.per})
+    json!({"name": limit.name, "scope": limit.scope, "max": limit.max, "unit": limit.unit, "per": limit.per})
 }

@@ -97,6 +97,8 @@ pub struct Up {
     #[command(flatten)]
     pub database: Database,
     #[command(flatten)]
+    pub redis: Redis,
+    #[command(flatten)]
     pub sandbox: Sandbox,
     #[command(flatten)]
     pub config: ConfigArgs,
@@ -143,6 +145,8 @@ pub struct Server {
     #[command(flatten)]
     pub database: Database,
     #[command(flatten)]
+    pub redis: Redis,
+    #[command(flatten)]
     pub secret: Secret,
     #[command(flatten)]
     pub config: ConfigArgs,
@@ -168,6 +172,23 @@ impl Database {
     pub fn require(&self) -> Result<String> {
         let url = self.url().map(str::to_owned);
         url.context("which database? Set DATABASE_URL or --database-url (only `tollgate up` brings its own)")
+    }
+}
+
+#[derive(Debug, Args)]
+pub struct Redis {
+    /// Redis in which rate limits are counted, e.g. redis://host:6379; REDIS_URL is read too [default: they are counted in Postgres]
+    #[arg(long, env = "TOLLGATE_REDIS_URL", hide_env_values = true, value_name = "URL")]
+    redis_url: Option<String>,
+    /// The name that most platforms use for the same thing. Not a flag anybody should type.
+    #[arg(long = "plain-redis-url", env = "REDIS_URL", hide = true, hide_env_values = true)]
+    plain_redis_url: Option<String>,
+}
+
+impl Redis {
+    pub fn url(&self) -> Option<&str> {
+        let given = self.redis_url.as_deref().or(self.plain_redis_url.as_deref());
+        given.filter(|url| !url.is_empty())
     }
 }
 

@@ -2,13 +2,13 @@
 
 use std::{fmt, future::Future, path::PathBuf, pin::Pin, sync::Arc};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use tokio::net::TcpListener;
 use tollgate_api::ApiParts;
-use tollgate_boot::{Config, Health, Shutdown};
+use tollgate_boot::{Config, Health, Shutdown, config::CountersIn};
 use tollgate_domain::{Clock, Secret, SecretKind, Secrets, SystemClock, clock::SharedClock, ids};
 use tollgate_evidence::sign::{KeyRing, Signer};
-use tollgate_store::{Store, auth};
+use tollgate_store::{Store, auth, counters::Counters};
 use tollgate_worker::WorkerParts;
 
 /// What both doors are built from. Cheap to clone.
@@ -18,12 +18,13 @@ pub struct Shared {
     pub config: Arc<Config>,
     pub secrets: Secrets,
     pub clock: SharedClock,
+    pub counters: Counters,
     pub shutdown: Shutdown,
 }
 
 impl Shared {
-    pub fn new(store: Store, config: Arc<Config>, secrets: Secrets, shutdown: Shutdown) -> Self {
-        Self { store, config, secrets, clock: Arc::new(SystemClock), shutdown }
+    pub fn new(store: Store, config: Arc<Config>, secrets: Secrets, counters: Counters, shutdown: Shutdown) -> Self {
+        Self { store, config, secrets, clock: Arc::new(SystemClock), counters, shutdown }
     }
 }
 
@@ -32,15 +33,15 @@ pub type Serving = Pin<Box<dyn Future<Output = Result<()>> + Send>>;
 
 /// Serves until the end is asked for and what was in flight is done.
 pub fn api(shared: Shared, listener: TcpListener, health: Health) -> Serving {
-    let Shared { store, config, secrets, clock, shutdown } = shared;
-    let parts = ApiParts { store, config, secrets, clock, listener, shutdown, health };
+    let Shared { store, config, secrets, clock, counters, shutdown } = shared;
+    let parts = ApiParts { store, config, secrets, clock, counters, listener, shutdown, health };
     Box::pin(async { tollgate_api::serve(parts).await.context("the admin API failed") })
 }
 
 /// Serves until the end is asked for and what was in flight is done.
 pub fn worker(shared: Shared, listener: TcpListener, health: Health, sandbox_path: PathBuf) -> Serving {
-    let Shared { store, config, secrets, clock, shutdown } = shared;
-    let parts = WorkerParts { store, config, secrets, clock, listener, shutdown, health, sandbox_path };
+    let Shared { store, config, secrets, clock, counters, shutdown } = shared;
+    let parts = WorkerParts { store, config, secrets, clock, counters, listener, shutdown, health, sandbox_path };
     Box::pin(async { tollgate_worker::serve(parts).await.context("the worker failed") })
 }
 
@@ -55,6 +56,21 @@ pub async fn migrate(url: &str) -> Result<impl fmt::Display + use<>> {
 
 pub async fn connect(url: &str, max_connections: u32, keys: KeyRing) -> Result<Store> {
     tollgate_store::connect(url, max_connections, Arc::new(keys)).await.context("cannot connect to the database")
+}
+
+/// Where rate limits are counted. `alone`: this process is all there is of the installation.
+pub fn counters(config: &Config, redis: Option<&str>, store: &Store, alone: bool) -> Result<Counters> {
+    let counters = match (config.limits.counters, redis) {
+        (Some(CountersIn::Memory), _) if alone => Counters::memory(Arc::new(SystemClock)),
+        (Some(CountersIn::Memory), _) => {
+            bail!("limits.counters = \"memory\" is for `tollgate up` alone: processes that share a database must count together")
+        }
+        (Some(CountersIn::Redis), None) => bail!("limits.counters = \"redis\": which Redis? Set REDIS_URL or --redis-url"),
+        (None | Some(CountersIn::Redis), Some(url)) => Counters::redis(url).context("REDIS_URL cannot be used")?,
+        (None, None) | (Some(CountersIn::Postgres), _) => Counters::postgres(store.clone()),
+    };
+    tracing::info!(kept_in = counters.name(), "rate limits are counted");
+    Ok(counters)
 }
 
 /// The keys of the audit trail: the configured ones, or one made from the server's secret.

@@ -34,7 +34,8 @@ async fn prepare(args: &args::Server, service: &'static str) -> Result<(Shared, 
     let shutdown = Shutdown::new();
     shutdown.on_signals().context("cannot listen for signals")?;
     let store = parts::connect(&url, config.limits.database_connections, keys).await?;
-    Ok((Shared::new(store, Arc::new(config), secrets, shutdown), telemetry))
+    let counters = parts::counters(&config, args.redis.url(), &store, false)?;
+    Ok((Shared::new(store, Arc::new(config), secrets, counters, shutdown), telemetry))
 }
 
 async fn run(shared: Shared, telemetry: Telemetry, door: parts::Serving) -> Result<()> {

@@ -28,6 +28,7 @@ struct Plan {
     api: Door,
     gateway: Door,
     sandbox: std::path::PathBuf,
+    redis: Option<String>,
     shutdown: Shutdown,
 }
 
@@ -54,6 +55,7 @@ pub async fn run(args: Up) -> Result<()> {
         gateway: Door::open(&args.gateway, "gateway", &telemetry).await?,
         dir: DataDir::open(&args.data_dir)?,
         seed: args.seed,
+        redis: args.redis.url().map(str::to_owned),
         shutdown,
         config,
     };
@@ -124,14 +126,14 @@ fn report_to(doors: Vec<Health>, shutdown: Shutdown) -> impl Fn(Event) + Send + 
 
 /// From a database to two open doors, until the end is asked for. Hands the directory back with its lock.
 async fn serve(plan: Plan, url: &str) -> (DataDir, Result<()>) {
-    let Plan { config, seed, dir, api, gateway, sandbox, shutdown } = plan;
+    let Plan { config, seed, dir, api, gateway, sandbox, redis, shutdown } = plan;
     let limit = config.limits.drain();
     let (api_url, gateway_url) = (api.url.clone(), gateway.url.clone());
     let healths = [("admin API", api.health.clone()), ("gateway", gateway.health.clone())];
     let mut doors = JoinSet::new();
     let outcome = async {
         let mut secrets = InstallationSecrets::load_or_create(&dir)?;
-        let shared = prepare(config, &mut secrets, &dir, url, shutdown.clone()).await?;
+        let shared = prepare(config, &mut secrets, &dir, (url, redis.as_deref()), shutdown.clone()).await?;
         doors.spawn(parts::api(shared.clone(), api.listener, api.health));
         doors.spawn(parts::worker(shared, gateway.listener, gateway.health, sandbox));
         await_ready(&healths, &mut doors, &shutdown).await?;
@@ -160,7 +162,7 @@ async fn prepare(
     config: Config,
     secrets: &mut InstallationSecrets,
     dir: &DataDir,
-    url: &str,
+    (url, redis): (&str, Option<&str>),
     shutdown: Shutdown,
 ) -> Result<Shared> {
     let mut step = Step::begin("database");
@@ -175,7 +177,8 @@ async fn prepare(
         parts::admit_admin(&store, &server_secrets, &secrets.admin_token).await?;
     }
     step.done(report);
-    Ok(Shared::new(store, Arc::new(config), server_secrets, shutdown))
+    let counters = parts::counters(&config, redis, &store, true)?;
+    Ok(Shared::new(store, Arc::new(config), server_secrets, counters, shutdown))
 }
 
 async fn await_ready(healths: &[(&str, Health)], doors: &mut JoinSet<Result<()>>, shutdown: &Shutdown) -> Result<()> {

@@ -29,7 +29,7 @@ use crate::{
     caller::Caller,
     gate::{Gate, InFlightGuard},
     price::NoNumber,
-    rates::{Slow, Told},
+    rates::{Slot, Slow, Told},
     spend::{Hold, Short},
     upstream::{Answer, Dispatch, Ended, Progress},
 };
@@ -162,9 +162,10 @@ pub async fn call(gate: &Gate, caller: &Caller, parent: &Parent, ask: Ask) -> Re
     let mut row = row.of(&tool);
     let Some(dispatch) = Dispatch::of(&ask) else { return row.refuse(Reason::BadArguments, Decision::Denied).await };
     let verdict = policy::decide(found);
-    if let Err(refusal) = count_call(gate, caller, parent, &tool).await? {
-        return row.refuse(refusal, Decision::Denied).await;
-    }
+    let slots = match count_call(gate, caller, parent, &tool).await? {
+        Ok(slots) => slots,
+        Err(refusal) => return row.refuse(refusal, Decision::Denied).await,
+    };
     let quoted = gate.prices.quote(caller.config(), &tool, row.intent.at).await;
     let quote = quoted.map_err(|NoNumber| AuditError::Overloaded)?;
     let mut hold = match draw(gate, caller, &row.intent, &tool, quote).await? {
@@ -205,18 +206,24 @@ pub async fn call(gate: &Gate, caller: &Caller, parent: &Parent, ask: Ask) -> Re
         };
     };
     let ended = reach(gate, caller, permit, dispatch).await; // consumes the permit: no permit, no call
+    drop(slots); // it is not under way any more
     open.close(&tool, ended).await // the reply is released when its row is durable
 }
 
 fn spender(caller: &Caller, tool: &Tool) -> Spender {
-    Spender { team: caller.team, key: caller.key, upstream: tool.upstream.id, tool: tool.id }
+    Spender { team: caller.team, key: caller.key, upstream: Some(tool.upstream.id), tool: Some(tool.id) }
 }
 
-/// Count the call under its rate limits.
-async fn count_call(gate: &Gate, caller: &Caller, parent: &Parent, tool: &Tool) -> Result<Result<(), Refusal>, AuditError> {
+/// Count the call under its rate limits, and as under way.
+async fn count_call(
+    gate: &Gate,
+    caller: &Caller,
+    parent: &Parent,
+    tool: &Tool,
+) -> Result<Result<Vec<Slot>, Refusal>, AuditError> {
     let limits = &caller.config().limits;
-    match gate.rates.count(caller.tenant(), limits, &spender(caller, tool), &parent.told).await {
-        Ok(()) => Ok(Ok(())),
+    match gate.rates.enter(caller.tenant(), limits, &spender(caller, tool), &parent.told).await {
+        Ok(slots) => Ok(Ok(slots)),
         Err(Slow::Unavailable) => Err(AuditError::Overloaded),
         Err(slow) => Ok(Err(Refusal { note: Some(slow.to_string()), ..Reason::RateLimited.into() })),
     }
@@ -232,7 +239,7 @@ async fn draw(
 ) -> Result<Result<Hold, Refusal>, AuditError> {
     let config = caller.config();
     let budgets = (caller.tenant(), config.zone, config.budgets.as_slice());
-    match gate.wallets.reserve(budgets, (intent.id, intent.at), &spender(caller, tool), quote.amount).await {
+    match gate.wallets.reserve(budgets, (intent.id.uuid(), intent.at), &spender(caller, tool), quote.amount).await {
         Ok(hold) => Ok(Ok(hold)),
         Err(Short::Unavailable) => Err(AuditError::Overloaded),
         Err(Short::Exhausted(short)) => Ok(Err(Refusal { note: Some(short.to_string()), ..Reason::BudgetExhausted.into() })),

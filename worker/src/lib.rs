@@ -12,12 +12,14 @@ mod llm;
 mod mcp;
 mod meta;
 mod price;
-mod rates;
+mod quota;
+pub mod rates;
 mod resume;
 mod sandbox;
 mod scope;
 mod script;
-mod spend;
+mod slots;
+pub mod spend;
 mod upstream;
 mod verbatim;
 
@@ -32,6 +34,7 @@ use tollgate_domain::{Secrets, WorkerId, clock::SharedClock, ids};
 use tollgate_store::{
     Store,
     audit::{AuditWriter, QueueLimits},
+    counters::Counters,
     retention, sealer, search, workers,
 };
 
@@ -53,6 +56,8 @@ pub struct WorkerParts {
     pub config: Arc<Config>,
     pub secrets: Secrets,
     pub clock: SharedClock,
+    /// Where rate limits are counted.
+    pub counters: Counters,
     pub listener: TcpListener,
     pub shutdown: Shutdown,
     pub health: Health,
@@ -82,7 +87,7 @@ fn queue_limits(config: &Config) -> QueueLimits {
 }
 
 async fn serve_with(parts: WorkerParts, writer: fn(&Store, &Config) -> AuditWriter) -> anyhow::Result<()> {
-    let WorkerParts { store, config, secrets, clock, listener, shutdown, health, sandbox_path } = parts;
+    let WorkerParts { store, config, secrets, clock, counters, listener, shutdown, health, sandbox_path } = parts;
     health.expect("worker");
     let worker = WorkerId::mint(clock.now());
     let in_flight = InFlight::default();
@@ -105,6 +110,7 @@ async fn serve_with(parts: WorkerParts, writer: fn(&Store, &Config) -> AuditWrit
     let audit = writer(&store, &config);
     let wallets = spend::Wallets::new(store.clone(), worker, Arc::clone(&clock));
     let secrets_sealer = secrets.sealer.clone();
+    let rates = rates::Rates::new(counters, worker);
     let gate = Gate {
         store: store.clone(),
         config: Arc::clone(&config),
@@ -114,7 +120,7 @@ async fn serve_with(parts: WorkerParts, writer: fn(&Store, &Config) -> AuditWrit
         directory,
         audit,
         wallets: wallets.clone(),
-        rates: rates::Rates::new(store.clone()),
+        rates: rates.clone(),
         prices: price::Prices::new(store.clone(), config.limits.tool_result_bytes),
         upstreams: upstreams.clone(),
         providers: llm::provider::Providers::new(secrets_sealer, config.upstream.allows_private_networks())?,
@@ -132,10 +138,16 @@ async fn serve_with(parts: WorkerParts, writer: fn(&Store, &Config) -> AuditWrit
     shutdown.spawn(index(gate.clone(), shutdown.clone()));
     shutdown.spawn(retire(gate.clone(), shutdown.clone()));
     // Until the last call has ended: a lease that is not renewed is taken for a dead worker's.
-    let keeping = tokio::spawn(wallets.clone().keep());
+    let keeping = tokio::spawn({
+        let (wallets, rates) = (wallets.clone(), rates.clone());
+        async move { tokio::join!(wallets.keep(), rates.keep()) }
+    });
 
     let address = listener.local_addr()?;
-    let router = mcp::routes(gate.clone(), address).merge(llm::routes(gate, address)).merge(health.router());
+    let router = mcp::routes(gate.clone(), address)
+        .merge(quota::routes(gate.clone(), address))
+        .merge(llm::routes(gate, address))
+        .merge(health.router());
     health.ready("worker");
     tracing::info!(%worker, %address, "the worker serves");
     serve_router(listener, router, ServeLimits::from(&config.limits), &shutdown).await;
@@ -148,6 +160,7 @@ async fn serve_with(parts: WorkerParts, writer: fn(&Store, &Config) -> AuditWrit
     upstreams.stop();
     keeping.abort();
     wallets.close().await;
+    rates.close().await;
     beats.abort();
     if in_flight.count() == 0 {
         workers::retire(&store, worker).await?;

@@ -5,10 +5,18 @@ use std::{
     time::Duration,
 };
 
-use tollgate_domain::{RateLimitId, TenantId, budget::Spender, rate::RateLimit};
-use tollgate_store::{Store, rates};
+use tollgate_domain::{
+    RateLimitId, TenantId, WorkerId,
+    budget::Spender,
+    rate::{Per, RateLimit, Taken, Unit},
+};
+use tollgate_store::{StoreError, StoreResult, counters::Counters};
 
-use crate::combine::Combiner;
+pub use crate::slots::Slot;
+use crate::{combine::Combiner, slots::Slots};
+
+/// When a call may be tried again of which nobody can say when it will be let through.
+const SOON: Duration = Duration::from_secs(1);
 
 /// All counters of a worker. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -16,8 +24,23 @@ pub struct Rates(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    store: Store,
-    meters: Combiner<RateLimitId, (), Result<Standing, Slow>>,
+    counters: Counters,
+    meters: Combiner<RateLimitId, u32, Result<Taken, Down>>,
+    slots: Slots,
+}
+
+/// Who keeps the counters does not answer.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Down {
+    Postgres,
+    Redis,
+}
+
+impl From<StoreError> for Down {
+    fn from(error: StoreError) -> Self {
+        tracing::warn!(%error, "calls were not counted, and not made");
+        if matches!(error, StoreError::Redis(_)) { Self::Redis } else { Self::Postgres }
+    }
 }
 
 /// What a caller is told of a limit.
@@ -48,72 +71,177 @@ impl Told {
             *told = Some(standing);
         }
     }
+
+    fn refused(&self, limit: &RateLimit, after: Duration) {
+        self.put(Standing { limit: limit.max, remaining: 0, reset: after, retry_after: Some(after) });
+    }
 }
 
 /// Why a call was not counted.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Slow {
-    #[error("rate limit \"{name}\" ({max} a {per}) is used up; try again in {} s", retry_after.as_secs_f64().ceil())]
-    Limited { name: Arc<str>, max: u32, per: &'static str, retry_after: Duration },
+    #[error("rate limit \"{name}\" ({max}{what} a {per}) is used up; try again in {} s", retry_after.as_secs_f64().ceil())]
+    Limited { name: Arc<str>, max: u32, what: &'static str, per: Per, retry_after: Duration },
+    #[error("limit \"{name}\" lets {max} calls be under way at once, and as many are; try again when one has ended")]
+    Busy { name: Arc<str>, max: u32 },
+    #[error(
+        "rate limits are counted in Redis, which does not answer at present, and no call is made that is not counted; try again in a moment"
+    )]
+    Uncounted,
     #[error("the database does not answer")]
     Unavailable,
 }
 
+impl From<Down> for Slow {
+    fn from(down: Down) -> Self {
+        match down {
+            Down::Redis => Self::Uncounted,
+            Down::Postgres => Self::Unavailable,
+        }
+    }
+}
+
 impl Rates {
     #[must_use]
-    pub fn new(store: Store) -> Self {
-        Self(Arc::new(Inner { store, meters: Combiner::default() }))
+    pub fn new(counters: Counters, worker: WorkerId) -> Self {
+        let slots = Slots::new(counters.clone(), worker);
+        Self(Arc::new(Inner { counters, meters: Combiner::default(), slots }))
     }
 
-    /// Count a call under every limit that covers it, or under none.
+    /// Count a call under every limit of calls that covers it, or under none. What is answered stands for its being under way, and is
+    /// dropped when its end is known.
     ///
     /// # Errors
     /// [`Slow`], with the first limit that is used up.
-    pub async fn count(&self, tenant: TenantId, limits: &[RateLimit], spender: &Spender, told: &Told) -> Result<(), Slow> {
-        let mut counted = Vec::new();
-        for limit in limits.iter().filter(|limit| limit.scope.covers(spender)) {
-            match self.one(tenant, limit).await {
-                Ok(standing) => {
-                    told.put(standing);
-                    counted.push(limit);
+    pub async fn enter(&self, tenant: TenantId, limits: &[RateLimit], spender: &Spender, told: &Told) -> Result<Vec<Slot>, Slow> {
+        let covers = |unit| limits.iter().filter(move |limit| limit.measure.unit() == unit && limit.scope.covers(spender));
+        let mut slots = Vec::new();
+        // First: what is dropped is given back to the last one, what was counted may be lost on its way back.
+        for limit in covers(Unit::Concurrent) {
+            match self.0.slots.enter(tenant, limit).await {
+                Ok(Some(slot)) => slots.push(slot),
+                Ok(None) => {
+                    told.refused(limit, SOON);
+                    return Err(Slow::Busy { name: limit.name.as_str().into(), max: limit.max });
                 }
-                Err(slow) => {
-                    if let Slow::Limited { max, retry_after, .. } = slow {
-                        told.put(Standing { limit: max, remaining: 0, reset: retry_after, retry_after: Some(retry_after) });
-                    }
-                    for limit in counted {
-                        // Lost, it is one call too few in this stretch.
-                        let _ = rates::take(&self.0.store, tenant, limit, -1).await;
-                    }
-                    return Err(slow);
+                Err(down) => {
+                    told.refused(limit, SOON);
+                    return Err(down.into());
                 }
             }
+        }
+        self.all(tenant, covers(Unit::Call), 1, told).await?;
+        Ok(slots)
+    }
+
+    /// Take so many tokens from every limit of tokens that covers the request, or from none. More than a limit has at all is let through
+    /// by one that nobody has used, and is owed.
+    ///
+    /// # Errors
+    /// [`Slow`], with the first limit that has not as many left.
+    pub async fn take(
+        &self,
+        tenant: TenantId,
+        limits: &[RateLimit],
+        spender: &Spender,
+        tokens: u32,
+        told: &Told,
+    ) -> Result<(), Slow> {
+        let covers = |limit: &&RateLimit| limit.measure.unit() == Unit::Token && limit.scope.covers(spender);
+        self.all(tenant, limits.iter().filter(covers), tokens.max(1), told).await
+    }
+
+    /// Tokens that a request used beyond what was taken for it, or, with a negative number, did not use. What is used is owed; what is given
+    /// back makes no limit better than one that nobody has used. Lost, where the counters are away: it is no reason to withhold an answer.
+    pub async fn correct(&self, tenant: TenantId, limits: &[RateLimit], spender: &Spender, difference: i64) {
+        if difference == 0 {
+            return;
+        }
+        for limit in limits.iter().filter(|limit| limit.measure.unit() == Unit::Token && limit.scope.covers(spender)) {
+            if let Err(error) = self.0.counters.settle(tenant, limit, difference).await {
+                tracing::warn!(%error, "tokens were not settled");
+            }
+        }
+    }
+
+    /// How a limit stands, without counting anything.
+    ///
+    /// # Errors
+    /// When who keeps the counters does not answer.
+    pub async fn standing(&self, tenant: TenantId, limit: &RateLimit) -> StoreResult<Taken> {
+        self.0.counters.standing(tenant, limit).await
+    }
+
+    async fn all<'a>(
+        &self,
+        tenant: TenantId,
+        limits: impl Iterator<Item = &'a RateLimit>,
+        weight: u32,
+        told: &Told,
+    ) -> Result<(), Slow> {
+        let mut counted = Vec::new();
+        for limit in limits {
+            let slow = match self.one(tenant, limit, weight).await {
+                Ok(Taken { taken: true, remaining, even, .. }) => {
+                    told.put(Standing { limit: limit.max, remaining, reset: even, retry_after: None });
+                    counted.push(limit);
+                    continue;
+                }
+                Ok(Taken { wait, .. }) => {
+                    told.refused(limit, wait);
+                    used_up(limit, wait)
+                }
+                Err(down) => {
+                    told.refused(limit, SOON);
+                    down.into()
+                }
+            };
+            for limit in counted {
+                // Lost, it is one call too few in this stretch.
+                let _ = self.0.counters.settle(tenant, limit, -i64::from(weight)).await;
+            }
+            return Err(slow);
         }
         Ok(())
     }
 
-    async fn one(&self, tenant: TenantId, limit: &RateLimit) -> Result<Standing, Slow> {
-        let together = |waiting: Vec<()>| async move {
-            let wanted = i32::try_from(waiting.len()).unwrap_or(i32::MAX);
-            let taken = rates::take(&self.0.store, tenant, limit, wanted).await;
-            if let Err(error) = &taken {
-                tracing::warn!(%error, "calls were not counted: the database does not answer");
+    async fn one(&self, tenant: TenantId, limit: &RateLimit, weight: u32) -> Result<Taken, Down> {
+        let together = |weights: Vec<u32>| async move {
+            match self.0.counters.take(tenant, limit, &weights).await {
+                Ok(taken) => stagger(limit, &weights, taken).into_iter().map(Ok).collect(),
+                Err(error) => {
+                    let down = Down::from(error);
+                    vec![Err(down); weights.len()]
+                }
             }
-            let told = |place| taken.as_ref().map_err(|_| Slow::Unavailable).and_then(|taken| answer_of(limit, taken, place));
-            (0..waiting.len()).map(told).collect()
         };
-        self.0.meters.ask(limit.id, (), together).await.unwrap_or(Err(Slow::Unavailable))
+        self.0.meters.ask(limit.id, weight, together).await.unwrap_or(Err(Down::Postgres))
+    }
+
+    /// Say what is under way, again and again. Does not end.
+    pub async fn keep(self) {
+        self.0.slots.keep().await;
+    }
+
+    /// Nothing is under way any more: the process ends.
+    pub async fn close(&self) {
+        self.0.slots.close().await;
     }
 }
 
-/// What is told the one at `place` of those who were counted together: who came first is served first.
-fn answer_of(limit: &RateLimit, taken: &rates::Taken, place: usize) -> Result<Standing, Slow> {
-    let place = u32::try_from(place).unwrap_or(u32::MAX);
-    if place < taken.taken {
-        let behind = u64::from(taken.taken - place - 1);
-        return Ok(Standing { limit: limit.max, remaining: taken.remaining + behind, reset: taken.even, retry_after: None });
+/// Those who are refused together are not told to come back together: each is told when those before it could have had theirs.
+fn stagger(limit: &RateLimit, weights: &[u32], mut taken: Vec<Taken>) -> Vec<Taken> {
+    let spacing = Duration::from_nanos(limit.pace().and_then(|pace| u64::try_from(pace.spacing).ok()).unwrap_or(0));
+    let mut before = Duration::ZERO;
+    for (taken, weight) in taken.iter_mut().zip(weights).filter(|(taken, _)| !taken.taken) {
+        taken.wait += before;
+        before += spacing.saturating_mul((*weight).min(limit.max));
     }
-    let spacing = Duration::from_nanos(u64::try_from(limit.spacing()).unwrap_or(0));
-    let retry_after = taken.wait + spacing * (place - taken.taken);
-    Err(Slow::Limited { name: limit.name.as_str().into(), max: limit.max, per: limit.per.as_str(), retry_after })
+    taken
+}
+
+fn used_up(limit: &RateLimit, retry_after: Duration) -> Slow {
+    let what = if limit.measure.unit() == Unit::Token { " tokens" } else { "" };
+    let per = limit.measure.per().unwrap_or(Per::Second);
+    Slow::Limited { name: limit.name.as_str().into(), max: limit.max, what, per, retry_after }
 }

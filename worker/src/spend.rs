@@ -13,7 +13,7 @@ use std::{
 
 use chrono::{DateTime, Utc};
 use tollgate_domain::{
-    Budget, BudgetId, CallId, Picos, TenantId, TimeZone, WorkerId,
+    Budget, BudgetId, Picos, TenantId, TimeZone, WorkerId,
     budget::{Spender, Window},
     clock::SharedClock,
     ids,
@@ -177,9 +177,9 @@ impl Wallet {
 
 impl State {
     /// A lease that has `amount`.
-    fn fit(&mut self, (call, at): (CallId, DateTime<Utc>), amount: i64, now: Instant) -> Option<&mut Lease> {
+    fn fit(&mut self, (call, at): (Uuid, DateTime<Utc>), amount: i64, now: Instant) -> Option<&mut Lease> {
         let fits = |lease: &&mut Lease| {
-            !lease.closing && lease.left >= amount && lease.usable_until > now && lease.floor <= call.uuid() && at < lease.until
+            !lease.closing && lease.left >= amount && lease.usable_until > now && lease.floor <= call && at < lease.until
         };
         self.leases.iter_mut().find(fits)
     }
@@ -191,14 +191,14 @@ impl Wallets {
         Self(Arc::new(Inner { store, worker, clock, wallets: Mutex::default() }))
     }
 
-    /// Draw `amount` from every budget that covers the call, or nothing from any.
+    /// Draw `amount` from every budget that covers the call of this id, or nothing from any.
     ///
     /// # Errors
     /// [`Short`], with the first budget that has not enough.
     pub async fn reserve(
         &self,
         (tenant, zone, budgets): (TenantId, TimeZone, &[Budget]),
-        call: (CallId, DateTime<Utc>),
+        call: (Uuid, DateTime<Utc>),
         spender: &Spender,
         amount: Picos,
     ) -> Result<Hold, Short> {
@@ -237,7 +237,7 @@ impl Wallets {
     }
 
     /// Have a lease that fits the call, if there can be one; else what is left.
-    async fn refill(&self, wallet: &Arc<Wallet>, call: (CallId, DateTime<Utc>), amount: Picos) -> Result<Option<Picos>, Short> {
+    async fn refill(&self, wallet: &Arc<Wallet>, call: (Uuid, DateTime<Utc>), amount: Picos) -> Result<Option<Picos>, Short> {
         let _waiting = Waiting::of(wallet, amount);
         // Whoever has this asks for all.
         let _turn = wallet.asking.lock().await;
@@ -277,7 +277,7 @@ impl Wallets {
     async fn ask(
         &self,
         wallet: &Wallet,
-        (call, at): (CallId, DateTime<Utc>),
+        (call, at): (Uuid, DateTime<Utc>),
         amount: Picos,
     ) -> Result<Option<(Picos, i128)>, Short> {
         let asked = Instant::now();
@@ -286,7 +286,7 @@ impl Wallets {
             let soon = state.a_second.max(state.drawn).saturating_mul(2);
             (Picos(state.waiting.max(amount.0)), Picos(soon.max(amount.0.saturating_mul(AHEAD))))
         };
-        let floor = ids::floor(self.0.clock.now() - OLDEST_CALL).min(call.uuid());
+        let floor = ids::floor(self.0.clock.now() - OLDEST_CALL).min(call);
         let Wallet { tenant, budget, window, .. } = *wallet;
         let wanted = spend::Wanted { tenant, budget, window, at, need: amount, waiting, want, floor };
         let granted = spend::lease(&self.0.store, self.0.worker, &wanted).await.map_err(unavailable)?;
@@ -458,7 +458,7 @@ impl Wallets {
 }
 
 /// Draw from all of them, or say which has not enough.
-fn draw(covering: &[(&Budget, Arc<Wallet>)], call: (CallId, DateTime<Utc>), amount: Picos) -> Result<Hold, usize> {
+fn draw(covering: &[(&Budget, Arc<Wallet>)], call: (Uuid, DateTime<Utc>), amount: Picos) -> Result<Hold, usize> {
     let now = Instant::now();
     let mut hold = Hold { draws: Vec::with_capacity(covering.len()), amount };
     for (at, (_, wallet)) in covering.iter().enumerate() {

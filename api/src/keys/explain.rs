@@ -5,15 +5,14 @@ use tollgate_domain::{
     budget::{Enforcement, Spender},
     money::decimal,
     policy::{self, Reason},
-    price::{Bounds, Unit},
-    rate::Per,
+    price::{Bounds, Unit as PriceUnit},
+    rate::{Per, Unit},
     scope::{Scope, ToolGroup},
     tool::{Tool, ToolStatus},
 };
 use tollgate_store::{
     Tx, budgets,
     prices::volumes,
-    rates,
     snapshot::{self, KeyConfig, TenantConfig},
 };
 use utoipa::{IntoParams, ToSchema};
@@ -57,7 +56,7 @@ pub struct Explanation {
     /// For what is charged: `call`, `successful_call`, `kb` or `second`. `amount` is then what the longest answer that the gateway takes, or
     /// the upstream's timeout, come to, or the price's `max_amount`.
     #[schema(value_type = Option<String>)]
-    pub unit: Option<Unit>,
+    pub unit: Option<PriceUnit>,
     /// Of one unit.
     #[schema(value_type = Option<String>)]
     pub unit_amount: Option<Picos>,
@@ -94,11 +93,14 @@ pub struct LimitStanding {
     pub id: RateLimitId,
     pub name: String,
     pub max: u32,
+    /// `call`, `token` or `concurrent`
     #[schema(value_type = String)]
-    pub per: Per,
-    /// Calls that could be made at once.
+    pub unit: Unit,
+    #[schema(value_type = Option<String>)]
+    pub per: Option<Per>,
+    /// What could be taken at once.
     pub remaining: u64,
-    /// Until one more could be made.
+    /// Until one more could be; of calls under way nobody can say.
     pub retry_after_seconds: u64,
 }
 
@@ -167,7 +169,7 @@ async fn stand(
     (config, key, tool): (&TenantConfig, &KeyConfig, &Tool),
     explained: &mut Explanation,
 ) -> Result<(), Stop> {
-    let spender = Spender { team: key.team, key: key.id, upstream: tool.upstream.id, tool: tool.id };
+    let spender = Spender { team: key.team, key: key.id, upstream: Some(tool.upstream.id), tool: Some(tool.id) };
     for budget in config.budgets.iter().filter(|budget| budget.scope.covers(&spender)) {
         let (window, standing) = budgets::standing(tx, ctx.tenant, budget, (config.zone, ctx.now)).await?;
         let left = i128::from(budget.limit.0) - standing.spent;
@@ -184,12 +186,13 @@ async fn stand(
         });
     }
     for limit in config.limits.iter().filter(|limit| limit.scope.covers(&spender)) {
-        let standing = rates::standing(tx, ctx.tenant, limit).await?;
+        let standing = ctx.app.counters.standing(ctx.tenant, limit).await?;
         explained.rate_limits.push(LimitStanding {
             id: limit.id,
             name: limit.name.clone(),
             max: limit.max,
-            per: limit.per,
+            unit: limit.measure.unit(),
+            per: limit.measure.per(),
             remaining: standing.remaining,
             retry_after_seconds: standing.wait.as_secs() + u64::from(standing.wait.subsec_nanos() > 0),
         });
@@ -225,8 +228,12 @@ fn decide(ctx: &Ctx, (config, key, tool): (&TenantConfig, &KeyConfig, Option<&To
         explained.explanation = format!("{} different people have to confirm the call first", scoped.confirmations);
         return;
     }
-    if let Some(limit) = explained.rate_limits.iter().find(|limit| limit.remaining == 0) {
-        explained.explanation = format!("rate limit \"{}\" is used up for {} s", limit.name, limit.retry_after_seconds);
+    // Tokens are those of requests to language models.
+    if let Some(limit) = explained.rate_limits.iter().find(|limit| limit.remaining == 0 && limit.unit != Unit::Token) {
+        explained.explanation = match limit.per {
+            Some(_) => format!("rate limit \"{}\" is used up for {} s", limit.name, limit.retry_after_seconds),
+            None => format!("as many calls are under way as limit \"{}\" lets, {}", limit.name, limit.max),
+        };
         explained.reason = Some(Reason::RateLimited);
         return;
     }
@@ -240,7 +247,7 @@ fn decide(ctx: &Ctx, (config, key, tool): (&TenantConfig, &KeyConfig, Option<&To
     }
     explained.decision = Decision::Permitted;
     explained.explanation = match explained.price_id {
-        Some(_) if matches!(explained.unit, Some(Unit::Kb | Unit::Second | Unit::SuccessfulCall)) => {
+        Some(_) if matches!(explained.unit, Some(PriceUnit::Kb | PriceUnit::Second | PriceUnit::SuccessfulCall)) => {
             format!("the call is made, and costs at most {} {}", explained.amount, explained.currency)
         }
         Some(_) => format!("the call is made, and costs {} {}", explained.amount, explained.currency),

@@ -116,6 +116,8 @@ pub struct Limits {
     pub database_connections: u32,
     /// How long a stopping process waits for the work in flight.
     pub drain_seconds: u64,
+    /// Where rate limits are counted. Unset: in Redis where `REDIS_URL` is set, else in Postgres. All workers must agree.
+    pub counters: Option<CountersIn>,
     pub script: ScriptLimits,
 }
 
@@ -131,9 +133,20 @@ impl Default for Limits {
             audit_queue_bytes: 256 << 20,
             database_connections: 20,
             drain_seconds: 20,
+            counters: None,
             script: ScriptLimits::default(),
         }
     }
+}
+
+/// Where rate limits are counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CountersIn {
+    Postgres,
+    Redis,
+    /// Of the one process that is all there is, under `tollgate up`.
+    Memory,
 }
 
 impl Limits {

@@ -47,8 +47,9 @@ pub struct BudgetScope {
 pub struct Spender {
     pub team: Option<TeamId>,
     pub key: KeyId,
-    pub upstream: UpstreamId,
-    pub tool: ToolId,
+    /// A request to a language model has neither upstream nor tool: nothing that names one covers it.
+    pub upstream: Option<UpstreamId>,
+    pub tool: Option<ToolId>,
 }
 
 impl BudgetScope {
@@ -56,8 +57,8 @@ impl BudgetScope {
     pub fn covers(&self, call: &Spender) -> bool {
         self.team.is_none_or(|team| call.team == Some(team))
             && self.key.is_none_or(|key| call.key == key)
-            && self.upstream.is_none_or(|upstream| call.upstream == upstream)
-            && self.tool.is_none_or(|tool| call.tool == tool)
+            && self.upstream.is_none_or(|upstream| call.upstream == Some(upstream))
+            && self.tool.is_none_or(|tool| call.tool == Some(tool))
     }
 }
 
@@ -176,7 +177,8 @@ mod tests {
     #[test]
     fn a_scope_covers_what_matches_all_of_it() {
         let id = Uuid::from_u128;
-        let call = Spender { team: Some(id(1).into()), key: id(2).into(), upstream: id(3).into(), tool: id(4).into() };
+        let call =
+            Spender { team: Some(id(1).into()), key: id(2).into(), upstream: Some(id(3).into()), tool: Some(id(4).into()) };
         let none = BudgetScope::default();
         assert!(none.covers(&call));
         assert!(BudgetScope { team: Some(id(1).into()), tool: Some(id(4).into()), ..none }.covers(&call));
@@ -184,5 +186,9 @@ mod tests {
         assert!(!BudgetScope { team: Some(id(1).into()), ..none }.covers(&Spender { team: None, ..call }));
         assert!(!BudgetScope { key: Some(id(9).into()), ..none }.covers(&call));
         assert!(!BudgetScope { upstream: Some(id(9).into()), ..none }.covers(&call));
+        let request = Spender { upstream: None, tool: None, ..call };
+        assert!(none.covers(&request) && BudgetScope { key: Some(id(2).into()), ..none }.covers(&request));
+        assert!(!BudgetScope { upstream: Some(id(3).into()), ..none }.covers(&request));
+        assert!(!BudgetScope { tool: Some(id(4).into()), ..none }.covers(&request));
     }
 }

@@ -22,6 +22,9 @@ pub enum StoreError {
     /// Postgres is away, full or too slow.
     #[error("the database is not available: {0}")]
     Unavailable(sqlx::Error),
+    /// The counters of rate limits are in a Redis that does not answer, or not as it should.
+    #[error("Redis does not answer: {0}")]
+    Redis(redis::RedisError),
     /// Everything else: a defect of ours.
     #[error("database error: {0}")]
     Internal(sqlx::Error),
@@ -37,7 +40,7 @@ impl StoreError {
     /// Whether trying the same again may succeed.
     #[must_use]
     pub const fn is_transient(&self) -> bool {
-        matches!(self, Self::Unavailable(_))
+        matches!(self, Self::Unavailable(_) | Self::Redis(_))
     }
 
     /// Replace the bare "already exists" of a unique index by a sentence for the caller.
@@ -47,6 +50,12 @@ impl StoreError {
             Self::Conflict(_) => Self::Conflict(sentence.to_owned()),
             other => other,
         }
+    }
+}
+
+impl From<redis::RedisError> for StoreError {
+    fn from(error: redis::RedisError) -> Self {
+        Self::Redis(error)
     }
 }
 

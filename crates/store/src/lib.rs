@@ -1,4 +1,4 @@
-//! The only SQL. Every query runs inside a transaction that has taken one of three roles; the ones of a tenant take the
+//! The only SQL, and the only Redis. Every query runs inside a transaction that has taken one of three roles; the ones of a tenant take the
 //! tenant as their first argument, and row-level security is the second wall behind it.
 
 pub mod admins;
@@ -10,6 +10,7 @@ pub mod bundle;
 pub mod calls;
 pub mod change;
 pub mod costs;
+pub mod counters;
 pub mod credits;
 pub mod erasures;
 pub mod error;

@@ -1,9 +1,10 @@
-//! Rate limits as admins set them, and their counters.
-
-use std::time::Duration;
+//! Rate limits as admins set them. `counters` keeps what is used of them.
 
 use chrono::{DateTime, Utc};
-use tollgate_domain::{RateLimitId, TenantId, rate::RateLimit};
+use tollgate_domain::{
+    RateLimitId, TenantId,
+    rate::{Measure, Per, RateLimit},
+};
 use uuid::Uuid;
 
 use crate::{
@@ -11,7 +12,7 @@ use crate::{
     change::Change,
     error::{StoreError, StoreResult, word},
     page::{Page, PageRequest},
-    tx::{Store, Tx},
+    tx::Tx,
 };
 
 #[derive(Debug, Clone)]
@@ -19,7 +20,6 @@ pub struct RateLimitRow {
     pub limit: RateLimit,
     pub created_at: DateTime<Utc>,
     pub updated_at: DateTime<Utc>,
-    pub version: i32,
 }
 
 #[derive(sqlx::FromRow)]
@@ -29,7 +29,8 @@ struct Row {
     #[sqlx(flatten)]
     scope: ScopeColumns,
     max: i32,
-    per: String,
+    unit: String,
+    per: Option<String>,
     created_at: DateTime<Utc>,
     updated_at: DateTime<Utc>,
     version: i32,
@@ -39,9 +40,11 @@ impl TryFrom<Row> for RateLimitRow {
     type Error = StoreError;
     fn try_from(row: Row) -> StoreResult<Self> {
         let max = u32::try_from(row.max).map_err(|e| StoreError::Corrupt(format!("max: {e}")))?;
-        let limit =
-            RateLimit { id: row.rate_limit_id.into(), name: row.name, scope: row.scope.into(), max, per: word(&row.per)? };
-        Ok(Self { limit, created_at: row.created_at, updated_at: row.updated_at, version: row.version })
+        let measure = Measure::of(word(&row.unit)?, row.per.as_deref().map(word).transpose()?);
+        let measure = measure.ok_or_else(|| StoreError::Corrupt(format!("unit {}, per {:?}", row.unit, row.per)))?;
+        let (id, scope) = (row.rate_limit_id.into(), row.scope.into());
+        let limit = RateLimit { id, name: row.name, scope, max, measure, version: row.version };
+        Ok(Self { limit, created_at: row.created_at, updated_at: row.updated_at })
     }
 }
 
@@ -61,8 +64,9 @@ pub async fn create(change: &mut Change, limit: &RateLimit, most: i64) -> StoreR
         return Err(StoreError::Conflict(format!("the tenant has {most} rate limits, as many as it may; delete one first")));
     }
     sqlx::query(
-        "INSERT INTO rate_limits (tenant_id, rate_limit_id, name, team_id, key_id, upstream_id, tool_id, max, per, created_at, updated_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $10)",
+        "INSERT INTO rate_limits (tenant_id, rate_limit_id, name, team_id, key_id, upstream_id, tool_id, max, unit, per, created_at,
+                                  updated_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $11)",
     )
     .bind(change.tenant.uuid())
     .bind(limit.id.uuid())
@@ -72,15 +76,16 @@ pub async fn create(change: &mut Change, limit: &RateLimit, most: i64) -> StoreR
     .bind(limit.scope.upstream.map(Uuid::from))
     .bind(limit.scope.tool.map(Uuid::from))
     .bind(i32::try_from(limit.max).unwrap_or(i32::MAX))
-    .bind(limit.per.as_str())
+    .bind(limit.measure.unit().as_str())
+    .bind(limit.measure.per().map(Per::as_str))
     .bind(change.now)
     .execute(&mut *change.tx)
     .await?;
-    Ok(RateLimitRow { limit: limit.clone(), created_at: change.now, updated_at: change.now, version: 1 })
+    Ok(RateLimitRow { limit: limit.clone(), created_at: change.now, updated_at: change.now })
 }
 
 const COLUMNS: &str =
-    "SELECT rate_limit_id, name, team_id, key_id, upstream_id, tool_id, max, per, created_at, updated_at, version
+    "SELECT rate_limit_id, name, team_id, key_id, upstream_id, tool_id, max, unit, per, created_at, updated_at, version
          FROM rate_limits WHERE tenant_id = $1";
 
 /// A page of limits, oldest first.
@@ -127,7 +132,7 @@ pub async fn lock(change: &mut Change, id: RateLimitId) -> StoreResult<RateLimit
 /// # Errors
 /// When the database does not answer.
 pub async fn update(change: &mut Change, mut row: RateLimitRow) -> StoreResult<RateLimitRow> {
-    row.version += 1;
+    row.limit.version += 1;
     row.updated_at = change.now;
     sqlx::query(
         "UPDATE rate_limits SET name = $3, max = $4, per = $5, version = $6, updated_at = $7 WHERE tenant_id = $1 AND rate_limit_id = $2",
@@ -136,8 +141,8 @@ pub async fn update(change: &mut Change, mut row: RateLimitRow) -> StoreResult<R
     .bind(row.limit.id.uuid())
     .bind(&row.limit.name)
     .bind(i32::try_from(row.limit.max).unwrap_or(i32::MAX))
-    .bind(row.limit.per.as_str())
-    .bind(row.version)
+    .bind(row.limit.measure.per().map(Per::as_str))
+    .bind(row.limit.version)
     .bind(row.updated_at)
     .execute(&mut *change.tx)
     .await?;
@@ -152,58 +157,4 @@ pub async fn delete(change: &mut Change, id: RateLimitId) -> StoreResult<()> {
     let delete = sqlx::query("DELETE FROM rate_limits WHERE tenant_id = $1 AND rate_limit_id = $2");
     delete.bind(change.tenant.uuid()).bind(id.uuid()).execute(&mut *change.tx).await?;
     Ok(())
-}
-
-/// How a limit stands behind a call.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Taken {
-    /// How many of those that were wanted.
-    pub taken: u32,
-    /// Calls that could be made at once.
-    pub remaining: u64,
-    /// Until one more could be.
-    pub wait: Duration,
-    /// Until the limit is as if nobody had called.
-    pub even: Duration,
-}
-
-/// How a limit stands, without counting anything.
-///
-/// # Errors
-/// When the database does not answer.
-pub async fn standing(tx: &mut Tx, tenant: TenantId, limit: &RateLimit) -> StoreResult<Taken> {
-    let even = sqlx::query_scalar::<_, i64>(
-        "SELECT GREATEST(even_at - (extract(epoch FROM clock_timestamp()) * 1000000000)::bigint, 0) FROM rate_states
-         WHERE tenant_id = $1 AND rate_limit_id = $2",
-    );
-    let even = even.bind(tenant.uuid()).bind(limit.id.uuid()).fetch_optional(&mut **tx).await?.unwrap_or(0);
-    let (spacing, room) = (limit.spacing(), i64::from(limit.max) * limit.spacing());
-    let nanos = |n: i64| Duration::from_nanos(u64::try_from(n).unwrap_or(0));
-    let remaining = u64::try_from((room - even) / spacing).unwrap_or(0);
-    Ok(Taken { taken: 0, remaining, wait: nanos(even + spacing - room), even: nanos(even) })
-}
-
-/// Take up to `wanted` calls from a limit; a negative number gives back what was taken and not used.
-///
-/// # Errors
-/// When the database does not answer.
-pub async fn take(store: &Store, tenant: TenantId, limit: &RateLimit, wanted: i32) -> StoreResult<Taken> {
-    crate::spend::in_time(take_now(store, tenant, limit, wanted)).await
-}
-
-async fn take_now(store: &Store, tenant: TenantId, limit: &RateLimit, wanted: i32) -> StoreResult<Taken> {
-    let mut tx = store.control().await?;
-    let (taken, remaining, wait, even) =
-        sqlx::query_as::<_, (i32, i64, i64, i64)>("SELECT taken, remaining, wait, even FROM tollgate_take($1, $2, $3, $4, $5)")
-            .bind(tenant.uuid())
-            .bind(limit.id.uuid())
-            .bind(wanted)
-            .bind(limit.spacing())
-            .bind(i64::from(limit.max))
-            .fetch_one(&mut *tx)
-            .await?;
-    tx.commit().await?;
-    let nanos = |n: i64| Duration::from_nanos(u64::try_from(n).unwrap_or(0));
-    let count = |n: i64| u64::try_from(n).unwrap_or(0);
-    Ok(Taken { taken: u32::try_from(taken).unwrap_or(0), remaining: count(remaining), wait: nanos(wait), even: nanos(even) })
 }

@@ -164,6 +164,7 @@ pub async fn housekeeping(store: &Store, now: DateTime<Utc>) -> StoreResult<()> 
         .execute(&mut *tx)
         .await?;
     sqlx::query("SELECT tollgate_forget_leases($1)").bind(FORGET_LEASES).execute(&mut *tx).await?;
+    sqlx::query("SELECT tollgate_forget_slots()").execute(&mut *tx).await?;
     sqlx::query!("DELETE FROM sync_requests WHERE requested_at < $1::timestamptz - interval '1 day'", now)
         .execute(&mut *tx)
         .await?;

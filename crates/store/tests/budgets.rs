@@ -10,12 +10,14 @@ use tollgate_domain::{
     Budget, BudgetId, Outcome, Picos, TenantId, TimeZone, WorkerId,
     budget::{BudgetScope, Enforcement, Period, Window},
     ids,
-    rate::{Per, RateLimit},
+    rate::{Measure, Per, RateLimit},
 };
 use tollgate_store::{
     Actor, Store,
     audit::{AuditError, AuditWriter, Entry, Intent, Resolution},
-    budgets, rates,
+    budgets,
+    counters::Counters,
+    rates,
     spend::{self, Granted, Wanted},
 };
 use uuid::Uuid;
@@ -402,27 +404,34 @@ async fn a_rate_limit_is_exact_and_begins_anew_when_it_is_changed(pool: PgPool) 
     let store = Store::from_pool(pool.clone());
     let tenant = tenant(&pool).await;
     let id = tollgate_domain::RateLimitId::mint(now());
-    let limit = RateLimit { id, name: "l".to_owned(), scope: BudgetScope::default(), max: 100, per: Per::Day };
+    let measure = Measure::Calls(Per::Day);
+    let limit = RateLimit { id, name: "l".to_owned(), scope: BudgetScope::default(), max: 100, measure, version: 1 };
+    let counters = Counters::postgres(store.clone());
     let change = || store.change(tenant, Actor::system("test"), now());
     let mut write = change().await.unwrap();
     let row = rates::create(&mut write, &limit, 10).await.unwrap();
     write.commit().await.unwrap();
     let mut tasks = Vec::new();
     for n in 0..30 {
-        let (store, limit) = (store.clone(), limit.clone());
-        tasks.push(tokio::spawn(async move { rates::take(&store, tenant, &limit, 1 + n % 7).await.unwrap().taken }));
+        let (counters, limit) = (counters.clone(), limit.clone());
+        tasks.push(tokio::spawn(async move {
+            let taken = counters.take(tenant, &limit, &vec![1; 1 + n % 7]).await.unwrap();
+            taken.iter().filter(|taken| taken.taken).count()
+        }));
     }
     let mut taken = 0;
     for task in tasks {
         taken += task.await.unwrap();
     }
     assert_eq!(taken, 100, "all that were asked for are more, and none comes back within the test");
-    let none = rates::take(&store, tenant, &limit, 3).await.unwrap();
-    assert!(none.taken == 0 && none.remaining == 0 && none.wait.as_secs() > 800, "{none:?}");
-    assert_eq!(rates::take(&store, tenant, &limit, -2).await.unwrap().remaining, 2);
+    let none = counters.take(tenant, &limit, &[1; 3]).await.unwrap();
+    assert!(none.iter().all(|none| !none.taken && none.remaining == 0 && none.wait.as_secs() > 800), "{none:?}");
+    counters.settle(tenant, &limit, -2).await.unwrap();
+    assert_eq!(counters.standing(tenant, &limit).await.unwrap().remaining, 2);
     let mut write = change().await.unwrap();
-    let changed = rates::RateLimitRow { limit: RateLimit { per: Per::Second, ..limit.clone() }, ..row };
+    let changed = rates::RateLimitRow { limit: RateLimit { measure: Measure::Calls(Per::Second), ..limit.clone() }, ..row };
     let changed = rates::update(&mut write, changed).await.unwrap();
     write.commit().await.unwrap();
-    assert_eq!(rates::take(&store, tenant, &changed.limit, 100).await.unwrap().taken, 100);
+    let anew = counters.take(tenant, &changed.limit, &[1; 100]).await.unwrap();
+    assert!(anew.iter().all(|taken| taken.taken));
 }

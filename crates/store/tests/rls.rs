@@ -79,6 +79,7 @@ const ROWS: &[(&str, &str)] = &[
     ("budget_windows", "(tenant_id, budget_id, starts_at, ends_at) VALUES ($1, $1, '2026-01-01', now())"),
     ("budget_leases", "(tenant_id, lease_id, budget_id, starts_at, worker_id, amount, floor, expires_at) VALUES ($1, $2, $1, '2026-01-01', $1, 1, $1, now())"),
     ("rate_limits", "(tenant_id, rate_limit_id, name, max, per, created_at, updated_at) VALUES ($1, $2, 'n', 1, 'day', now(), now())"),
+    ("rate_slots", "(tenant_id, rate_limit_id, worker_id, sequence, held, until_us) VALUES ($1, $1, $1, 1, 1, 1)"),
     ("rate_states", "(tenant_id, rate_limit_id, even_at) VALUES ($1, $1, 0)"),
     ("resolved_calls", "(tenant_id, call_id, amount) VALUES ($1, $2, 1)"),
     ("script_run_turns", "(tenant_id, script_run_id, turn, worker_id, why, journal, at) VALUES ($1, $2, 1, $1, 'crashed', 0, now())"),
@@ -119,6 +120,7 @@ platform_tokens: - SIU - - -
 prices: SI - - - -
 providers: SIU - - - -
 rate_limits: SIUD - - - -
+rate_slots: S - - - -
 rate_states: SD - - - -
 resolved_calls: S - - - -
 script_catalogs: S - - - I
@@ -295,10 +297,13 @@ async fn the_roles_hold_exactly_these_rights(pool: PgPool) {
             "tollgate_admin_chain tollgate_app,tollgate_sealer",
             "tollgate_alerted tollgate_sealer",
             "tollgate_batch_known tollgate_writer",
+            "tollgate_claim tollgate_control",
             "tollgate_close_lease tollgate_control",
+            "tollgate_count tollgate_control",
             "tollgate_ensure_partitions tollgate_control",
             "tollgate_expired_leases tollgate_control",
             "tollgate_forget_leases tollgate_control",
+            "tollgate_forget_slots tollgate_control",
             "tollgate_hold_leases tollgate_writer",
             "tollgate_lease tollgate_control",
             "tollgate_passed tollgate_sealer",

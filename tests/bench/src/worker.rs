@@ -10,6 +10,7 @@ use tokio::net::TcpListener;
 use tollgate_boot::{Config, Health, Shutdown, Telemetry};
 use tollgate_domain::{Secrets, SystemClock};
 use tollgate_evidence::sign::{KeyRing, Signer};
+use tollgate_store::counters::Counters;
 use tollgate_worker::WorkerParts;
 
 #[derive(Debug, Args)]
@@ -40,8 +41,10 @@ pub async fn run(args: Worker) -> Result<()> {
     crate::process::announce(listener.local_addr()?)?;
     let secrets = Secrets::from_bytes(secret.context("the secret is not 32 bytes in base64")?);
     let keys = Arc::new(KeyRing::new(Signer::from_seed(&secrets.signing_seed)?, []));
+    let store = tollgate_store::connect(&args.database_url, config.limits.database_connections, keys).await?;
     let parts = WorkerParts {
-        store: tollgate_store::connect(&args.database_url, config.limits.database_connections, keys).await?,
+        counters: Counters::postgres(store.clone()),
+        store,
         config: Arc::new(config),
         secrets,
         clock: Arc::new(SystemClock),

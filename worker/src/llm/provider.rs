@@ -138,7 +138,7 @@ impl Providers {
         let tries = self.tries(candidates);
         let mut last = none_left();
         let mut same = 0;
-        for (number, (candidate, key)) in tries.iter().enumerate() {
+        for (number, &(candidate, ref key)) in tries.iter().enumerate() {
             if number > 0 {
                 if !self.may_retry() {
                     break;

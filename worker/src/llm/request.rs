@@ -109,7 +109,6 @@ impl Denied {
 pub struct Open {
     gate: Gate,
     caller: Caller,
-    dialect: Dialect,
     pub id: LlmRequestId,
     started: Instant,
     guard: InFlightGuard,
@@ -177,7 +176,6 @@ pub async fn begin(
     let mut open = Open {
         gate: gate.clone(),
         caller: caller.clone(),
-        dialect,
         id,
         started: Instant::now(),
         guard,
@@ -377,11 +375,6 @@ impl Open {
     #[must_use]
     pub fn elapsed(&self) -> Duration {
         self.started.elapsed()
-    }
-
-    #[must_use]
-    pub fn caller(&self) -> &Caller {
-        &self.caller
     }
 
     /// Its last row, and what keeps it in the register until that is durable.

@@ -82,7 +82,14 @@ pub async fn pump(open: &mut Open, answering: Answering, dialect: Dialect, out: 
         match piece {
             Err(_) => break Why::Silent(patience),
             Ok(Err(_)) => break Why::Broken("the connection to the provider broke in the middle of its answer".to_owned()),
-            Ok(Ok(None)) => break Why::End,
+            Ok(Ok(None)) => {
+                // The last event may have no blank line behind it.
+                let rest = frames.rest();
+                if let Some(frame) = (!rest.is_empty()).then(|| pass(&mut streamed, rest, place, &mut held)).flatten() {
+                    let _ = out.send(frame).await;
+                }
+                break Why::End;
+            }
             Ok(Ok(Some(piece))) => {
                 open.first_token.get_or_insert(open.elapsed());
                 if let Err(error) = frames.push(&piece) {
@@ -106,7 +113,8 @@ pub async fn pump(open: &mut Open, answering: Answering, dialect: Dialect, out: 
         }
     };
     let (answer, read) = streamed.answer(dialect);
-    let whole = streamed.ended();
+    // Some say how the answer finished, and then just stop.
+    let whole = streamed.ended() || (matches!(why, Why::End) && read.finish_reason.is_some());
     let (outcome, error) = match why {
         Why::End if whole => (Outcome::Ok, None),
         Why::End => (Outcome::UpstreamError, Some("the provider's answer ended in the middle".to_owned())),

@@ -1,7 +1,6 @@
 //! `/mcp` and `/mcp/{tool_group_slug}`: Streamable HTTP, both eras. Translates, decides nothing.
 
 mod era;
-
 mod message;
 mod methods;
 mod session;

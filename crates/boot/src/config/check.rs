@@ -120,7 +120,7 @@ fn check_url(what: &str, url: &str, secure: bool) -> Check {
 
 fn check_limits(limits: &Limits) -> Check {
     let script = &limits.script;
-    let positive: [(&str, u64); 16] = [
+    let positive: [(&str, u64); 17] = [
         ("request_body_bytes", limits.request_body_bytes as u64),
         ("llm_body_bytes", limits.llm_body_bytes as u64),
         ("request_head_seconds", limits.request_head_seconds),
