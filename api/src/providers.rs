@@ -99,7 +99,10 @@ fn check_models(checks: &mut Checks, models: &[String]) {
     checks.require(models.len() <= MAX_MODELS, "/models", "name at most 200 models");
     for (at, model) in models.iter().enumerate() {
         if !is_pattern(model) {
-            checks.refuse(format!("/models/{at}"), "use a model's name of at most 200 characters without spaces, or its beginning with \"*\" behind it");
+            checks.refuse(
+                format!("/models/{at}"),
+                "use a model's name of at most 200 characters without spaces, or its beginning with \"*\" behind it",
+            );
         }
     }
 }
@@ -156,7 +159,9 @@ fn store_keys(
         let secret = match (secret, kept.and_then(|kept| kept.get(&name))) {
             (Some(secret), _) => secret,
             (None, Some(kept)) => kept.clone(),
-            (None, None) => return Err(refuse("secret", "a new key needs its secret, and so does every key of a provider that moves")),
+            (None, None) => {
+                return Err(refuse("secret", "a new key needs its secret, and so does every key of a provider that moves"));
+            }
         };
         let visible = secret.bytes().all(|b| (0x21..0x7f).contains(&b)) && HeaderValue::from_str(&secret).is_ok();
         if secret.is_empty() || secret.len() > MAX_SECRET || !visible {

@@ -12,6 +12,8 @@ mod crash;
 mod crawl;
 mod door;
 mod keeping;
+mod llm;
+mod llm_agent;
 mod oidc;
 mod openapi;
 mod parents;

@@ -13,8 +13,8 @@ use tollgate_store::{Store, audit::AuditWriter};
 use uuid::Uuid;
 
 use crate::{
-    learn::Learner, llm::provider::Providers, price::Prices, rates::Rates, sandbox::SandboxPool, scope::Directory, spend::Wallets,
-    upstream::Upstreams,
+    learn::Learner, llm::provider::Providers, price::Prices, rates::Rates, sandbox::SandboxPool, scope::Directory,
+    spend::Wallets, upstream::Upstreams,
 };
 
 #[derive(Debug, Clone)]

@@ -19,7 +19,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use axum::{
     Router,
     body::Body,
-    extract::State,
+    extract::{Path, State},
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
     routing::{get, post},
@@ -67,7 +67,11 @@ struct Door {
 
 /// The routes of the LLM door. `listener` is the address on which they are served.
 pub fn routes(gate: Gate, listener: SocketAddr) -> Router {
-    let mut router = Router::new().route("/v1/models", get(models)).route("/v1/mcp/tool/execute", post(execute_tool));
+    let mut router = Router::new()
+        .route("/v1/models", get(models))
+        // A model's name may have slashes in it.
+        .route("/v1/models/{*model}", get(model_named))
+        .route("/v1/mcp/tool/execute", post(execute_tool));
     for dialect in Dialect::ALL {
         let handler = move |State(door): State<Arc<Door>>, headers: HeaderMap, body: Body| async move {
             door.ask(dialect, headers, body).await.unwrap_or_else(|refusal| refused(dialect, None, &refusal))
@@ -140,7 +144,8 @@ impl Door {
                 retry_after: None,
             })
         });
-        let mut answer = answer.unwrap_or_else(|refusal| refused(dialect, told.get().and_then(|standing| standing.retry_after), &refusal));
+        let mut answer =
+            answer.unwrap_or_else(|refusal| refused(dialect, told.get().and_then(|standing| standing.retry_after), &refusal));
         if let Ok(value) = HeaderValue::from_str(&root.to_string()) {
             answer.headers_mut().insert(REQUEST_ID, value);
         }
@@ -183,7 +188,8 @@ impl Door {
                 options.insert("include_usage".to_owned(), true.into());
             }
         }
-        let client = headers.get(header::USER_AGENT).and_then(|value| value.to_str().ok()).map(|text| text.chars().take(200).collect());
+        let client =
+            headers.get(header::USER_AGENT).and_then(|value| value.to_str().ok()).map(|text| text.chars().take(200).collect());
         let client = match client {
             Some(client) => Some(caller.config().trail.words(client).await),
             None => None,
@@ -357,14 +363,38 @@ async fn models(State(door): State<Arc<Door>>, headers: HeaderMap) -> Response {
         routes.chain(served).filter(|(id, _)| allowed.is_none_or(|allowed| names(allowed, id))).collect();
     all.sort();
     all.dedup_by(|a, b| a.0 == b.0);
-    let shown: Vec<Value> = all
-        .iter()
-        .map(|(id, owner)| {
-            json!({"id": id, "object": "model", "type": "model", "display_name": id, "created": 0, "created_at": "1970-01-01T00:00:00Z", "owned_by": owner})
-        })
-        .collect();
+    let shown: Vec<Value> = all.iter().map(|(id, owner)| shown_model(id, owner)).collect();
     let (first, last) = (all.first().map(|(id, _)| id), all.last().map(|(id, _)| id));
     json_answer(StatusCode::OK, &json!({"object": "list", "data": shown, "has_more": false, "first_id": first, "last_id": last}))
+}
+
+/// One model: whatever a request for it would be sent to somebody.
+async fn model_named(State(door): State<Arc<Door>>, Path(model): Path<String>, headers: HeaderMap) -> Response {
+    // Anthropic's clients ask the same route, and say so.
+    let dialect = if headers.contains_key("anthropic-version") { Dialect::Messages } else { Dialect::Chat };
+    let caller = match door.admit(&headers).await {
+        Ok(caller) => caller,
+        Err(refusal) => return refused(dialect, None, &refusal),
+    };
+    match model::candidates(&caller, dialect.kind(), &model) {
+        Ok(found) => {
+            let owner = found.first().map_or("tollgate", |candidate| candidate.provider.name.as_str());
+            json_answer(StatusCode::OK, &shown_model(&model, owner))
+        }
+        Err(reason) => {
+            let refusal = Refusal {
+                status: StatusCode::NOT_FOUND,
+                code: "model_not_found",
+                message: reason.told().to_owned(),
+                retry_after: None,
+            };
+            refused(dialect, None, &refusal)
+        }
+    }
+}
+
+fn shown_model(id: &str, owner: &str) -> Value {
+    json!({"id": id, "object": "model", "type": "model", "display_name": id, "created": 0, "created_at": "1970-01-01T00:00:00Z", "owned_by": owner})
 }
 
 fn json_answer(status: StatusCode, answer: &Value) -> Response {

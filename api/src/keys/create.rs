@@ -39,8 +39,7 @@ pub struct NewKey {
 #[utoipa::path(post, path = "/v1/tenants/{tenant_id}/keys", request_body = NewKey,
     responses((status = 201, description = "Made; the secret is shown this once.", body = KeyWithSecret)))]
 pub async fn handle(ctx: Ctx, body: Json<NewKey>) -> Answer {
-    let NewKey { name, team_id, tool_group_ids, expires_at, models, code_languages, agent_mode, agent_turns } =
-        body.value;
+    let NewKey { name, team_id, tool_group_ids, expires_at, models, code_languages, agent_mode, agent_turns } = body.value;
     let mut checks = Checks::default();
     checks.name("/name", &name);
     checks.future("/expires_at", expires_at, ctx.now);

@@ -9,8 +9,8 @@ use std::borrow::Cow;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use tollgate_domain::{
-    AdminEventId, ApprovalId, CallId, KeyId, LlmRequestId, PriceId, ProviderId, ScriptRunId, TeamId, TenantId, ToolId, UpstreamId,
-    WorkerId,
+    AdminEventId, ApprovalId, CallId, KeyId, LlmRequestId, PriceId, ProviderId, ScriptRunId, TeamId, TenantId, ToolId,
+    UpstreamId, WorkerId,
 };
 use uuid::Uuid;
 

@@ -387,7 +387,8 @@ fn number(n: usize) -> i64 {
 
 // ---------------------------------------------------------------- what was erased
 
-const COLUMNS: &str = "SELECT erasure_id, at, by, reason, selection, calls, runs, requests FROM audit_erasures WHERE tenant_id = ";
+const COLUMNS: &str =
+    "SELECT erasure_id, at, by, reason, selection, calls, runs, requests FROM audit_erasures WHERE tenant_id = ";
 
 /// Newest first.
 ///

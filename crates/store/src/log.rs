@@ -53,7 +53,8 @@ pub async fn lines(tx: &mut Tx, tenant: TenantId, entries: &[Sealed]) -> StoreRe
 
 type Make = fn(TenantId, &PgRow) -> StoreResult<Line<'_>>;
 
-const REQUESTS: &str = "SELECT l.llm_request_id, l.key_id, l.team_id, l.origin, l.method, l.model, l.client, l.at, f.root_id, f.turn, f.mode,
+const REQUESTS: &str =
+    "SELECT l.llm_request_id, l.key_id, l.team_id, l.origin, l.method, l.model, l.client, l.at, f.root_id, f.turn, f.mode,
     f.streaming, f.worker_id, f.decision, f.reason, f.tools_offered, f.tools_tokens, f.quoted_picos, f.currency, f.prompt_sha256,
     f.prompt_form, f.prompt_kept_sha256
     FROM llm_requests l LEFT JOIN llm_forwards f ON f.tenant_id = l.tenant_id AND f.llm_request_id = l.llm_request_id

@@ -48,7 +48,8 @@ pub fn secrets_purpose(id: ProviderId) -> String {
     format!("provider/secrets/{id}")
 }
 
-const COLUMNS: &str = "SELECT provider_id, name, kind, base_url, keys, sealed_secrets, models, timeout_ms, created_at, updated_at, version
+const COLUMNS: &str =
+    "SELECT provider_id, name, kind, base_url, keys, sealed_secrets, models, timeout_ms, created_at, updated_at, version
     FROM providers WHERE deleted_at IS NULL AND tenant_id = ";
 
 /// # Errors
@@ -199,8 +200,7 @@ pub struct RouteRow {
     pub version: i32,
 }
 
-const ROUTES: &str =
-    "SELECT model_route_id, name, targets, created_at, updated_at, version FROM model_routes WHERE tenant_id = ";
+const ROUTES: &str = "SELECT model_route_id, name, targets, created_at, updated_at, version FROM model_routes WHERE tenant_id = ";
 
 /// # Errors
 /// [`StoreError::Invalid`] for a target whose provider does not exist, [`StoreError::Conflict`] when the name is taken.
@@ -286,14 +286,16 @@ pub async fn update_route(change: &mut Change, mut row: RouteRow) -> StoreResult
     providers_exist(change, &row.route.targets).await?;
     row.version += 1;
     row.updated_at = change.now;
-    sqlx::query("UPDATE model_routes SET targets = $3, version = $4, updated_at = $5 WHERE tenant_id = $1 AND model_route_id = $2")
-        .bind(change.tenant.uuid())
-        .bind(row.route.id.uuid())
-        .bind(json!(row.route.targets))
-        .bind(row.version)
-        .bind(row.updated_at)
-        .execute(&mut *change.tx)
-        .await?;
+    sqlx::query(
+        "UPDATE model_routes SET targets = $3, version = $4, updated_at = $5 WHERE tenant_id = $1 AND model_route_id = $2",
+    )
+    .bind(change.tenant.uuid())
+    .bind(row.route.id.uuid())
+    .bind(json!(row.route.targets))
+    .bind(row.version)
+    .bind(row.updated_at)
+    .execute(&mut *change.tx)
+    .await?;
     change.event("model_route.update", &row.route.id, json!({"name": row.route.name, "targets": row.route.targets})).await?;
     Ok(row)
 }

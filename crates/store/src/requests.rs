@@ -112,7 +112,11 @@ pub async fn turns(tx: &mut Tx, tenant: TenantId, root: LlmRequestId, limit: i64
     let mut query = QueryBuilder::new(COLUMNS);
     query.push_bind(tenant.uuid()).push(" AND l.root_id = ").push_bind(root.uuid());
     // The turns of a loop are younger than its root: the partitions before are not looked at.
-    query.push(" AND l.llm_request_id >= ").push_bind(root.uuid()).push(" ORDER BY l.turn, l.llm_request_id LIMIT ").push_bind(limit);
+    query
+        .push(" AND l.llm_request_id >= ")
+        .push_bind(root.uuid())
+        .push(" ORDER BY l.turn, l.llm_request_id LIMIT ")
+        .push_bind(limit);
     query.build().fetch_all(&mut **tx).await?.iter().map(read).collect()
 }
 

@@ -285,7 +285,6 @@ async fn keys(tx: &mut Tx, tenant: TenantId) -> StoreResult<HashMap<KeyId, KeyCo
     Ok(key.map(|config| (config.id, config)).collect())
 }
 
-
 /// The tenants that changed after `since`, and the revision up to which that is complete.
 #[derive(Debug)]
 pub struct Changes {

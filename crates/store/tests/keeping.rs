@@ -537,10 +537,17 @@ async fn calls_and_keys_are_erased_by_name_and_nobody_elses(pool: PgPool) {
     assert_eq!(count(&pool, "SELECT count(*) FROM audit_erasures").await, 0);
     set(&store, who.tenant, |s| s.legal_hold = false).await;
 
-    assert_eq!(erase(&store, who.tenant, &Selection::Calls(vec![first])).await.unwrap().counts, Counts { calls: 1, runs: 1, requests: 0 });
+    assert_eq!(
+        erase(&store, who.tenant, &Selection::Calls(vec![first])).await.unwrap().counts,
+        Counts { calls: 1, runs: 1, requests: 0 }
+    );
     let past = Selection::Key { key: who.key, from: None, to: Some(support::now() - TimeDelta::days(1)) };
     assert_eq!(erase(&store, who.tenant, &past).await.unwrap().counts, Counts { calls: 0, runs: 0, requests: 0 });
-    assert_eq!(erase(&store, who.tenant, &key(&who)).await.unwrap().counts, Counts { calls: 1, runs: 1, requests: 0 }, "what was left of it");
+    assert_eq!(
+        erase(&store, who.tenant, &key(&who)).await.unwrap().counts,
+        Counts { calls: 1, runs: 1, requests: 0 },
+        "what was left of it"
+    );
     let mut tx = store.tenant(who.tenant).await.unwrap();
     assert_eq!(calls::get(&mut tx, who.tenant, second).await.unwrap().result_form, Some(Form::Erased));
     assert_eq!(calls::get(&mut tx, who.tenant, kept).await.unwrap().result_form, None);

@@ -211,7 +211,11 @@ async fn a_dead_workers_runs_are_taken_over_by_one(pool: PgPool) {
     c.beat(c.who.worker, begin).await;
     c.age(c.who.worker, 60.0).await;
     let claim = Claim { tenant: c.who.tenant, run: running.id, turn: 1 };
-    assert_eq!(c.sweep().await, Some(workers::Swept { calls: 1, requests: 0, runs: vec![claim] }), "what has ended is nobody's any more");
+    assert_eq!(
+        c.sweep().await,
+        Some(workers::Swept { calls: 1, requests: 0, runs: vec![claim] }),
+        "what has ended is nobody's any more"
+    );
     assert_eq!(c.sweep().await, None);
     assert_eq!(row(&pool, nested.id).await.0.as_deref(), Some("unknown"));
     assert!(!waiting::is_ours(&c.store, Claim { turn: 0, ..claim }).await.unwrap(), "it was the dead worker's");

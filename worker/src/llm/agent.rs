@@ -113,9 +113,9 @@ impl Session {
     /// Have written what waits to be, whatever becomes of whoever asked for it.
     fn flush(&self, done: &mut Done) -> tokio::task::JoinHandle<Result<(), AuditError>> {
         let (carry, keeps, audit) = (std::mem::take(&mut done.carry), std::mem::take(&mut done.keeps), self.gate.audit.clone());
-        tokio::spawn(async move {
-            if carry.is_empty() { Ok(()) } else { audit.after_keeping(carry, Some(Box::new(keeps))).await }
-        })
+        tokio::spawn(
+            async move { if carry.is_empty() { Ok(()) } else { audit.after_keeping(carry, Some(Box::new(keeps))).await } },
+        )
     }
 
     /// The answer, once it is whole.
@@ -129,7 +129,8 @@ impl Session {
             let turned = stream::whole(&mut open, answering, self.dialect).await;
             if !turned.whole {
                 let message = turned.ended.error.clone().unwrap_or_default();
-                let status = if turned.ended.outcome == Outcome::Timeout { StatusCode::GATEWAY_TIMEOUT } else { StatusCode::BAD_GATEWAY };
+                let status =
+                    if turned.ended.outcome == Outcome::Timeout { StatusCode::GATEWAY_TIMEOUT } else { StatusCode::BAD_GATEWAY };
                 open.close(turned.ended).await?;
                 return Err(Refusal { status, code: "provider_error", message, retry_after: None });
             }
@@ -307,7 +308,8 @@ impl Started {
             if !whole {
                 let told = ended.error.clone().unwrap_or_default();
                 let written = open.close(ended).await;
-                let refusal = Refusal { status: StatusCode::BAD_GATEWAY, code: "provider_error", message: told, retry_after: None };
+                let refusal =
+                    Refusal { status: StatusCode::BAD_GATEWAY, code: "provider_error", message: told, retry_after: None };
                 let refusal = written.map_or_else(Refusal::from, |()| refusal);
                 let _ = out.send(session.error(&refusal)).await;
                 return;
@@ -380,4 +382,3 @@ fn add(done: &mut Done, usage: Option<(u64, u64)>) {
         done.usage = Some((all_in + input, all_out + output));
     }
 }
-

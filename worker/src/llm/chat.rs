@@ -96,7 +96,8 @@ impl Streamed {
         }
         let Ok(mut chunk) = serde_json::from_str::<Value>(data) else { return Passage::On };
         if self.head.is_empty() {
-            let fields = chunk.as_object().into_iter().flatten().filter(|(name, _)| !["choices", "usage"].contains(&name.as_str()));
+            let fields =
+                chunk.as_object().into_iter().flatten().filter(|(name, _)| !["choices", "usage"].contains(&name.as_str()));
             self.head = fields.map(|(name, value)| (name.clone(), value.clone())).collect();
         }
         if let Some(usage) = usage(&chunk["usage"]) {
@@ -242,7 +243,8 @@ mod tests {
 
     #[test]
     fn a_turn_goes_on_behind_the_answer_and_nothing_before_it_changes() {
-        let mut body = json!({"messages": [{"role": "user", "content": "x"}], "tool_choice": "required"}).as_object().cloned().unwrap();
+        let mut body =
+            json!({"messages": [{"role": "user", "content": "x"}], "tool_choice": "required"}).as_object().cloned().unwrap();
         let answer = json!({"choices": [{"message": {"role": "assistant", "content": null, "tool_calls": [], "odd": 1}}]});
         let results = [ToolResult { id: "t1".into(), name: "n".into(), text: "7".into(), failed: false }];
         go_on(&mut body, &answer, &results);

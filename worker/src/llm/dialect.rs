@@ -237,7 +237,9 @@ impl Dialect {
     #[must_use]
     pub fn error(self, status: StatusCode, code: &str, message: &str) -> Value {
         match self {
-            Self::Messages => json!({"type": "error", "error": {"type": messages::error_type(status), "message": message, "code": code}}),
+            Self::Messages => {
+                json!({"type": "error", "error": {"type": messages::error_type(status), "message": message, "code": code}})
+            }
             _ => json!({"error": {"message": message, "type": chat::error_type(status), "param": null, "code": code}}),
         }
     }

@@ -65,7 +65,12 @@ pub async fn execute(
         Some(Behind::Meta(tool)) => {
             let answer = meta::answer(gate, caller, parent, tool, &arguments, cancel).await?;
             let failed = answer["isError"] == true;
-            return Ok(Executed { result: ToolResult { id, name, text: text_of(&answer), failed }, call: None, outcome: None, waiting: None });
+            return Ok(Executed {
+                result: ToolResult { id, name, text: text_of(&answer), failed },
+                call: None,
+                outcome: None,
+                waiting: None,
+            });
         }
         Some(Behind::Tool(tool)) => Asked::ById(tool),
         None => Asked::ByName(name.clone()),
@@ -91,17 +96,19 @@ pub async fn execute(
     Ok(Executed { result, call: Some(reply.id), outcome: Some(reply.outcome), waiting })
 }
 
-/// What a model reads of a tool's result: its texts; else its structured content; else all of it.
+/// What a model reads of a tool's result: its texts, and what is structured where no text says the same; else all of it.
 fn text_of(result: &Value) -> String {
     let blocks = result["content"].as_array().map(Vec::as_slice).unwrap_or_default();
     let texts: Vec<&str> = blocks.iter().filter_map(|block| block["text"].as_str()).collect();
-    let all_text = !texts.is_empty() && texts.len() == blocks.len();
-    match &result["structuredContent"] {
-        _ if all_text => texts.join("\n"),
-        Value::Null if blocks.is_empty() => String::new(),
-        Value::Null => result["content"].to_string(),
-        structured => structured.to_string(),
+    let structured = Some(&result["structuredContent"]).filter(|structured| !structured.is_null());
+    let said =
+        |structured: &Value| texts.iter().any(|text| serde_json::from_str::<Value>(text).is_ok_and(|said| said == *structured));
+    let structured = structured.filter(|structured| !said(structured)).map(Value::to_string);
+    if texts.len() == blocks.len() {
+        let parts: Vec<&str> = texts.into_iter().chain(structured.as_deref()).collect();
+        return parts.join("\n");
     }
+    structured.unwrap_or_else(|| result["content"].to_string())
 }
 
 #[cfg(test)]
@@ -112,7 +119,10 @@ mod tests {
     fn a_model_reads_texts_else_what_is_structured_else_all() {
         let text = json!({"type": "text", "text": "a"});
         let image = json!({"type": "image", "data": "AA"});
-        assert_eq!(text_of(&json!({"content": [text, {"type": "text", "text": "b"}], "structuredContent": {"x": 1}})), "a\nb");
+        let b = json!({"type": "text", "text": "b"});
+        assert_eq!(text_of(&json!({"content": [text, b], "structuredContent": {"x": 1}})), "a\nb\n{\"x\":1}");
+        let same = json!({"type": "text", "text": "{ \"x\": 1 }"});
+        assert_eq!(text_of(&json!({"content": [same], "structuredContent": {"x": 1}})), "{ \"x\": 1 }");
         assert_eq!(text_of(&json!({"content": [], "structuredContent": {"x": 1}})), r#"{"x":1}"#);
         assert_eq!(text_of(&json!({"content": [text, image]})), r#"[{"type":"text","text":"a"},{"type":"image","data":"AA"}]"#);
         assert_eq!(text_of(&json!({"content": []})), "");

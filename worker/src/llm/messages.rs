@@ -214,15 +214,27 @@ mod tests {
     fn a_streamed_answer_is_the_one_that_would_have_come_at_once() {
         let mut streamed = Streamed::default();
         let events = [
-            (json!({"type": "message_start", "message": {"id": "m1", "role": "assistant", "model": "c", "content": [], "stop_reason": null,
-                "usage": {"input_tokens": 5, "cache_read_input_tokens": 2, "output_tokens": 1}}}), Passage::On),
+            (
+                json!({"type": "message_start", "message": {"id": "m1", "role": "assistant", "model": "c", "content": [], "stop_reason": null,
+                "usage": {"input_tokens": 5, "cache_read_input_tokens": 2, "output_tokens": 1}}}),
+                Passage::On,
+            ),
             (json!({"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}), Passage::On),
             (json!({"type": "ping"}), Passage::On),
             (json!({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "Hi"}}), Passage::On),
             (json!({"type": "content_block_stop", "index": 0}), Passage::On),
-            (json!({"type": "content_block_start", "index": 1, "content_block": {"type": "tool_use", "id": "t1", "name": "crm__find", "input": {}}}), Passage::Tool),
-            (json!({"type": "content_block_delta", "index": 1, "delta": {"type": "input_json_delta", "partial_json": "{\"a\""}}), Passage::Tool),
-            (json!({"type": "content_block_delta", "index": 1, "delta": {"type": "input_json_delta", "partial_json": ":1}"}}), Passage::Tool),
+            (
+                json!({"type": "content_block_start", "index": 1, "content_block": {"type": "tool_use", "id": "t1", "name": "crm__find", "input": {}}}),
+                Passage::Tool,
+            ),
+            (
+                json!({"type": "content_block_delta", "index": 1, "delta": {"type": "input_json_delta", "partial_json": "{\"a\""}}),
+                Passage::Tool,
+            ),
+            (
+                json!({"type": "content_block_delta", "index": 1, "delta": {"type": "input_json_delta", "partial_json": ":1}"}}),
+                Passage::Tool,
+            ),
             (json!({"type": "content_block_stop", "index": 1}), Passage::Tool),
             (json!({"type": "message_delta", "delta": {"stop_reason": "tool_use"}, "usage": {"output_tokens": 9}}), Passage::End),
             (json!({"type": "message_stop"}), Passage::End),

@@ -35,11 +35,13 @@ pub fn candidates(caller: &Caller, kind: ProviderKind, model: &str) -> Result<Ve
         };
         let weighted = shuffled(route.targets.clone(), |target| target.weight);
         weighted.into_iter().filter_map(at).collect()
-    } else if let Some((provider, own)) = named(speak(), model) {
-        vec![Candidate { provider: provider.clone(), model: own.to_owned() }]
+    } else if let Some((provider, own)) = named(&config.providers, model) {
+        let serves = provider.kind == kind && (provider.models.is_empty() || names(&provider.models, own));
+        serves.then(|| Candidate { provider: provider.clone(), model: own.to_owned() }).into_iter().collect()
     } else {
         let serve = |listed: bool| {
-            let fits = move |provider: &&Provider| provider.models.is_empty() != listed && (!listed || names(&provider.models, model));
+            let fits =
+                move |provider: &&Provider| provider.models.is_empty() != listed && (!listed || names(&provider.models, model));
             speak().filter(fits).cloned().map(|provider| Candidate { provider, model: model.to_owned() })
         };
         // Whoever names the model goes before those who would take any.
@@ -48,10 +50,10 @@ pub fn candidates(caller: &Caller, kind: ProviderKind, model: &str) -> Result<Ve
     if found.is_empty() { Err(Reason::UnknownModel) } else { Ok(found) }
 }
 
-fn named<'a>(mut providers: impl Iterator<Item = &'a Provider>, model: &'a str) -> Option<(&'a Provider, &'a str)> {
+/// The provider that a name begins with: nobody else answers for it.
+fn named<'a>(providers: &'a [Provider], model: &'a str) -> Option<(&'a Provider, &'a str)> {
     let (name, own) = model.split_once('/')?;
-    let provider = providers.find(|provider| provider.name == name)?;
-    (provider.models.is_empty() || names(&provider.models, own)).then_some((provider, own))
+    Some((providers.iter().find(|provider| provider.name == name)?, own))
 }
 
 /// In an order by chance in which each comes first as often as its weight says; those without one stay as they are, at the end.

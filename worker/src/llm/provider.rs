@@ -44,8 +44,7 @@ const MAX_TOLD: usize = 2_000;
 const VERSION: HeaderName = HeaderName::from_static("anthropic-version");
 const DEFAULT_VERSION: HeaderValue = HeaderValue::from_static("2023-06-01");
 /// What a caller's headers may say to a provider.
-const PASSED: [HeaderName; 3] =
-    [VERSION, HeaderName::from_static("anthropic-beta"), HeaderName::from_static("openai-beta")];
+const PASSED: [HeaderName; 3] = [VERSION, HeaderName::from_static("anthropic-beta"), HeaderName::from_static("openai-beta")];
 
 /// One try, as the trail keeps it.
 #[derive(Debug, Clone, Serialize)]
@@ -230,17 +229,19 @@ impl Providers {
             timed_out: false,
             sent: false,
         };
-        let unusable = |message: &str| (fail(StatusCode::BAD_GATEWAY, "provider_unusable", message.to_owned()), None, Next::Elsewhere);
-        let secret = self.secret(provider, &key.name).ok_or_else(|| {
-            unusable("the provider's stored key cannot be opened: was it written under another server secret?")
-        })?;
+        let unusable =
+            |message: &str| (fail(StatusCode::BAD_GATEWAY, "provider_unusable", message.to_owned()), None, Next::Elsewhere);
+        let secret = self
+            .secret(provider, &key.name)
+            .ok_or_else(|| unusable("the provider's stored key cannot be opened: was it written under another server secret?"))?;
         let url = url(&provider.base_url, dialect).ok_or_else(|| unusable("the provider's address cannot be read"))?;
         if !crate::upstream::may_connect(&url, self.0.private) {
             return Err(unusable("the provider's address lies in a private network, which this deployment does not allow"));
         }
         let mut sent = body.clone();
         sent.insert("model".to_owned(), candidate.model.clone().into());
-        let headers = provider_headers(provider.kind, &secret, headers).ok_or_else(|| unusable("the provider's key is no header's value"))?;
+        let headers = provider_headers(provider.kind, &secret, headers)
+            .ok_or_else(|| unusable("the provider's key is no header's value"))?;
         let bytes = serde_json::to_vec(&sent).unwrap_or_default();
         let request = self.0.client.post(url).headers(headers).header(header::CONTENT_TYPE, "application/json").body(bytes);
         let response = match tokio::time::timeout(patience(provider), request.send()).await {
@@ -255,8 +256,10 @@ impl Providers {
                 return Err((failed, None, Next::Again));
             }
             Err(_) => {
-                let told = format!("the provider \"{}\" has not begun to answer within {} ms", provider.name, provider.timeout_ms);
-                let failed = Failed { timed_out: true, sent: true, ..fail(StatusCode::GATEWAY_TIMEOUT, "provider_timeout", told) };
+                let told =
+                    format!("the provider \"{}\" has not begun to answer within {} ms", provider.name, provider.timeout_ms);
+                let failed =
+                    Failed { timed_out: true, sent: true, ..fail(StatusCode::GATEWAY_TIMEOUT, "provider_timeout", told) };
                 // It may be at work on it: asked again, it would be paid twice.
                 return Err((failed, None, Next::Stop));
             }
@@ -305,7 +308,12 @@ impl Providers {
         if let Some(rest) = rest(of.failures) {
             of.rests_until = Some(Instant::now() + rest);
             metrics::counter!("tollgate_llm_keys_rested_total").increment(1);
-            tracing::warn!(provider = candidate.provider.name, key = key.name, seconds = rest.as_secs(), "a provider's key is left alone");
+            tracing::warn!(
+                provider = candidate.provider.name,
+                key = key.name,
+                seconds = rest.as_secs(),
+                "a provider's key is left alone"
+            );
         }
     }
 }
@@ -406,7 +414,9 @@ async fn refused(candidate: &Candidate, mut response: reqwest::Response, secret:
             (StatusCode::BAD_GATEWAY, "provider_refused_key", message, Next::OtherKey)
         }
         429 => (status, "provider_rate_limited", format!("the provider \"{name}\" is asked too often: {words}"), Next::Again),
-        404 => (StatusCode::NOT_FOUND, "model_not_found", format!("the provider \"{name}\" answers 404: {words}"), Next::Elsewhere),
+        404 => {
+            (StatusCode::NOT_FOUND, "model_not_found", format!("the provider \"{name}\" answers 404: {words}"), Next::Elsewhere)
+        }
         408 | 409 | 500..=599 => {
             (StatusCode::BAD_GATEWAY, "provider_error", format!("the provider \"{name}\" answers {status}: {words}"), Next::Again)
         }
@@ -437,7 +447,9 @@ mod tests {
     #[test]
     fn of_a_callers_headers_only_those_of_the_dialect_go_on() {
         let mut asked = HeaderMap::new();
-        for (name, value) in [("authorization", "Bearer tg_live_x"), ("x-api-key", "tg_live_x"), ("cookie", "c"), ("anthropic-beta", "b")] {
+        for (name, value) in
+            [("authorization", "Bearer tg_live_x"), ("x-api-key", "tg_live_x"), ("cookie", "c"), ("anthropic-beta", "b")]
+        {
             asked.insert(name, HeaderValue::from_static(value));
         }
         let sent = provider_headers(ProviderKind::Anthropic, "sk-real", &asked).unwrap();

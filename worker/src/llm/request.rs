@@ -69,7 +69,8 @@ impl From<AuditError> for Refusal {
         Self {
             status: StatusCode::SERVICE_UNAVAILABLE,
             code: "unavailable",
-            message: "Tollgate cannot write its audit trail at present, so nothing is sent to a model; try again in a moment".to_owned(),
+            message: "Tollgate cannot write its audit trail at present, so nothing is sent to a model; try again in a moment"
+                .to_owned(),
             retry_after: Some(Duration::from_secs(1)),
         }
     }
@@ -379,10 +380,13 @@ impl Open {
 
     /// Its last row, and what keeps it in the register until that is durable.
     pub async fn end(self, ended: Ended) -> (LlmEnd, Keep) {
-        let Self { gate, caller, id, started, guard, slots, quotes, quoted, prompt_bytes, taken, attempts, first_token, .. } = self;
+        let Self { gate, caller, id, started, guard, slots, quotes, quoted, prompt_bytes, taken, attempts, first_token, .. } =
+            self;
         let (counted, usage) = match (ended.read.usage, ended.sent) {
             (Some(usage), _) => (Counted::Reported, usage),
-            (None, true) => (Counted::Estimated, Usage { input: estimate(prompt_bytes), output: estimate(ended.bytes), ..Usage::default() }),
+            (None, true) => {
+                (Counted::Estimated, Usage { input: estimate(prompt_bytes), output: estimate(ended.bytes), ..Usage::default() })
+            }
             (None, false) => (Counted::None, Usage::default()),
         };
         let served = |candidate: &Candidate| {
@@ -468,4 +472,3 @@ impl Open {
         });
     }
 }
-

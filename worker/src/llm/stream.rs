@@ -119,9 +119,10 @@ pub async fn pump(open: &mut Open, answering: Answering, dialect: Dialect, out: 
         Why::End if whole => (Outcome::Ok, None),
         Why::End => (Outcome::UpstreamError, Some("the provider's answer ended in the middle".to_owned())),
         Why::Gone => (Outcome::Cancelled, Some("the caller went away before the answer had ended".to_owned())),
-        Why::Silent(patience) => {
-            (Outcome::Timeout, Some(format!("the provider was silent for {} ms in the middle of its answer", patience.as_millis())))
-        }
+        Why::Silent(patience) => (
+            Outcome::Timeout,
+            Some(format!("the provider was silent for {} ms in the middle of its answer", patience.as_millis())),
+        ),
         Why::Broken(error) => (Outcome::UpstreamError, Some(error)),
     };
     let kept = (!streamed.is_too_large() && !answer.is_null()).then(|| answer.to_string().into_bytes());
@@ -179,7 +180,12 @@ pub async fn whole(open: &mut Open, answering: Answering, dialect: Dialect) -> T
             }
             Ok(Ok(Some(_))) => break Some((Outcome::UpstreamError, "the provider's answer is too large".to_owned())),
             Ok(Ok(None)) => break None,
-            Ok(Err(_)) => break Some((Outcome::UpstreamError, "the connection to the provider broke in the middle of its answer".to_owned())),
+            Ok(Err(_)) => {
+                break Some((
+                    Outcome::UpstreamError,
+                    "the connection to the provider broke in the middle of its answer".to_owned(),
+                ));
+            }
             Err(_) => break Some((Outcome::Timeout, "the provider fell silent in the middle of its answer".to_owned())),
         }
     };

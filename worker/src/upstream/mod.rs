@@ -25,8 +25,8 @@ use tollgate_boot::{Config, Shutdown};
 use tollgate_domain::{Outcome, Sealer, TenantId, UpstreamId, WorkerId, clock::SharedClock, policy::Permit, policy::Reason};
 use tollgate_store::{Store, sync};
 
-use link::Link;
 pub use http::{client as http_client, may_connect};
+use link::Link;
 pub use progress::Progress;
 
 use crate::scope::Directory;

@@ -77,7 +77,12 @@ pub async fn handle(ctx: Ctx, body: Json<NewErasure>) -> Answer {
         let selected = erasures::select(&mut tx, ctx.tenant, &selection).await?;
         let erasures::Counts { calls, runs, requests } = erasures::count(&mut tx, ctx.tenant, &selected).await?;
         let held = settings::get(&mut tx, ctx.tenant).await?.legal_hold;
-        return Ok(ctx.ok(&ErasureCounts { calls, runs, requests, under_legal_hold: if held { calls + runs + requests } else { 0 } }));
+        return Ok(ctx.ok(&ErasureCounts {
+            calls,
+            runs,
+            requests,
+            under_legal_hold: if held { calls + runs + requests } else { 0 },
+        }));
     }
     let mut write = ctx.post(&body.sha256).await?;
     let selected = erasures::select(&mut write.tx, ctx.tenant, &selection).await?;

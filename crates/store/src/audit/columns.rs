@@ -661,7 +661,12 @@ fn blind(keys: Option<&KeyRing>, row: Uuid, part: i16, sequence: i32) -> Hash {
 }
 
 impl Texts {
-    pub(super) fn push(&mut self, (tenant, run): (TenantId, Uuid), (part, sequence): (i16, i32), payload: &Payload) -> Commitment {
+    pub(super) fn push(
+        &mut self,
+        (tenant, run): (TenantId, Uuid),
+        (part, sequence): (i16, i32),
+        payload: &Payload,
+    ) -> Commitment {
         let salt = payload::salt();
         if let Some(plain) = payload.stored() {
             self.tenant.push(tenant.uuid());

@@ -4,8 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 use tollgate_domain::{
-    ApprovalId, CallId, Currency, Decision, KeyId, LlmRequestId, Origin, Outcome, Picos, ProviderId, ScriptRunId, TeamId, TenantId,
-    ToolId, UpstreamId, WorkerId,
+    ApprovalId, CallId, Currency, Decision, KeyId, LlmRequestId, Origin, Outcome, Picos, ProviderId, ScriptRunId, TeamId,
+    TenantId, ToolId, UpstreamId, WorkerId,
     llm::{Counted, Mode},
     llm_price::Usage,
     policy::Reason,
@@ -228,7 +228,8 @@ impl Entry {
         let ended = self.end.iter().flat_map(|end| [end.result.as_ref(), Some(&end.logs), end.error.as_ref()]).flatten();
         let forwarded = self.request.iter().filter_map(|request| request.forward.as_ref()).map(|forward| &forward.prompt);
         let forwarded = forwarded.chain(self.llm_ends.iter().filter_map(|end| end.answer.as_ref()));
-        payloads.chain(ended).chain(forwarded).map(Payload::len).sum::<usize>() + self.run.as_ref().map_or(0, |run| run.catalog.len())
+        payloads.chain(ended).chain(forwarded).map(Payload::len).sum::<usize>()
+            + self.run.as_ref().map_or(0, |run| run.catalog.len())
     }
 
     /// Keep of every payload its hash alone.

@@ -1,0 +1,427 @@
+//! The LLM door: every dialect as it is, every request a row with its price, and nothing of a provider's that reaches a caller.
+
+use std::{process::Command, time::Duration};
+
+use futures::StreamExt;
+use reqwest::header::HeaderMap;
+use serde_json::{Value, json};
+
+use crate::harness::{Key, LEAK, Models, Options, Recorder, Tenant, Tollgate, http_client, python, root, until};
+
+/// A provider's key: it stands in no answer, row, log or export.
+pub const CANARY: &str = "sk-canary-0123456789abcdef";
+
+pub struct World {
+    pub tollgate: &'static Tollgate,
+    pub tenant: Tenant,
+    pub models: Models,
+    pub recorder: Recorder,
+    pub key: Key,
+}
+
+/// An answer of the LLM door.
+#[derive(Debug)]
+pub struct Got {
+    pub status: u16,
+    pub headers: HeaderMap,
+    pub text: String,
+}
+
+impl Got {
+    #[track_caller]
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {} {}", self.status, self.text))
+    }
+
+    #[track_caller]
+    pub fn id(&self) -> String {
+        self.headers["x-tollgate-request-id"].to_str().expect("text").to_owned()
+    }
+
+    /// The data of its events.
+    pub fn events(&self) -> Vec<String> {
+        self.text
+            .split("\n\n")
+            .filter_map(|frame| Some(frame.lines().find_map(|line| line.strip_prefix("data: "))?.to_owned()))
+            .collect()
+    }
+}
+
+impl World {
+    pub async fn new(name: &str) -> Self {
+        let tollgate = Tollgate::shared().await;
+        let tenant = Tenant::new(tollgate, name).await;
+        let (models, recorder) = (Models::start(), Recorder::start());
+        for kind in ["openai", "anthropic"] {
+            provider(&tenant, kind, kind, &models.base(), json!({})).await;
+        }
+        let upstream = tenant.upstream("rec", recorder.transport(), "classic").await;
+        let (key, _) = tenant.open(&[&upstream]).await;
+        // Workers serve by a configuration of at most a second ago.
+        tokio::time::sleep(Duration::from_millis(1_100)).await;
+        Self { tollgate, tenant, models, recorder, key }
+    }
+
+    pub async fn ask(&self, path: &str, body: Value) -> Got {
+        self.ask_with(path, &[], body).await
+    }
+
+    pub async fn ask_with(&self, path: &str, headers: &[(&str, &str)], body: Value) -> Got {
+        ask(&format!("{}{path}", self.tollgate.gateway_url), &self.key.secret, headers, body).await
+    }
+
+    pub async fn chat(&self, model: &str, says: &str) -> Got {
+        self.ask("/v1/chat/completions", json!({"model": model, "messages": [{"role": "user", "content": says}]})).await
+    }
+
+    /// A request as the trail has it.
+    pub async fn row(&self, id: &str) -> Value {
+        self.tenant.get(&format!("llm-requests/{id}")).await.ok()
+    }
+}
+
+pub async fn ask(url: &str, secret: &str, headers: &[(&str, &str)], body: Value) -> Got {
+    let mut request = http_client().post(url).header("x-api-key", secret).json(&body);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let answer = request.send().await.expect("an answer");
+    let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
+    Got { status, headers, text: answer.text().await.expect("text") }
+}
+
+pub async fn provider(tenant: &Tenant, name: &str, kind: &str, base: &str, more: Value) -> String {
+    let mut body = json!({"name": name, "kind": kind, "base_url": base, "keys": [{"name": "main", "secret": CANARY}]});
+    for (field, value) in more.as_object().into_iter().flatten() {
+        body[field] = value.clone();
+    }
+    tenant.post("providers", body).await.expect(201)["id"].as_str().expect("an id").to_owned()
+}
+
+#[tokio::test]
+async fn what_a_caller_sends_goes_on_as_it_is_and_the_answer_comes_back_so() {
+    let world = World::new("LLM passes").await;
+    let answer = world
+        .ask("/v1/chat/completions", json!({"model": "echo", "messages": [{"role": "user", "content": "two words"}], "x_new_field": {"a": [1, null]}, "temperature": 0.5}))
+        .await;
+    assert_eq!((answer.status, answer.json()["choices"][0]["message"]["content"].as_str()), (200, Some("two words")));
+    assert_eq!(answer.json()["system_fingerprint"], "fp");
+    let asked = world.models.asked().remove(0);
+    assert_eq!((&asked.body["x_new_field"], &asked.body["temperature"]), (&json!({"a": [1, null]}), &json!(0.5)));
+    assert_eq!(asked.headers["authorization"], format!("Bearer {CANARY}"));
+    assert!(!format!("{:?}", asked.headers).contains(&world.key.secret), "a virtual key stays here");
+    assert!(!format!("{answer:?}").contains(LEAK) && !format!("{answer:?}").contains(CANARY), "{answer:?}");
+
+    let row = world.row(&answer.id()).await;
+    for (field, value) in [
+        ("origin", json!("llm")),
+        ("method", json!("/v1/chat/completions")),
+        ("model", json!("echo")),
+        ("model_served", json!("echo")),
+        ("provider", json!("openai")),
+        ("mode", json!("manual")),
+        ("streaming", json!(false)),
+        ("outcome", json!("ok")),
+        ("usage", json!("reported")),
+        ("input_tokens", json!(2)),
+        ("cached_tokens", json!(1)),
+        ("output_tokens", json!(2)),
+        ("finish_reason", json!("stop")),
+        ("turn", json!(1)),
+        ("amount", json!("0")),
+        ("price", Value::Null),
+    ] {
+        assert_eq!(row[field], value, "{field}: {row}");
+    }
+    assert_eq!(row["root_id"], row["id"]);
+    assert_eq!(row["prompt"]["messages"][0]["content"], "two words");
+    assert_eq!(row["answer"]["choices"][0]["message"]["content"], "two words");
+    assert!(row["tools_offered"].as_i64() > Some(3) && row["tools_tokens"].as_i64() > Some(50), "{row}");
+    assert_eq!(row["attempts"][0]["key"], "main");
+    assert!(!row.to_string().contains(CANARY));
+
+    for (path, body, input) in [
+        ("/v1/messages", json!({"model": "echo", "max_tokens": 9, "messages": [{"role": "user", "content": "a b c"}]}), 5),
+        ("/v1/responses", json!({"model": "echo", "input": "a b"}), 9),
+        ("/v1/embeddings", json!({"model": "echo", "input": "a b"}), 3),
+    ] {
+        let answer = world.ask(path, body).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        let row = world.row(&answer.id()).await;
+        assert_eq!((&row["outcome"], &row["input_tokens"], &row["method"]), (&json!("ok"), &json!(input), &json!(path)), "{row}");
+    }
+    let sent = world.models.asked();
+    let message = sent.iter().find(|asked| asked.path == "messages").expect("it came");
+    assert_eq!(
+        (&message.headers["x-api-key"], &message.headers["anthropic-version"]),
+        (&CANARY.parse().unwrap(), &"2023-06-01".parse().unwrap())
+    );
+    assert_eq!(message.body["tools"][0]["name"].as_str().map(|name| name.starts_with("rec__")), Some(true));
+    assert!(sent.iter().any(|asked| asked.path == "embeddings" && asked.body.get("tools").is_none()));
+}
+
+#[tokio::test]
+async fn a_stream_goes_through_as_it_comes_and_ends_once_its_row_is_durable() {
+    let world = World::new("LLM streams").await;
+    let body = json!({"model": "slow-150", "stream": true, "messages": [{"role": "user", "content": "one two three four"}]});
+    let request = http_client().post(format!("{}/v1/chat/completions", world.tollgate.gateway_url));
+    let answer = request.bearer_auth(&world.key.secret).json(&body).send().await.expect("an answer");
+    assert!(answer.headers()["content-type"].to_str().unwrap().starts_with("text/event-stream"));
+    let id = answer.headers()["x-tollgate-request-id"].to_str().unwrap().to_owned();
+    let mut stream = answer.bytes_stream();
+    let (mut text, mut pieces) = (String::new(), 0);
+    while let Some(piece) = stream.next().await {
+        pieces += 1;
+        text.push_str(std::str::from_utf8(&piece.expect("a piece")).expect("text"));
+        if text.contains("one") && !text.contains("four") {
+            // It has begun, and nobody knows yet how it ends.
+            assert_eq!(world.row(&id).await["outcome"], Value::Null);
+        }
+    }
+    assert!(pieces >= 4, "nothing is buffered: {pieces}");
+    assert!(text.ends_with("data: [DONE]\n\n"), "{text}");
+    assert!(!text.contains("prompt_tokens"), "the caller has not asked for the count: {text}");
+    // The end came after the row.
+    let row = world.row(&id).await;
+    assert_eq!((&row["outcome"], &row["usage"], &row["streaming"]), (&json!("ok"), &json!("reported"), &json!(true)), "{row}");
+    assert_eq!(row["answer"]["choices"][0]["message"]["content"], "one two three four");
+    assert!(row["first_token_us"].as_i64() < row["latency_us"].as_i64());
+    assert_eq!(world.models.asked()[0].body["stream_options"], json!({"include_usage": true}));
+
+    for (path, body, last) in [
+        (
+            "/v1/chat/completions",
+            json!({"model": "echo", "stream": true, "stream_options": {"include_usage": true}, "messages": [{"role": "user", "content": "x"}]}),
+            "[DONE]",
+        ),
+        (
+            "/v1/messages",
+            json!({"model": "echo", "stream": true, "max_tokens": 5, "messages": [{"role": "user", "content": "x"}]}),
+            "message_stop",
+        ),
+        ("/v1/responses", json!({"model": "echo", "stream": true, "input": "x"}), "response.completed"),
+    ] {
+        let answer = world.ask(path, body).await;
+        let events = answer.events();
+        assert!(events.last().is_some_and(|event| event.contains(last)), "{answer:?}");
+        let row = world.row(&answer.id()).await;
+        assert_eq!((&row["outcome"], &row["usage"]), (&json!("ok"), &json!("reported")), "{row}");
+        if path == "/v1/chat/completions" {
+            assert!(events.iter().any(|event| event.contains("prompt_tokens")), "the caller has asked for it");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_caller_who_goes_away_pays_for_what_was_said_and_the_provider_is_told_to_stop() {
+    let world = World::new("LLM leaves").await;
+    let price = json!({"model": "slow-*", "input": "1", "output": "1000000"});
+    world.tenant.post("llm-prices", price).await.expect(201);
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    let body = json!({"model": "slow-100", "stream": true, "max_tokens": 100, "messages": [{"role": "user", "content": "word ".repeat(60)}]});
+    let request = http_client().post(format!("{}/v1/chat/completions", world.tollgate.gateway_url));
+    let answer = request.bearer_auth(&world.key.secret).json(&body).send().await.expect("an answer");
+    let id = answer.headers()["x-tollgate-request-id"].to_str().unwrap().to_owned();
+    let mut stream = answer.bytes_stream();
+    for _ in 0..4 {
+        stream.next().await.expect("a piece").expect("bytes");
+    }
+    drop(stream);
+    until("the request has ended", Duration::from_secs(10), async || {
+        (world.row(&id).await["outcome"] != Value::Null).then_some(())
+    })
+    .await;
+    let row = world.row(&id).await;
+    assert_eq!((&row["outcome"], &row["usage"]), (&json!("cancelled"), &json!("estimated")), "{row}");
+    let output = row["output_tokens"].as_u64().expect("a number");
+    assert!((2..40).contains(&output), "{row}");
+    assert!(row["amount"].as_str().expect("text").parse::<f64>().expect("a number") >= 2.0, "{row}");
+    until("the provider has been left", Duration::from_secs(10), async || (world.models.abandoned() == 1).then_some(())).await;
+}
+
+#[tokio::test]
+async fn what_goes_wrong_at_a_provider_is_told_in_the_callers_dialect_and_without_its_secrets() {
+    let world = World::new("LLM fails").await;
+    let mut seen = String::new();
+    for (model, status, code, outcome) in [
+        ("shut", 502, "provider_refused_key", "upstream_error"),
+        ("down", 502, "provider_error", "upstream_error"),
+        ("wrong", 400, "provider_refused", "upstream_error"),
+        ("garbage", 502, "provider_error", "upstream_error"),
+    ] {
+        let answer = world.chat(model, "x").await;
+        assert_eq!((answer.status, &answer.json()["error"]["code"]), (status, &json!(code)), "{model}: {answer:?}");
+        assert!(answer.json()["error"]["message"].as_str().is_some_and(|message| !message.is_empty()));
+        let row = world.row(&answer.id()).await;
+        assert_eq!(row["outcome"], outcome, "{model}: {row}");
+        seen += &format!("{answer:?} {row}");
+        let anthropic = json!({"model": model, "max_tokens": 5, "messages": [{"role": "user", "content": "x"}]});
+        let answer = world.ask("/v1/messages", anthropic).await;
+        assert_eq!((answer.status, &answer.json()["type"]), (status, &json!("error")), "{model}: {answer:?}");
+        seen += &format!("{answer:?}");
+    }
+    assert!(seen.contains("temperature is too high"), "what is about the request is told");
+    assert!(!seen.contains(CANARY) && !seen.contains(LEAK), "{seen}");
+    // Twice refused, then answered: the row tells of all three.
+    let answer = world.chat("busy", "x").await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let row = world.row(&answer.id()).await;
+    let statuses: Vec<_> = row["attempts"].as_array().unwrap().iter().map(|attempt| attempt["status"].clone()).collect();
+    assert_eq!(statuses, [json!(429), json!(429), json!(200)], "{row}");
+    // A stream that is cut off says so in the stream, and its row says it too.
+    let answer = world
+        .ask(
+            "/v1/chat/completions",
+            json!({"model": "cut", "stream": true, "messages": [{"role": "user", "content": "a b c d e f"}]}),
+        )
+        .await;
+    let last: Value = serde_json::from_str(answer.events().last().expect("an event")).expect("JSON");
+    assert_eq!(last["error"]["code"], "provider_error", "{answer:?}");
+    assert!(!answer.text.contains("[DONE]"));
+    let row = world.row(&answer.id()).await;
+    assert_eq!((&row["outcome"], &row["usage"]), (&json!("upstream_error"), &json!("estimated")), "{row}");
+}
+
+#[tokio::test]
+async fn a_model_is_found_by_route_by_provider_and_by_name_and_only_where_the_key_may() {
+    let world = World::new("LLM models").await;
+    let other = Models::start();
+    let backup = provider(&world.tenant, "backup", "openai", &other.base(), json!({"models": ["special-*", "echo2"]})).await;
+    let dead = provider(&world.tenant, "dead", "openai", "http://127.0.0.1:1/v1", json!({"models": ["none"]})).await;
+    let targets = json!([{"provider_id": dead, "model": "gone"}, {"provider_id": backup, "model": "echo", "weight": 0}]);
+    world.tenant.post("model-routes", json!({"name": "fast", "targets": targets})).await.expect(201);
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+
+    let answer = world.chat("fast", "x").await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let row = world.row(&answer.id()).await;
+    assert_eq!(
+        (&row["model"], &row["model_served"], &row["provider"]),
+        (&json!("fast"), &json!("echo"), &json!("backup")),
+        "{row}"
+    );
+    assert_eq!(row["attempts"].as_array().map(Vec::len), Some(2), "{row}");
+    for (model, provider) in
+        [("special-1", "backup"), ("backup/echo2", "backup"), ("openai/echo", "openai"), ("anything", "openai")]
+    {
+        let answer = world.chat(model, "x").await;
+        assert_eq!(world.row(&answer.id()).await["provider"], provider, "{model}");
+    }
+    let unknown = world.ask("/v1/messages", json!({"model": "backup/echo2", "max_tokens": 1, "messages": []})).await;
+    assert_eq!((unknown.status, &unknown.json()["error"]["type"]), (404, &json!("not_found_error")), "it speaks another dialect");
+    assert_eq!(world.row(&unknown.id()).await["reason"], "unknown_model");
+
+    let narrow = world.tenant.key_with(json!({"name": "narrow", "tool_group_ids": [], "models": ["fast", "special-*"]})).await;
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    let url = format!("{}/v1/chat/completions", world.tollgate.gateway_url);
+    let body = |model: &str| json!({"model": model, "messages": [{"role": "user", "content": "x"}]});
+    assert_eq!(ask(&url, &narrow.secret, &[], body("special-x")).await.status, 200);
+    let refused = ask(&url, &narrow.secret, &[], body("echo")).await;
+    assert_eq!((refused.status, &refused.json()["error"]["code"]), (403, &json!("model_not_allowed")), "{refused:?}");
+    let row = world.row(&refused.id()).await;
+    assert_eq!(
+        (&row["outcome"], &row["reason"], &row["amount"]),
+        (&json!("denied"), &json!("model_not_allowed"), &Value::Null),
+        "{row}"
+    );
+
+    let listed =
+        http_client().get(format!("{}/v1/models", world.tollgate.gateway_url)).bearer_auth(&narrow.secret).send().await.unwrap();
+    let listed: Value = serde_json::from_str(&listed.text().await.unwrap()).unwrap();
+    let ids: Vec<_> = listed["data"].as_array().unwrap().iter().map(|model| model["id"].as_str().unwrap()).collect();
+    assert_eq!(ids, ["fast"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn money_is_drawn_before_a_request_and_settled_to_the_token() {
+    let world = World::new("LLM money").await;
+    // 0.1 a token of input, 1 a token of output.
+    world.tenant.post("llm-prices", json!({"model": "echo", "input": "100000", "output": "1000000"})).await.expect(201);
+    let scope = json!({"key_id": world.key.id});
+    let budget = json!({"name": "Models", "scope": scope, "limit": "100", "period": "month", "thresholds": []});
+    let budget = world.tenant.post("budgets", budget).await.expect(201);
+    tokio::time::sleep(Duration::from_millis(1_200)).await;
+    let ask =
+        |tokens: u32| json!({"model": "echo", "max_tokens": tokens, "messages": [{"role": "user", "content": "one two three"}]});
+    let headers = [("x-tollgate-tools", "none")];
+    let answer = world.ask_with("/v1/chat/completions", &headers, ask(10)).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let row = world.row(&answer.id()).await;
+    assert_eq!((&row["amount"], &row["price"].is_string()), (&json!("3.3"), &true), "3 tokens in, 3 out: {row}");
+    // It would fit what is left only if the model said less than it may.
+    let refused = world.ask_with("/v1/chat/completions", &headers, ask(500)).await;
+    assert_eq!((refused.status, &refused.json()["error"]["code"]), (402, &json!("budget_exhausted")), "{refused:?}");
+    assert!(refused.json()["error"]["message"].as_str().unwrap().contains("of budget \"Models\""), "{refused:?}");
+    assert_eq!(world.row(&refused.id()).await["reason"], "budget_exhausted");
+    assert_eq!(world.models.asked().len(), 1, "what does not fit is not sent");
+    // Without an end of its own, an answer is given one: what it may cost is known before it is sent.
+    let open = json!({"model": "echo", "messages": [{"role": "user", "content": "one two three"}]});
+    assert_eq!(world.ask_with("/v1/chat/completions", &headers, open).await.status, 402);
+    let path = format!("budgets/{}", budget["id"].as_str().unwrap());
+    until("the request is settled", Duration::from_secs(20), async || {
+        let window = world.tenant.get(&path).await.ok()["window"].clone();
+        (window["spent"] == "3.3" && window["reserved"] == "0").then_some(())
+    })
+    .await;
+}
+
+/// The official clients of OpenAI and Anthropic, with nothing changed but the address and the key.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_official_python_clients_work_by_changing_address_and_key() {
+    let world = World::new("LLM SDKs").await;
+    let (url, secret) = (world.tollgate.gateway_url.clone(), world.key.secret.clone());
+    let output = tokio::task::spawn_blocking(move || {
+        Command::new(python()).arg(root().join("tests/peers/models.py")).args([&url, &secret]).output().expect("models.py")
+    })
+    .await
+    .expect("it ran");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {errors}"));
+    for (name, value) in [
+        ("openai_chat", json!("hello there")),
+        ("openai_stream", json!("hello there")),
+        ("openai_tool", json!("rec__echo")),
+        ("openai_responses", json!("hello there")),
+        ("openai_responses_stream", json!("hello there")),
+        ("openai_embedding", json!([0.5, -1.0])),
+        ("openai_error", json!(["NotFoundError", "model_not_found"])),
+        ("openai_agent", json!(true)),
+        ("openai_agent_stream", json!(true)),
+        ("anthropic_message", json!("hello there")),
+        ("anthropic_stream", json!("hello there")),
+        ("anthropic_tool", json!("rec__echo")),
+        ("anthropic_error", json!("NotFoundError")),
+        ("anthropic_agent_stream", json!(true)),
+        ("anthropic_models", json!(true)),
+    ] {
+        assert_eq!(report[name], value, "{name}: {report}");
+    }
+    assert!(!report.to_string().contains(CANARY) && !report.to_string().contains(LEAK));
+}
+
+/// What a worker was in the middle of when it died is resolved, and charged as drawn.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_of_a_worker_that_died_is_resolved() {
+    let up = Tollgate::start(Options::default()).await;
+    let tenant = Tenant::new(&up, "LLM crash").await;
+    let models = Models::start();
+    provider(&tenant, "p", "openai", &models.base(), json!({})).await;
+    tenant.post("llm-prices", json!({"model": "silent", "input": "1", "output": "1"})).await.expect(201);
+    let key = tenant.key_with(json!({"name": "k", "tool_group_ids": []})).await;
+    let worker = crate::second_worker::Worker::start(&up).await;
+    tokio::time::sleep(Duration::from_millis(1_200)).await;
+    let url = format!("{}/v1/chat/completions", worker.url);
+    let body = json!({"model": "silent", "max_tokens": 7, "messages": [{"role": "user", "content": "x"}]});
+    let asked = tokio::spawn(async move { http_client().post(url).bearer_auth(&key.secret).json(&body).send().await });
+    until("the provider has been asked", Duration::from_secs(10), async || (models.asked().len() == 1).then_some(())).await;
+    worker.process.kill();
+    let _ = asked.await;
+    until("the request is resolved", Duration::from_secs(40), async || {
+        tenant.list("llm-requests").await.iter().any(|row| row["outcome"] == "unknown").then_some(())
+    })
+    .await;
+    let rows = tenant.list("llm-requests").await;
+    assert_eq!(rows.len(), 1);
+    assert!(rows[0]["amount"].as_str().is_some_and(|amount| amount != "0"), "{rows:?}");
+}
