@@ -18,6 +18,7 @@ mod oidc;
 mod openapi;
 mod parents;
 mod peers;
+mod prices;
 mod quarantine;
 mod results;
 mod revocation;

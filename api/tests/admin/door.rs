@@ -28,6 +28,8 @@ fn path(template: &str, tenant: &str) -> String {
         ("approval_id", "apr"),
         ("budget_id", "bud"),
         ("rate_limit_id", "rl"),
+        ("llm_price_id", "llmp"),
+        ("credit_id", "crd"),
     ];
     let mut path = template.replace("/v1/tenants/{tenant_id}", tenant);
     for (name, prefix) in kinds {

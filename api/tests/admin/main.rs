@@ -12,6 +12,7 @@ mod followers;
 mod idempotency;
 mod keeping;
 mod lists;
+mod money;
 mod resources;
 mod stream;
 mod trail;

@@ -17,13 +17,13 @@ use crate::world::World;
 
 /// What the upstream of the stand-in says.
 #[derive(Clone)]
-enum Peer {
+pub enum Peer {
     Lists(Vec<Value>),
     Refuses(&'static str),
 }
 
 /// Discovers new upstreams and answers synchronisations until it is dropped.
-struct Worker(JoinHandle<()>);
+pub struct Worker(JoinHandle<()>);
 
 impl Drop for Worker {
     fn drop(&mut self) {
@@ -31,7 +31,7 @@ impl Drop for Worker {
     }
 }
 
-fn worker(world: &World, peer: Peer) -> Worker {
+pub fn worker(world: &World, peer: Peer) -> Worker {
     let (pool, now) = (world.pool.clone(), tollgate_domain::Clock::now(&*world.clock));
     Worker(tokio::spawn(async move {
         let store = Store::from_pool(pool.clone());
@@ -87,11 +87,11 @@ async fn look(store: &Store, tenant: TenantId, upstream: UpstreamId, peer: &Peer
     }
 }
 
-fn tool(name: &str, description: &str) -> Value {
+pub fn tool(name: &str, description: &str) -> Value {
     json!({"name": name, "description": description, "annotations": {"readOnlyHint": true}, "inputSchema": {"type": "object"}})
 }
 
-fn http(name: &str) -> Value {
+pub fn http(name: &str) -> Value {
     let headers = json!({"Authorization": "Bearer s3cret"});
     json!({"name": name, "transport": {"type": "http", "url": "https://mcp.example.com/mcp", "headers": headers}, "exposure": "code"})
 }

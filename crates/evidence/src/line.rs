@@ -489,6 +489,20 @@ mod tests {
         }
     }
 
+    /// What was signed before there were these fields can be read as it is, and is written so where there is no price.
+    #[test]
+    fn a_beginning_of_before_has_the_spelling_of_before() {
+        let old = r#"{"type":"call_intent","tenant_id":"ten_00000000000000000000000001","id":"call_00000000000000000000000002","at":"2023-11-14T22:13:20.123456Z","llm_request_id":"req_00000000000000000000000003","origin":"minted","script_run_id":null,"sequence":null,"key_id":"vk_00000000000000000000000004","team_id":null,"upstream_id":null,"upstream_name":null,"tool_id":null,"tool_name":"t","definition_sha256":null,"decision":"permitted","reason":null,"price_id":null,"quoted_picos":7,"currency":"USD","worker_id":"wkr_00000000000000000000000005","arguments":{"sha256":"0303030303030303030303030303030303030303030303030303030303030303"},"outcome":null,"error":null,"latency_us":null,"amount_picos":null}"#;
+        let Some(Line::CallIntent(line)) = parse(old.as_bytes()) else { panic!("it cannot be read") };
+        assert_eq!((line.unit.as_deref(), line.unit_picos, line.tier, line.call_number), (None, None, None, None));
+        let new = CallIntent { unit: Some("kb".into()), unit_picos: Some(3), tier: Some(2), call_number: Some(1_001), ..line };
+        let bytes = Line::CallIntent(new.clone()).bytes();
+        let start = old.strip_suffix('}').unwrap();
+        let wanted = format!(r#"{start},"unit":"kb","unit_picos":3,"tier":2,"call_number":1001}}"#);
+        assert_eq!(String::from_utf8(bytes.clone()).unwrap(), wanted);
+        assert_eq!(parse(&bytes), Some(Line::CallIntent(new)));
+    }
+
     #[test]
     fn a_part_is_kept_under_its_number() {
         let codes: Vec<u8> = (0..=u8::MAX).filter_map(Part::from_code).map(Part::code).collect();

@@ -14,7 +14,7 @@ use tollgate_domain::{
 };
 use tollgate_store::{
     Actor, Store,
-    audit::{AuditError, AuditWriter, Entry, Intent, Resolution},
+    audit::{AuditError, AuditWriter, Completion, Entry, Intent, Resolution},
     budgets,
     counters::Counters,
     rates,
@@ -274,7 +274,9 @@ impl Play {
     async fn resolve(&mut self) {
         let Some(open) = self.open.iter_mut().find(|open| !open.resolved) else { return };
         open.resolved = true;
-        let (tenant, id, amount) = (open.intent.tenant, open.intent.id, open.intent.quote.amount);
+        let (tenant, id) = (open.intent.tenant, open.intent.id);
+        // What is charged then may be less than the quote, and less than the truth.
+        let amount = Picos(self.dice.roll(open.intent.quote.amount.0 + 1));
         let resolutions = vec![Resolution { tenant, id, amount, at: now() }];
         self.audit.before(Entry { resolutions, ..Entry::default() }).await.unwrap();
     }
@@ -331,6 +333,40 @@ async fn t59_the_ledger_is_the_sum_of_the_rows_whatever_happens(pool: PgPool) {
     assert_eq!(open, 0);
     let alerts = "SELECT count(*) FROM admin_events WHERE action = 'budget.threshold'";
     assert_eq!(support::count(&pool, alerts).await, 1, "half of the first budget, once");
+}
+
+#[sqlx::test(migrator = "tollgate_store::MIGRATOR")]
+async fn t58_what_a_call_may_still_turn_out_to_cost_stays_held_until_nobody_can_say_so(pool: PgPool) {
+    let store = Store::from_pool(pool.clone());
+    let who = Who::new(tenant(&pool).await);
+    let (budget, window) = budget(&store, who.tenant, 100, vec![]).await;
+    let audit = AuditWriter::start(&store, QUEUE);
+    audit.before(Entry { request: Some(who.request()), ..Entry::default() }).await.unwrap();
+    let mut calls = Vec::new();
+    for _ in 0..2 {
+        let granted = spend::lease(&store, who.worker, &wanted(who.tenant, &budget, window, 50, 50)).await.unwrap();
+        let quote = tollgate_domain::price::Quote { price_id: None, amount: Picos(50), applied: None };
+        let intent = Intent { leases: vec![granted.lease], quote, ..who.intent("{}") };
+        audit.before(opens(intent.clone())).await.unwrap();
+        spend::close(&store, granted.lease, None).await.unwrap();
+        let resolutions = vec![Resolution { tenant: who.tenant, id: intent.id, amount: Picos(1), at: now() }];
+        audit.before(Entry { resolutions, ..Entry::default() }).await.unwrap();
+        calls.push(intent.id);
+    }
+    seal_all(&store).await;
+    assert_eq!(stands(&pool, budget.id).await, (100, 2));
+    let none = spend::lease(&store, who.worker, &wanted(who.tenant, &budget, window, 1, 1)).await.unwrap();
+    assert_eq!(none.amount, Picos(0), "a late truth could be as much as was quoted");
+    // One of the two workers was not dead.
+    let truth = Completion { amount: Picos(50), ..who.completion(calls[0], Outcome::Ok, b"{}") };
+    audit.after(closes(truth)).await.unwrap();
+    seal_all(&store).await;
+    assert_eq!(stands(&pool, budget.id).await, (100, 51));
+    sqlx::query("SELECT tollgate_forget_leases(1)").execute(&pool).await.unwrap();
+    assert_eq!(stands(&pool, budget.id).await, (100, 51), "the other may still turn up");
+    sqlx::query("SELECT tollgate_forget_leases(0)").execute(&pool).await.unwrap();
+    assert_eq!(stands(&pool, budget.id).await, (51, 51));
+    assert_eq!(sum_of_rows(&pool, who.tenant).await, 51);
 }
 
 #[sqlx::test(migrator = "tollgate_store::MIGRATOR")]

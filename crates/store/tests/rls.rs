@@ -38,6 +38,9 @@ const ROWS: &[(&str, &str)] = &[
     ("virtual_key_tool_groups", "(tenant_id, key_id, tool_group_id) VALUES ($1, COALESCE($1, $2), $1)"),
     ("prices", "(tenant_id, price_id, tool_id, amount_picos, unit, effective_from, created_at, created_by)
        VALUES ($1, $2, $1, 1, 'call', clock_timestamp() + interval '1 hour', now(), 'x')"),
+    ("price_volumes", "(tenant_id, target, month, calls) VALUES ($1, $2, '2026-11-01', 1)"),
+    ("credits", "(tenant_id, credit_id, amount_picos, reason, created_at, created_by) VALUES ($1, $2, 1, 'r', now(), 'x')"),
+    ("llm_prices", "(tenant_id, llm_price_id, model, effective_from, created_at, created_by) VALUES ($1, $2, 'm', clock_timestamp() + interval '1 hour', now(), 'x')"),
     ("admin_events", "(tenant_id, event_id, at, actor_kind, actor_id, action, target_id, detail) VALUES ($1, $2, now(), 'system', 'x', 'x', 'x', '{}')"),
     ("idempotency_keys", "(tenant_id, principal, key, request_hash, status, sealed_answer, created_at) VALUES ($1, 'p', $2::text, '', 200, '', now())"),
     ("llm_requests", "(tenant_id, llm_request_id, key_id, origin, method, at) VALUES ($1, $2, $1, 'minted', 'm', now())"),
@@ -107,16 +110,19 @@ budget_windows: S - - - -
 budgets: SIU - - - -
 call_blocks: SID S - - -
 config_revision: S S - - -
+credits: SI - - - -
 export_jobs: SIU Su - - -
 export_parts: SI - - - -
 idempotency_keys: SID SD - - -
 late_calls: SD S - - -
 llm_calls: S - - - -
 llm_forwards: S S - - I
+llm_prices: SI - - - -
 llm_request_ends: S S - - I
 llm_requests: S - - - I
 model_routes: SIUD - - - -
 platform_tokens: - SIU - - -
+price_volumes: S - - - -
 prices: SI - - - -
 providers: SIU - - - -
 rate_limits: SIUD - - - -
@@ -306,6 +312,7 @@ async fn the_roles_hold_exactly_these_rights(pool: PgPool) {
             "tollgate_forget_slots tollgate_control",
             "tollgate_hold_leases tollgate_writer",
             "tollgate_lease tollgate_control",
+            "tollgate_number_calls tollgate_control",
             "tollgate_passed tollgate_sealer",
             "tollgate_renew_leases tollgate_control",
             "tollgate_retirable tollgate_control",
@@ -521,6 +528,8 @@ async fn prices_and_events_are_never_rewritten(pool: PgPool) {
         "llm_forwards",
         "llm_request_ends",
         "prices",
+        "llm_prices",
+        "credits",
         "admin_events",
         "audit_seals",
         "audit_entries",

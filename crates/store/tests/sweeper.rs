@@ -6,7 +6,11 @@ mod support;
 
 use futures::future::join_all;
 use sqlx::PgPool;
-use tollgate_domain::{Decision, Outcome, ScriptRunId, WorkerId, ids, policy::Reason};
+use tollgate_domain::{
+    Decision, Outcome, Picos, PriceId, ScriptRunId, WorkerId, ids,
+    policy::Reason,
+    price::{Applied, Quote, Unit, Volume},
+};
 use tollgate_evidence::{batch, line::Kind};
 use tollgate_store::{
     Store,
@@ -319,4 +323,32 @@ async fn a_worker_that_was_only_late_comes_back_and_one_that_retires_is_forgotte
     workers::retire(&c.store, c.who.worker).await.unwrap();
     assert_eq!(count(&pool, "SELECT count(*) FROM workers").await, 0);
     assert_eq!(c.sweep().await, None);
+}
+
+#[sqlx::test(migrator = "tollgate_store::MIGRATOR")]
+async fn of_what_nobody_measured_a_dead_workers_call_costs_one_unit_and_its_row_says_by_which_price(pool: PgPool) {
+    let c = crash(&pool).await;
+    let begin = ids::floor(support::now());
+    let mut cost = Vec::new();
+    for (unit, amount, bound, charged) in [
+        (Unit::Call, 7, 7, 7),
+        (Unit::SuccessfulCall, 7, 7, 7),
+        (Unit::Kb, 7, 700, 7),
+        (Unit::Second, 7, 700, 7),
+        (Unit::Kb, 7, 3, 3),
+    ] {
+        let volume = Some(Volume { call: 1_001, tier: 2 });
+        let applied = Applied { unit, amount: Picos(amount), volume };
+        let quote = Quote { price_id: Some(PriceId::mint(support::now())), amount: Picos(bound), applied: Some(applied) };
+        cost.push((c.open(Intent { quote, ..c.who.intent("{}") }).await, charged));
+    }
+    c.beat(c.who.worker, begin).await;
+    c.age(c.who.worker, 11.0).await;
+    assert_eq!(c.sweep().await, Some(swept(5)));
+    let mut tx = c.store.tenant(c.who.tenant).await.unwrap();
+    for (intent, charged) in cost {
+        let row = tollgate_store::calls::get(&mut tx, c.who.tenant, intent.id).await.unwrap();
+        assert_eq!((row.outcome, row.amount), (Some(Outcome::Unknown), Some(Picos(charged))));
+        assert_eq!((row.price_id, row.applied), (intent.quote.price_id, intent.quote.applied));
+    }
 }

@@ -90,6 +90,20 @@ impl Admin {
         Answer::of(what, request.send().await?).await
     }
 
+    /// A body that is no JSON; its type is among the client's headers.
+    pub async fn send_text(&self, method: Method, path: &str, body: &str) -> Answer {
+        let what = format!("{method} {path}");
+        let mut request = self.http.request(method, format!("{}{path}", self.url)).body(body.to_owned());
+        if let Some(token) = &self.token {
+            request = request.bearer_auth(token);
+        }
+        for (name, value) in &self.headers {
+            request = request.header(name, value);
+        }
+        let answer = request.send().await.unwrap_or_else(|error| panic!("{what}: {error:?}"));
+        Answer::of(what.clone(), answer).await.unwrap_or_else(|error| panic!("{what}: {error:?}"))
+    }
+
     pub async fn get(&self, path: &str) -> Answer {
         self.send(Method::GET, path, None).await.unwrap_or_else(|error| panic!("GET {path}: {error:?}"))
     }

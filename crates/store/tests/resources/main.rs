@@ -4,7 +4,9 @@
 
 mod calls;
 mod costs;
+mod credits;
 mod discovery;
+mod llm_prices;
 mod prices;
 mod trail;
 mod upstreams;
