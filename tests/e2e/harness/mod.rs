@@ -13,6 +13,7 @@ mod mcp;
 mod peers;
 mod process;
 mod recorder;
+mod redis;
 mod tenant;
 mod tollgate;
 
@@ -23,6 +24,7 @@ pub use mcp::{LEGACY, MODERN, Mcp, Reply, Stream};
 pub use peers::{FastMcp, Peer, free_port, peers};
 pub use process::{Process, binary, python, root, until};
 pub use recorder::{ODD, Received, Recorder};
+pub use redis::Redis;
 pub use tenant::{Group, Key, Tenant, Upstream, http, stdio, text};
 pub use tollgate::{Options, Scratch, Tollgate, clean_command};
 
