@@ -27,7 +27,7 @@ build: ## Build the gateway, the demo servers and the sandbox
 
 .PHONY: test
 test: deps build ## Everything that proves the product
-	@deploy/deps.sh node python
+	@deploy/deps.sh node python redis
 	@tests/peers/install.sh
 	@cargo build --workspace --tests --profile $(PROFILE) --locked
 	@tests/with-postgres.sh cargo test --workspace --profile $(PROFILE) --locked --no-fail-fast
@@ -47,6 +47,15 @@ bench-audit-in: deps build
 	@cargo build --workspace --bin tollgate-bench --features tollgate-bench/unaudited --profile $(PROFILE) --locked
 	@$(BIN)/tollgate-bench calls --seconds $(SECONDS)
 	@tests/with-postgres.sh $(BIN)/tollgate-bench trail --rows $(ROWS)
+
+.PHONY: bench-spend
+bench-spend: ## Measure reservations on one hot budget and counts of one hot limit (SECONDS=3, PROFILE=release unless given)
+	@$(MAKE) --no-print-directory bench-spend-in PROFILE=$(if $(filter command line environment,$(origin PROFILE)),$(PROFILE),release)
+
+.PHONY: bench-spend-in
+bench-spend-in: deps build
+	@deploy/deps.sh redis
+	@FSYNC=on tests/with-postgres.sh $(BIN)/tollgate-bench spend --seconds $(SECONDS)
 
 .PHONY: bench-tokens
 bench-tokens: deps build ## Count the tokens of prompts: classic and Code Mode, 96, 251 and 508 tools

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs a command with DATABASE_URL set to a private Postgres that lives as long as the command: unix socket only, in a
-# temporary directory, as an unprivileged user even when root starts it. Durability is off: these databases are thrown away.
+# temporary directory, as an unprivileged user even when root starts it. Durability is off unless FSYNC=on: these databases are thrown away.
 set -euo pipefail
 
 bin=$(dirname "$(command -v initdb || compgen -G '/usr/lib/postgresql/*/bin/initdb' | sort -V | tail -1)")
@@ -17,7 +17,7 @@ trap stop EXIT
 cd "$dir"
 "${run[@]}" "$bin/initdb" -D "$dir/data" -U postgres -A trust --no-sync >/dev/null
 "${run[@]}" "$bin/pg_ctl" -D "$dir/data" -s -w -l "$dir/log" \
-  -o "-c listen_addresses='' -c unix_socket_directories='$dir' -c max_connections=300 -c fsync=off -c full_page_writes=off" start
+  -o "-c listen_addresses='' -c unix_socket_directories='$dir' -c max_connections=300 -c fsync=${FSYNC:-off} -c full_page_writes=${FSYNC:-off}" start
 chmod 755 "$dir"
 cd - >/dev/null
 export DATABASE_URL="postgres:///postgres?host=$dir&user=postgres"

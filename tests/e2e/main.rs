@@ -12,6 +12,7 @@ mod crash;
 mod crawl;
 mod door;
 mod keeping;
+mod limits;
 mod llm;
 mod llm_agent;
 mod oidc;

@@ -8,7 +8,15 @@ use std::{
     time::Duration,
 };
 
+use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value, json};
+use sqlx::{PgPool, Row};
+use tollgate_domain::{
+    Budget, BudgetId, CallId, Clock, KeyId, Picos, SystemClock, TenantId, TimeZone, WorkerId,
+    budget::{BudgetScope, Enforcement, Period, Spender},
+};
+use tollgate_store::Store;
+use tollgate_worker::spend::{Short, Wallets};
 
 use crate::{
     harness::{Mcp, Options, Recorder, Tenant, Tollgate, until},
@@ -282,4 +290,128 @@ async fn a_rate_limit_holds_over_all_workers_and_says_when_to_come_back() {
     })
     .await;
     tenant.delete(&path).await.expect(204);
+}
+
+/// A clock that began at some time when the test did, and runs faster.
+#[derive(Debug)]
+struct Fast {
+    began: std::time::Instant,
+    at: DateTime<Utc>,
+}
+
+const FASTER: u32 = 2;
+
+impl Clock for Fast {
+    fn now(&self) -> DateTime<Utc> {
+        self.at + TimeDelta::from_std(self.began.elapsed() * FASTER).expect("a time")
+    }
+}
+
+/// Calls that fit one day.
+const A_DAY: i64 = 700;
+
+/// Call for ten seconds of the clock's: when each call was opened that was let through, and what it drew from.
+async fn over_midnight(
+    wallets: Wallets,
+    clock: Arc<Fast>,
+    tenant: TenantId,
+    budget: Budget,
+    me: u64,
+) -> Vec<(DateTime<Utc>, uuid::Uuid)> {
+    let midnight = clock.at + TimeDelta::seconds(5);
+    let spender = Spender { team: None, key: KeyId::mint(clock.now()), upstream: None, tool: None };
+    let mut made = Vec::new();
+    for n in 0_u64.. {
+        let at = clock.now();
+        if at > midnight + TimeDelta::seconds(5) {
+            break;
+        }
+        // Some come late to their own lease: the day may have ended since they were opened.
+        tokio::time::sleep(Duration::from_millis((me * 7 + n * 3) % 40)).await;
+        let of = (tenant, TimeZone::UTC, std::slice::from_ref(&budget));
+        match wallets.reserve(of, (CallId::mint(at), at), &spender, Picos(1)).await {
+            Ok(hold) => {
+                let leases = hold.leases();
+                assert_eq!(leases.len(), 1, "from one day, not from two");
+                made.push((at, leases[0]));
+                hold.written();
+            }
+            Err(Short::Exhausted(short)) => {
+                let next = if at < midnight { midnight } else { midnight + TimeDelta::days(1) };
+                assert_eq!(short.resets_at, Some(next), "{short}");
+            }
+            Err(short @ Short::Unavailable) => panic!("{short}"),
+        }
+    }
+    made
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t59_calls_around_midnight_draw_from_the_day_in_which_they_were_opened() {
+    let up = Tollgate::start(Options::default()).await;
+    let tenant = Tenant::new(&up, "Midnight").await;
+    let made = json!({"scope": {"tenant": true}, "limit": "0.0000000007", "period": "day", "thresholds": []});
+    let made = as_drawn_from(&tenant, made).await;
+    let store = Store::from_pool(PgPool::connect(&up.database_url()).await.expect("the database"));
+    let tomorrow = (SystemClock.now() + TimeDelta::days(1)).date_naive().and_time(chrono::NaiveTime::MIN).and_utc();
+    let clock = Arc::new(Fast { began: std::time::Instant::now(), at: tomorrow - TimeDelta::seconds(5) });
+    let mut keeping = Vec::new();
+    let mut tasks = Vec::new();
+    let mut wallets = Vec::new();
+    for _ in 0..3 {
+        let one = Wallets::new(store.clone(), WorkerId::mint(SystemClock.now()), clock.clone());
+        keeping.push(tokio::spawn(one.clone().keep()));
+        for me in 0..8 {
+            tasks.push(tokio::spawn(over_midnight(one.clone(), clock.clone(), tenant_id(&tenant), made.clone(), me)));
+        }
+        wallets.push(one);
+    }
+    let mut calls = Vec::new();
+    for task in tasks {
+        calls.extend(task.await.expect("a caller"));
+    }
+    keeping.iter().for_each(tokio::task::JoinHandle::abort);
+    for one in wallets {
+        one.close().await;
+    }
+    let leases = sqlx::query("SELECT lease_id, starts_at, closed_at IS NOT NULL FROM budget_leases WHERE budget_id = $1");
+    let leases: std::collections::HashMap<uuid::Uuid, (DateTime<Utc>, bool)> = leases
+        .bind(made.id.uuid())
+        .fetch_all(store.pool())
+        .await
+        .expect("leases")
+        .iter()
+        .map(|row| (row.get(0), (row.get(1), row.get(2))))
+        .collect();
+    let (mut before, mut after) = (0, 0);
+    for (at, lease) in calls {
+        let (starts_at, closed) = leases[&lease];
+        assert!(starts_at <= at && at < starts_at + TimeDelta::days(1), "a call of {at} drew from the day of {starts_at}");
+        assert!(closed);
+        *if at < tomorrow { &mut before } else { &mut after } += 1;
+    }
+    // Each day is spent to the last call, and what is granted of it is what its calls drew.
+    assert_eq!((before, after), (A_DAY, A_DAY));
+    let windows =
+        sqlx::query_scalar::<_, i64>("SELECT granted::bigint FROM budget_windows WHERE budget_id = $1 ORDER BY starts_at");
+    assert_eq!(windows.bind(made.id.uuid()).fetch_all(store.pool()).await.expect("windows"), [A_DAY, A_DAY]);
+}
+
+fn tenant_id(tenant: &Tenant) -> TenantId {
+    tenant.id.parse().expect("an id")
+}
+
+/// As the call path knows it.
+async fn as_drawn_from(tenant: &Tenant, body: Value) -> Budget {
+    let made = budget(tenant, body).await;
+    Budget {
+        id: made["id"].as_str().and_then(|id| id.parse::<BudgetId>().ok()).expect("an id"),
+        name: "Day".to_owned(),
+        scope: BudgetScope::default(),
+        limit: Picos(A_DAY),
+        period: Period::Day,
+        rolling_days: None,
+        enforcement: Enforcement::Hard,
+        thresholds: Vec::new(),
+    }
 }

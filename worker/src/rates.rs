@@ -38,7 +38,7 @@ pub(crate) enum Down {
 
 impl From<StoreError> for Down {
     fn from(error: StoreError) -> Self {
-        tracing::warn!(%error, "calls were not counted, and not made");
+        tracing::warn!(%error, "the counters of rate limits do not answer");
         if matches!(error, StoreError::Redis(_)) { Self::Redis } else { Self::Postgres }
     }
 }

@@ -18,7 +18,7 @@ use tollgate_domain::{
     clock::SharedClock,
     ids,
 };
-use tollgate_store::{Store, spend};
+use tollgate_store::{Store, StoreResult, spend};
 use uuid::Uuid;
 
 /// How long before its end a lease is used no more: a row that names it has to be committed by then.
@@ -37,6 +37,8 @@ const RECALLS: [Duration; 4] =
     [Duration::from_millis(40), Duration::from_millis(80), Duration::from_millis(160), Duration::from_millis(320)];
 /// How long an answer of "nothing left" stands for those who have waited for it.
 const DRY: Duration = Duration::from_millis(100);
+/// Leases that are closed in one statement.
+const CLOSED_TOGETHER: usize = 256;
 /// How often a call goes round when others take what it has waited for.
 const ROUNDS: usize = 64;
 
@@ -79,6 +81,8 @@ struct Inner {
     store: Store,
     worker: WorkerId,
     clock: SharedClock,
+    /// Ask for no more than those need who wait.
+    exact: bool,
     wallets: Mutex<HashMap<(BudgetId, DateTime<Utc>), Arc<Wallet>>>,
 }
 
@@ -173,6 +177,18 @@ impl Wallet {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// These are closed, or are not and leave another time.
+    fn closed(&self, leases: &HashSet<Uuid>, closed: StoreResult<()>) {
+        let mut state = self.state();
+        match closed {
+            Ok(()) => state.leases.retain(|lease| !leases.contains(&lease.id)),
+            Err(error) => {
+                tracing::debug!(%error, "leases could not be closed; it is tried again");
+                state.leases.iter_mut().filter(|lease| leases.contains(&lease.id)).for_each(|lease| lease.leaving = false);
+            }
+        }
+    }
 }
 
 impl State {
@@ -188,7 +204,13 @@ impl State {
 impl Wallets {
     #[must_use]
     pub fn new(store: Store, worker: WorkerId, clock: SharedClock) -> Self {
-        Self(Arc::new(Inner { store, worker, clock, wallets: Mutex::default() }))
+        Self(Arc::new(Inner { store, worker, clock, exact: false, wallets: Mutex::default() }))
+    }
+
+    /// Wallets that keep nothing ready: each lease is what those need who wait, as it is near every limit. For the benchmark.
+    #[must_use]
+    pub fn exact(store: Store, worker: WorkerId, clock: SharedClock) -> Self {
+        Self(Arc::new(Inner { store, worker, clock, exact: true, wallets: Mutex::default() }))
     }
 
     /// Draw `amount` from every budget that covers the call of this id, or nothing from any.
@@ -284,7 +306,8 @@ impl Wallets {
         let (waiting, want) = {
             let state = wallet.state();
             let soon = state.a_second.max(state.drawn).saturating_mul(2);
-            (Picos(state.waiting.max(amount.0)), Picos(soon.max(amount.0.saturating_mul(AHEAD))))
+            let want = if self.0.exact { amount.0 } else { soon.max(amount.0.saturating_mul(AHEAD)) };
+            (Picos(state.waiting.max(amount.0)), Picos(want))
         };
         let floor = ids::floor(self.0.clock.now() - OLDEST_CALL).min(call);
         let Wallet { tenant, budget, window, .. } = *wallet;
@@ -324,16 +347,15 @@ impl Wallets {
                 .collect()
         };
         let count = leaving.len();
-        for (id, drawn) in leaving {
-            let closed = spend::close(&self.0.store, id, drawn).await;
-            let mut state = wallet.state();
-            match closed {
-                Ok(()) => state.leases.retain(|lease| lease.id != id),
-                Err(error) => {
-                    tracing::debug!(%error, "a lease could not be closed; it is tried again");
-                    state.leases.iter_mut().filter(|lease| lease.id == id).for_each(|lease| lease.leaving = false);
-                }
-            }
+        // Of those nobody waits for a row: they are closed together. Of the others each may be held for long.
+        let known: Vec<(Uuid, Picos)> = leaving.iter().filter_map(|(id, drawn)| Some((*id, (*drawn)?))).collect();
+        for together in known.chunks(CLOSED_TOGETHER) {
+            let closed = spend::close_all(&self.0.store, together).await;
+            wallet.closed(&together.iter().map(|(id, _)| *id).collect(), closed);
+        }
+        for (id, _) in leaving.into_iter().filter(|(_, drawn)| drawn.is_none()) {
+            let closed = spend::close(&self.0.store, id, None).await;
+            wallet.closed(&HashSet::from([id]), closed);
         }
         count + wallet.state().leases.iter().filter(|lease| lease.closing).count()
     }

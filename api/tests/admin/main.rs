@@ -11,6 +11,7 @@ mod exports;
 mod followers;
 mod idempotency;
 mod keeping;
+mod limits;
 mod lists;
 mod money;
 mod resources;

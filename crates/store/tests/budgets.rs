@@ -291,9 +291,14 @@ impl Play {
     }
 }
 
-#[sqlx::test(migrator = "tollgate_store::MIGRATOR")]
-async fn t59_the_ledger_is_the_sum_of_the_rows_whatever_happens(pool: PgPool) {
-    let operations = std::env::var("TOLLGATE_OPERATIONS").ok().and_then(|n| n.parse().ok()).unwrap_or(4_000_usize);
+/// A number of the environment, for longer plays than every test run has time for.
+#[expect(clippy::disallowed_methods, reason = "a test's own settings")]
+fn from_environment(name: &str, default: usize) -> usize {
+    std::env::var(name).ok().and_then(|n| n.parse().ok()).unwrap_or(default)
+}
+
+/// One tenant's play: so many steps, then everyone completes what is open.
+async fn play(pool: PgPool, audit: AuditWriter, (operations, seed): (usize, u64)) -> Play {
     let store = Store::from_pool(pool.clone());
     let who = Who::new(tenant(&pool).await);
     let scale = i64::try_from(operations).unwrap();
@@ -302,11 +307,9 @@ async fn t59_the_ledger_is_the_sum_of_the_rows_whatever_happens(pool: PgPool) {
         budget(&store, who.tenant, 60 * scale, vec![]).await,
         budget(&store, who.tenant, 1_000 * scale, vec![]).await,
     ];
-    let audit = AuditWriter::start(&store, QUEUE);
     audit.before(Entry { request: Some(who.request()), ..Entry::default() }).await.unwrap();
     let workers = (0..3).map(|_| Worker::new()).collect();
-    let mut play =
-        Play { pool: pool.clone(), store: store.clone(), audit, who, budgets, workers, open: vec![], dice: Dice(7), refused: 0 };
+    let mut play = Play { pool, store, audit, who, budgets, workers, open: vec![], dice: Dice(seed), refused: 0 };
     for n in 0..operations {
         play.step().await;
         if n % 50 == 0 {
@@ -317,22 +320,41 @@ async fn t59_the_ledger_is_the_sum_of_the_rows_whatever_happens(pool: PgPool) {
     while !play.open.is_empty() {
         play.complete().await;
     }
+    play
+}
+
+/// `TOLLGATE_OPERATIONS` steps in all, of `TOLLGATE_PLAYERS` tenants side by side.
+#[sqlx::test(migrator = "tollgate_store::MIGRATOR")]
+async fn t59_the_ledger_is_the_sum_of_the_rows_whatever_happens(pool: PgPool) {
+    let players = from_environment("TOLLGATE_PLAYERS", 2).max(1);
+    let operations = from_environment("TOLLGATE_OPERATIONS", 4_000) / players;
+    let store = Store::from_pool(pool.clone());
+    let audit = AuditWriter::start(&store, QUEUE);
+    let plays = (0..players).map(|n| {
+        let seed = 7 + 2_654_435_761 * u64::try_from(n).unwrap();
+        tokio::spawn(play(pool.clone(), audit.clone(), (operations, seed)))
+    });
+    let plays: Vec<_> = plays.collect();
+    let mut played = Vec::new();
+    for play in plays {
+        played.push(play.await.unwrap());
+    }
     let expire = "UPDATE budget_leases SET expires_at = clock_timestamp() - interval '1 s'";
     sqlx::query(expire).execute(&pool).await.unwrap();
     while spend::reap(&store).await.unwrap() > 0 {}
     seal_all(&store).await;
-    let rows = sum_of_rows(&pool, play.who.tenant).await;
-    for (budget, _) in &play.budgets {
-        // Settled and remaining make up the limit, and settled is the trail.
-        assert_eq!(stands(&pool, budget.id).await, (rows, rows));
+    for play in &played {
+        let rows = sum_of_rows(&pool, play.who.tenant).await;
+        for (budget, _) in &play.budgets {
+            // Settled and remaining make up the limit, and settled is the trail.
+            assert_eq!(stands(&pool, budget.id).await, (rows, rows));
+        }
     }
-    let open = sqlx::query_scalar::<_, i64>("SELECT count(*) FROM budget_leases WHERE closed_at IS NULL")
-        .fetch_one(&pool)
-        .await
-        .unwrap();
-    assert_eq!(open, 0);
+    let open = "SELECT count(*) FROM budget_leases WHERE closed_at IS NULL";
+    assert_eq!(support::count(&pool, open).await, 0);
     let alerts = "SELECT count(*) FROM admin_events WHERE action = 'budget.threshold'";
-    assert_eq!(support::count(&pool, alerts).await, 1, "half of the first budget, once");
+    let alerts = usize::try_from(support::count(&pool, alerts).await).unwrap();
+    assert_eq!(alerts, players, "half of each first budget, once");
 }
 
 #[sqlx::test(migrator = "tollgate_store::MIGRATOR")]

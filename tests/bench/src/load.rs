@@ -166,7 +166,7 @@ fn holds(text: &[u8], part: &[u8]) -> bool {
 }
 
 /// Of sorted times.
-fn quantile(sorted: &[u64], q: f64) -> f64 {
+pub fn quantile(sorted: &[u64], q: f64) -> f64 {
     let at = to_usize(to_f64(sorted.len()) * q).min(sorted.len().saturating_sub(1));
     sorted.get(at).map_or(0.0, |&micros| Duration::from_micros(micros).as_secs_f64() * 1e6)
 }

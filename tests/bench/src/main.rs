@@ -1,5 +1,5 @@
 //! `tollgate-bench`: what the audit trail costs, how fast it is exported and searched (`make bench-audit`), what a prompt costs
-//! (`make bench-tokens`), and what a script costs (`make bench-script`).
+//! (`make bench-tokens`), what a script costs (`make bench-script`), and what it costs to ask a budget (`make bench-spend`).
 //!
 //! Numbers are printed and never asserted: a machine is what it is. What is asserted is that the numbers mean something:
 //! every call that was answered is in the trail, every row that was asked for is in the export.
@@ -10,6 +10,7 @@ mod dice;
 mod load;
 mod process;
 mod script;
+mod spend;
 mod table;
 mod tokens;
 mod trail;
@@ -39,6 +40,8 @@ enum Command {
     Calls(calls::Calls),
     /// Exports, reports and searches over generated rows, in the empty database that DATABASE_URL names
     Trail(trail::Trail),
+    /// Reservations per second of one hot budget, and counts per second of one hot rate limit, in the database that DATABASE_URL names
+    Spend(spend::Spend),
     /// Tokens of the prompts of the same tasks, with all tools in each and with Code Mode
     Tokens(tokens::Tokens),
     /// Microseconds of scripts and their calls, scripts at once, and the memory of those that wait
@@ -69,6 +72,7 @@ fn run(command: Command) -> Result<()> {
         match command {
             Command::Calls(args) => Box::pin(calls::run(args)).await,
             Command::Trail(args) => Box::pin(trail::run(args)).await,
+            Command::Spend(args) => Box::pin(spend::run(args)).await,
             Command::Tokens(args) => Box::pin(tokens::run(args)).await,
             Command::Script(args) => Box::pin(script::run(args)).await,
             Command::Upstream => upstream::run().await,

@@ -14,6 +14,7 @@ mod models;
 mod peers;
 mod process;
 mod recorder;
+mod redis;
 mod tenant;
 mod tollgate;
 
@@ -25,6 +26,7 @@ pub use models::{Asked, LEAK, Models};
 pub use peers::{FastMcp, Peer, free_port, peers};
 pub use process::{Process, binary, python, root, until};
 pub use recorder::{ODD, Received, Recorder};
+pub use redis::Redis;
 pub use tenant::{Group, Key, Tenant, Upstream, http, stdio, text};
 pub use tollgate::{Options, Scratch, Tollgate, clean_command};
 
