@@ -28,11 +28,14 @@ pub struct LlmRequest {
     /// Name and version of the client, as it says.
     pub client: Option<String>,
     pub at: DateTime<Utc>,
+    /// Where it used a tool of Code Mode: about how many tokens the definitions of the tools behind it would have added to one prompt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt_tokens_avoided: Option<i64>,
 }
 
 impl From<calls::LlmRequest> for LlmRequest {
     fn from(row: calls::LlmRequest) -> Self {
-        let calls::LlmRequest { id, key_id, team_id, origin, method, model, client, at } = row;
-        Self { id, key_id, team_id, origin, method, model, client, at }
+        let calls::LlmRequest { id, key_id, team_id, origin, method, model, client, at, prompt_tokens_avoided } = row;
+        Self { id, key_id, team_id, origin, method, model, client, at, prompt_tokens_avoided }
     }
 }

@@ -304,6 +304,7 @@ pub struct LlmRequest {
     pub model: Option<String>,
     pub client: Option<String>,
     pub at: DateTime<Utc>,
+    pub prompt_tokens_avoided: Option<i64>,
 }
 
 #[derive(Debug, Clone)]
@@ -365,7 +366,7 @@ async fn fetch_parents(tx: &mut Tx, mut query: QueryBuilder<Postgres>, bounded: 
 /// [`StoreError::Invalid`] when a filter that speaks of calls takes too long.
 pub async fn list_requests(tx: &mut Tx, tenant: TenantId, filter: &CallFilter, slice: Slice) -> StoreResult<Page<LlmRequest>> {
     let mut query = QueryBuilder::new(
-        "SELECT l.llm_request_id, l.key_id, l.team_id, l.origin, l.method, l.model, l.client, l.at
+        "SELECT l.llm_request_id, l.key_id, l.team_id, l.origin, l.method, l.model, l.client, l.at, l.prompt_tokens_avoided
          FROM llm_requests l WHERE l.tenant_id = ",
     );
     query.push_bind(tenant.uuid());
@@ -404,6 +405,7 @@ fn llm_request(row: &PgRow) -> StoreResult<LlmRequest> {
         model: row.try_get("model")?,
         client: row.try_get("client")?,
         at: row.try_get("at")?,
+        prompt_tokens_avoided: row.try_get("prompt_tokens_avoided")?,
     })
 }
 

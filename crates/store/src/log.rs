@@ -52,7 +52,8 @@ pub async fn lines(tx: &mut Tx, tenant: TenantId, entries: &[Sealed]) -> StoreRe
 
 type Make = fn(TenantId, &PgRow) -> StoreResult<Line<'_>>;
 
-const REQUESTS: &str = "SELECT llm_request_id, key_id, team_id, origin, method, model, client, at FROM llm_requests
+const REQUESTS: &str =
+    "SELECT llm_request_id, key_id, team_id, origin, method, model, client, at, prompt_tokens_avoided FROM llm_requests
     WHERE tenant_id = $1 AND llm_request_id = ANY($2)";
 const STARTS: &str =
     "SELECT script_run_id, llm_request_id, key_id, team_id, worker_id, engine, limits, catalog_sha256, source_sha256,
@@ -75,6 +76,7 @@ fn request(tenant: TenantId, row: &PgRow) -> StoreResult<Line<'_>> {
         method: text(row, "method")?.into(),
         model: words(row, "model")?,
         client: words(row, "client")?,
+        prompt_tokens_avoided: row.try_get("prompt_tokens_avoided")?,
     }))
 }
 
