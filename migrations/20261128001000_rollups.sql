@@ -469,7 +469,7 @@ LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
 DECLARE counted timestamptz;
 BEGIN
   SELECT s.zone, tollgate_quarter(s.counted_from) INTO zone, counted FROM cost_states s WHERE s.tenant_id = current_setting('app.tenant_id')::uuid;
-  low := GREATEST(low, COALESCE(counted, 'infinity'));
+  low := GREATEST(low, COALESCE(counted, high));
   IF low >= high THEN
     high := low;
     RETURN;

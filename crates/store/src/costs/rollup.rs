@@ -198,8 +198,11 @@ pub async fn check_round(store: &Store, now: DateTime<Utc>) -> StoreResult<Vec<C
             return Ok(done);
         }
         let newest = check_in(&mut tx, tenant, now - chrono::TimeDelta::days(1)).await?;
-        let next = check_in(&mut tx, tenant, checked_to).await?;
-        // At the end it begins anew.
+        let next = match check_in(&mut tx, tenant, checked_to).await? {
+            Some(checked) => Some(checked),
+            // At the end it begins anew.
+            None => check_in(&mut tx, tenant, DateTime::UNIX_EPOCH).await?,
+        };
         let upto = next.as_ref().map_or(DateTime::UNIX_EPOCH, |checked| checked.to);
         sqlx::query("SELECT tollgate_cost_checked($1, $2)").bind(tenant.uuid()).bind(upto).execute(&mut *tx).await?;
         tx.commit().await?;

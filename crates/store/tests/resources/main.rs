@@ -6,6 +6,9 @@ mod calls;
 mod costs;
 mod discovery;
 mod prices;
+mod rollups;
+#[path = "../support/mod.rs"]
+mod support;
 mod trail;
 mod upstreams;
 
