@@ -131,7 +131,7 @@ ALTER TABLE audit_erasures ADD requests bigint NOT NULL DEFAULT 0;
 
 -- One row to everyone who reads. The truth goes before the sweeper's word.
 CREATE VIEW llm_calls WITH (security_invoker = true) AS
-SELECT l.tenant_id, l.llm_request_id, l.key_id, l.team_id, l.origin, l.method, l.model, l.client, l.at,
+SELECT l.tenant_id, l.llm_request_id, l.key_id, l.team_id, l.origin, l.method, l.model, l.client, l.at, l.prompt_tokens_avoided,
        f.root_id, f.turn, f.mode, f.streaming, f.decision, f.reason, f.tools_offered, f.tools_tokens, f.currency, f.worker_id,
        CASE WHEN f.decision = 'denied' THEN 'denied' ELSE e.outcome END AS outcome, e.error, e.at AS closed_at,
        e.provider_id, e.provider_name, e.model_served, e.attempts, e.usage, e.input_tokens, e.cached_tokens, e.cache_write_tokens,

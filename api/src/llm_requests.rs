@@ -32,6 +32,9 @@ pub struct LlmRequest {
     /// Name and version of the client, as it says.
     pub client: Option<String>,
     pub at: DateTime<Utc>,
+    /// Where it used a tool of Code Mode: about how many tokens the definitions of the tools behind it would have added to one prompt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt_tokens_avoided: Option<i64>,
     /// Of a request of origin `llm`; left out of any other.
     #[serde(flatten)]
     pub forward: Option<Forward>,
@@ -93,8 +96,19 @@ pub struct Forward {
 
 impl From<requests::LlmRequest> for LlmRequest {
     fn from(row: requests::LlmRequest) -> Self {
-        let requests::LlmRequest { id, key_id, team_id, origin, method, model, client, at, forward } = row;
-        Self { id, key_id, team_id, origin, method, model, client, at, forward: forward.map(Forward::from) }
+        let requests::LlmRequest { id, key_id, team_id, origin, method, model, client, at, prompt_tokens_avoided, forward } = row;
+        Self {
+            id,
+            key_id,
+            team_id,
+            origin,
+            method,
+            model,
+            client,
+            at,
+            prompt_tokens_avoided,
+            forward: forward.map(Forward::from),
+        }
     }
 }
 

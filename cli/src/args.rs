@@ -28,6 +28,9 @@ pub enum Command {
     MintAdmin(MintAdmin),
     /// Print the admin API's description (OpenAPI 3.1, JSON)
     Openapi,
+    /// The sums that cost reports are made of
+    #[command(subcommand)]
+    Costs(Costs),
     /// Check what the audit trail hands out: nothing edited, removed, reordered, added or cut off. Needs neither network nor database
     #[command(after_help = VERIFY_HELP)]
     Verify(Verify),
@@ -129,6 +132,25 @@ pub struct Worker {
     pub sandbox: Sandbox,
     #[command(flatten)]
     pub server: Server,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Costs {
+    /// Compare all sums with the rows of the audit trail; exits with 1 where they differ
+    Check(CostsCheck),
+}
+
+#[derive(Debug, Args)]
+pub struct CostsCheck {
+    /// Make anew from the rows what differs, and record that in the tenant's audit trail
+    #[arg(long, env = "TOLLGATE_REPAIR")]
+    pub repair: bool,
+    #[command(flatten)]
+    pub database: Database,
+    #[command(flatten)]
+    pub secret: Secret,
+    #[command(flatten)]
+    pub config: ConfigArgs,
 }
 
 #[derive(Debug, Args)]

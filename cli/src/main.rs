@@ -1,6 +1,7 @@
 //! `tollgate`: every part of Tollgate in one binary.
 
 mod args;
+mod costs;
 mod data_dir;
 mod parts;
 mod postgres;
@@ -29,7 +30,8 @@ fn main() -> ExitCode {
     let (outcome, failure) = match Cli::parse().command {
         // No runtime: it reads files. What cannot be read is told from what is not sound.
         Command::Verify(args) => (verify::run(args), ExitCode::from(2)),
-        command => (run(command).map(|()| ExitCode::SUCCESS), ExitCode::FAILURE),
+        Command::Costs(args::Costs::Check(args)) => (on_runtime(costs::check(args)), ExitCode::FAILURE),
+        command => (on_runtime(run(command)).map(|()| ExitCode::SUCCESS), ExitCode::FAILURE),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("tollgate: {error:#}");
@@ -37,23 +39,26 @@ fn main() -> ExitCode {
     })
 }
 
-fn run(command: Command) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
-    runtime.block_on(async {
-        match command {
-            // Boxed: it holds the whole start.
-            Command::Up(args) => Box::pin(up::run(args)).await,
-            Command::Api(args) => serve::api(args).await,
-            Command::Worker(args) => serve::worker(args).await,
-            Command::Migrate(database) => migrate(&database.require()?).await,
-            Command::MintAdmin(args) => mint_admin(args).await,
-            Command::Openapi => {
-                progress::say(parts::openapi_json());
-                Ok(())
-            }
-            Command::Verify(args) => verify::run(args).map(drop),
+fn on_runtime<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?.block_on(work)
+}
+
+async fn run(command: Command) -> Result<()> {
+    match command {
+        // Boxed: it holds the whole start.
+        Command::Up(args) => Box::pin(up::run(args)).await,
+        Command::Api(args) => serve::api(args).await,
+        Command::Worker(args) => serve::worker(args).await,
+        Command::Migrate(database) => migrate(&database.require()?).await,
+        Command::MintAdmin(args) => mint_admin(args).await,
+        Command::Openapi => {
+            progress::say(parts::openapi_json());
+            Ok(())
         }
-    })
+        // Those of which `main` tells the outcome.
+        Command::Costs(args::Costs::Check(args)) => costs::check(args).await.map(drop),
+        Command::Verify(args) => verify::run(args).map(drop),
+    }
 }
 
 async fn migrate(url: &str) -> Result<()> {

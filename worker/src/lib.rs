@@ -34,6 +34,7 @@ use tollgate_domain::{Secrets, WorkerId, clock::SharedClock, ids};
 use tollgate_store::{
     Store,
     audit::{AuditWriter, QueueLimits},
+    costs::rollup,
     counters::Counters,
     retention, sealer, search, workers,
 };
@@ -44,6 +45,8 @@ const HEARTBEAT: Duration = Duration::from_secs(2);
 const SWEEP: Duration = Duration::from_secs(3);
 const STALE: Duration = Duration::from_secs(10);
 const HOUSEKEEPING: Duration = Duration::from_secs(3600);
+/// A new tenant's reports are sums over its rows until it is looked at.
+const ROLL: Duration = Duration::from_secs(10);
 /// Nothing is indexed before it is minutes old: looking more often would find nothing.
 const INDEX: Duration = Duration::from_secs(10);
 /// Blocks that one round of the index builds: a few seconds' work.
@@ -137,6 +140,7 @@ async fn serve_with(parts: WorkerParts, writer: fn(&Store, &Config) -> AuditWrit
     shutdown.spawn(seal(gate.clone(), shutdown.clone()));
     shutdown.spawn(index(gate.clone(), shutdown.clone()));
     shutdown.spawn(retire(gate.clone(), shutdown.clone()));
+    shutdown.spawn(roll(gate.clone(), shutdown.clone()));
     // Until the last call has ended: a lease that is not renewed is taken for a dead worker's.
     let keeping = tokio::spawn({
         let (wallets, rates) = (wallets.clone(), rates.clone());
@@ -219,6 +223,48 @@ async fn retire(gate: Gate, shutdown: Shutdown) {
             Err(error) => tracing::warn!(%error, "a month that has had its time was not dropped; it is tried again in an hour"),
         }
     }
+}
+
+/// Count what was there before anyone counted, and hold the rollups against the rows. Every worker tries; one at a time does it.
+async fn roll(gate: Gate, shutdown: Shutdown) {
+    let (mut builds, mut checks) = (tokio::time::interval(ROLL), tokio::time::interval(HOUSEKEEPING));
+    builds.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        // Broken off, either leaves everything right.
+        let done = tokio::select! {
+            () = shutdown.requested() => return,
+            _ = builds.tick() => tokio::select! {
+                () = shutdown.requested() => return,
+                done = build_rollups(&gate) => done,
+            },
+            _ = checks.tick() => tokio::select! {
+                () = shutdown.requested() => return,
+                done = check_rollups(&gate) => done,
+            },
+        };
+        if let Err(error) = done {
+            tracing::warn!(%error, "the rollups of costs were not tended; it is tried again");
+        }
+    }
+}
+
+async fn build_rollups(gate: &Gate) -> tollgate_store::StoreResult<()> {
+    for tenant in rollup::uncounted(&gate.store).await? {
+        rollup::build(&gate.store, tenant).await?;
+    }
+    Ok(())
+}
+
+async fn check_rollups(gate: &Gate) -> tollgate_store::StoreResult<()> {
+    for checked in rollup::check_round(&gate.store, gate.clock.now()).await? {
+        metrics::counter!("tollgate_costs_checked_total").increment(1);
+        if let Some(drift) = checked.drift {
+            metrics::counter!("tollgate_costs_drift_total").increment(1);
+            tracing::error!(tenant = %checked.tenant, from = %checked.from, to = %checked.to, sums = drift.sums, calls = drift.calls,
+                "sums of a cost report were not what the rows say; they were made anew");
+        }
+    }
+    Ok(())
 }
 
 /// Say that this worker lives, and what it may have left open should it die.

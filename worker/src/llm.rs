@@ -212,6 +212,7 @@ impl Door {
                 model: None,
                 client: None,
                 at: now,
+                prompt_tokens_avoided: None,
                 forward: None,
             }),
             Some(named) => {

@@ -182,6 +182,8 @@ async fn spend(gate: &Gate, caller: &Caller, now: DateTime<Utc>) -> StoreResult<
         tool_id: None,
         upstream_id: None,
         outcome: None,
+        top: None,
+        compare: None,
     };
     match costs::report(&gate.store, caller.tenant(), &ask).await {
         Ok(report) => Ok(Some(Spend { from, to: now, calls: report.total.calls, amount: decimal(report.total.amount) })),

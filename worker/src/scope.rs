@@ -10,6 +10,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use serde_json::Value;
 use tokio::sync::{mpsc, oneshot, watch};
 use tollgate_codemode::{Binding, Languages, Library, ServerDef, ToolDef};
 use tollgate_domain::{
@@ -48,6 +49,24 @@ pub struct KeyScope {
     pub scope: Scope,
     /// The virtual files of what is exposed in Code Mode.
     pub library: Library,
+    /// What the definitions of what is exposed in Code Mode would take in a prompt.
+    code_bytes: usize,
+}
+
+impl KeyScope {
+    /// About how many tokens a prompt is shorter by, which offers the tools of Code Mode and not those behind them. Four bytes of JSON
+    /// make a token, more or less, whichever the model; and only what prompts are made of counts: name, description, input schema.
+    #[must_use]
+    pub fn prompt_tokens_avoided(&self, meta_tools: &[Value]) -> i64 {
+        let offered: usize = meta_tools.iter().map(|tool| prompt_bytes(tool, "")).sum();
+        i64::try_from(self.code_bytes.saturating_sub(offered) / 4).unwrap_or(i64::MAX)
+    }
+}
+
+/// What a definition takes in a prompt, under the server's name.
+fn prompt_bytes(definition: &Value, server: &str) -> usize {
+    let field = |name: &str| definition.get(name).map_or(0, |value| format!("\"{name}\":{value},").len());
+    ["name", "description", "inputSchema"].map(field).iter().sum::<usize>() + server.len() + "__{}".len()
 }
 
 impl TenantView {
@@ -67,7 +86,9 @@ impl TenantView {
         let members: Vec<_> = all.iter().copied().filter(|group| only.is_none_or(|only| group.id == only)).collect();
         let scope = Scope::narrowed(&self.config.tools, &members, &all);
         let library = Library::offering(languages, server_defs(&scope));
-        let fresh = Arc::new(KeyScope { scope, library });
+        let code = scope.exposed(Exposure::Code).map(|scoped| prompt_bytes(&scoped.tool.definition, &scoped.tool.upstream.name));
+        let code_bytes = code.sum();
+        let fresh = Arc::new(KeyScope { scope, library, code_bytes });
         let mut scopes = self.scopes.write().unwrap_or_else(std::sync::PoisonError::into_inner);
         Arc::clone(scopes.entry(groups).or_insert(fresh))
     }

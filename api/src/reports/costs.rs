@@ -3,26 +3,28 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use chrono::{DateTime, TimeDelta, Utc};
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
-use tollgate_domain::{KeyId, Outcome, TeamId, ToolId, UpstreamId, money::decimal};
-use tollgate_store::costs::{self, CostLine, CostQuery, CostReport, Dimension, Sums};
-use utoipa::{IntoParams, ToSchema};
+use serde::Deserialize;
+use tollgate_domain::{KeyId, Outcome, TeamId, ToolId, UpstreamId};
+use tollgate_store::costs::{self, CostQuery, Dimension};
+use utoipa::IntoParams;
 
 use super::{
-    focus,
-    table::{Column, Values, parquet},
+    files, focus,
+    lines::{Costs, DIMENSIONS, show},
+    table::parquet,
 };
 use crate::{
-    audit::csv,
     check::Checks,
     ctx::{Ctx, Resource},
     page::Query,
-    problem::{Answer, Kind, Problem, Stop},
+    problem::{Answer, Kind, Problem},
 };
 
 /// What is summed up when `from` is left out.
 const DEFAULT_DAYS: i64 = 30;
+
+/// The most groups that `top` shows.
+const MAX_TOP: usize = 1000;
 
 const FORMATS: &str = "A cost report is written as \"json\", \"csv\", \"parquet\" or \"focus\".";
 
@@ -51,87 +53,22 @@ pub struct CostsQuery {
     /// `ok`, `tool_error`, `upstream_error`, `timeout`, `cancelled`, `denied`, `held` or `unknown`.
     #[param(value_type = Option<String>)]
     pub outcome: Option<Outcome>,
-}
-
-/// What calls cost.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct Costs {
-    /// By time where a unit of time was asked for, then the dearest first.
-    pub items: Vec<CostItem>,
-    pub total: CostTotal,
-    /// ISO 4217.
-    pub currency: String,
-}
-
-/// One group. It has the dimensions that were asked for and no others; null is a group of its own (calls without a team).
-#[derive(Debug, Default, Serialize, ToSchema)]
-pub struct CostItem {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
-    tool_id: Option<Option<ToolId>>,
-    /// The tool's name.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
-    tool: Option<Option<String>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
-    key_id: Option<Option<KeyId>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
-    key: Option<Option<String>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
-    team_id: Option<Option<TeamId>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
-    team: Option<Option<String>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
-    upstream_id: Option<Option<UpstreamId>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
-    upstream: Option<Option<String>>,
-    /// Null: calls that are open.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
-    outcome: Option<Option<String>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
-    model: Option<Option<String>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
-    origin: Option<Option<String>>,
-    /// The start of the hour, day, week or month of the tenant's time zone.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    hour: Option<DateTime<Utc>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    day: Option<DateTime<Utc>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    week: Option<DateTime<Utc>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    month: Option<DateTime<Utc>>,
-    #[serde(flatten)]
-    sums: CostTotal,
-    /// Of the calls that have a latency; null where none has.
-    latency_p50_us: Option<i64>,
-    latency_p99_us: Option<i64>,
-}
-
-#[derive(Debug, Default, Serialize, ToSchema)]
-pub struct CostTotal {
-    /// Every row of the audit trail: denied, held and open calls too.
-    pub calls: i64,
-    /// Those with an outcome other than `ok` and `held`.
-    pub errors: i64,
-    /// An exact decimal. A call that is open counts with nothing yet.
-    pub amount: String,
+    /// Show the groups that cost most, this many (1 to 1,000), and all others together as one line with `rest_groups`: the total stays.
+    /// With a unit of time, groups are told apart by the other dimensions, and there is such a line for each hour, day, week or month.
+    pub top: Option<usize>,
+    /// `previous`: every line and the total with the same of the period before, which has as many months where `from` and `to` are starts
+    /// of months in the tenant's time zone, as many days where they are starts of days, and as much time else. Not together with
+    /// a unit of time.
+    pub compare: Option<String>,
 }
 
 impl Resource for Costs {}
 
 /// Sum up what calls cost.
 ///
-/// The range is compared with the time in the calls' ids, to the millisecond. At most 10,000 groups.
+/// The range is compared with the time in the calls' ids, to the millisecond; what retention has dropped keeps its sums, to the quarter
+/// of an hour. The sums equal the audit trail at the moment of the answer. Latencies are read from histograms and are at most
+/// 3.2 % off. At most 10,000 lines.
 #[utoipa::path(
     get, path = "/v1/tenants/{tenant_id}/reports/costs", params(CostsQuery),
     responses((status = 200, description = "The report; in the other formats, its items.", content((Costs = "application/json"), (String = "text/csv"), (Vec<u8> = "application/vnd.apache.parquet"))))
@@ -151,20 +88,21 @@ pub async fn handle(ctx: Ctx, Query(asked): Query<CostsQuery>) -> Answer {
     let last = asked.to.unwrap_or(ctx.now);
     let from = asked.from.or_else(|| last.checked_sub_signed(TimeDelta::days(DEFAULT_DAYS))).unwrap_or(last);
     checks.require(from <= to, "?from", "use a time before `to`");
+    let compare = compared(&mut checks, &asked, format, &group_by).then_some(last.max(from));
     checks.done()?;
     let group_by = if format == Format::Focus { focus::GROUPS.to_vec() } else { group_by };
-    let CostsQuery { key_id, team_id, tool_id, upstream_id, outcome, .. } = asked;
-    let query = CostQuery { from, to, group_by, key_id, team_id, tool_id, upstream_id, outcome };
+    let CostsQuery { key_id, team_id, tool_id, upstream_id, outcome, top, .. } = asked;
+    let query = CostQuery { from, to, group_by, key_id, team_id, tool_id, upstream_id, outcome, top, compare };
     let report = costs::report(&ctx.app.store, ctx.tenant, &query).await.map_err(as_parameter)?;
     match format {
         Format::Json => Ok(ctx.ok(&show(report, &query.group_by))),
-        Format::Csv => Ok(file(CSV, "costs.csv", table(&show(report, &query.group_by), &query.group_by)?)),
+        Format::Csv => Ok(file(CSV, "costs.csv", files::csv(&show(report, &query.group_by), &query)?)),
         Format::Focus => {
             let account = focus::Account { tenant: ctx.tenant, name: report.tenant_name.clone(), zone: report.zone };
             Ok(file(CSV, "costs-focus.csv", focus::table(&account, &report)?))
         }
         Format::Parquet => {
-            let bytes = parquet(&columns(&report, &query.group_by)).map_err(|e| Problem::internal(&e))?;
+            let bytes = parquet(&files::columns(&report, &query)).map_err(|e| Problem::internal(&e))?;
             Ok(file("application/vnd.apache.parquet", "costs.parquet", bytes))
         }
     }
@@ -186,59 +124,6 @@ fn file(kind: &'static str, name: &str, bytes: Vec<u8>) -> Response {
     (headers, bytes).into_response()
 }
 
-/// The items as typed columns, in the order in which the dimensions were asked for.
-fn columns(report: &CostReport, group_by: &[Dimension]) -> Vec<Column> {
-    let lines = &report.lines;
-    let mut columns = Vec::new();
-    let mut text = |name, get: &dyn Fn(&CostLine) -> Option<String>| {
-        columns.push(Column { name, values: Values::Text(lines.iter().map(get).collect()) });
-    };
-    fn id<T: ToString>(pair: Option<&(T, Option<String>)>) -> Option<String> {
-        pair.map(|(id, _)| id.to_string())
-    }
-    fn name<T>(pair: Option<&(T, Option<String>)>) -> Option<String> {
-        pair.and_then(|(_, name)| name.clone())
-    }
-    for dimension in group_by {
-        match dimension {
-            Dimension::Tool => {
-                text("tool_id", &|line| id(line.tool.as_ref()));
-                text("tool", &|line| name(line.tool.as_ref()));
-            }
-            Dimension::Key => {
-                text("key_id", &|line| id(line.key.as_ref()));
-                text("key", &|line| name(line.key.as_ref()));
-            }
-            Dimension::Team => {
-                text("team_id", &|line| id(line.team.as_ref()));
-                text("team", &|line| name(line.team.as_ref()));
-            }
-            Dimension::Upstream => {
-                text("upstream_id", &|line| id(line.upstream.as_ref()));
-                text("upstream", &|line| name(line.upstream.as_ref()));
-            }
-            Dimension::Outcome => text("outcome", &|line| line.outcome.clone()),
-            Dimension::Model => text("model", &|line| line.model.clone()),
-            Dimension::Origin => text("origin", &|line| line.origin.clone()),
-            Dimension::Hour | Dimension::Day | Dimension::Week | Dimension::Month => {}
-        }
-    }
-    text("currency", &|_| Some(report.currency.to_string()));
-    let times = DIMENSIONS.iter().filter(|(_, dimension)| dimension.is_time() && group_by.contains(dimension));
-    let times = times.map(|(name, _)| {
-        let at = |line: &CostLine| line.time.map(|at| at.timestamp_micros());
-        Column { name, values: Values::Time(lines.iter().map(at).collect()) }
-    });
-    columns.extend(times);
-    let count = |name, get: fn(&CostLine) -> Option<i64>| Column { name, values: Values::Count(lines.iter().map(get).collect()) };
-    columns.push(count("calls", |line| Some(line.sums.calls)));
-    columns.push(count("errors", |line| Some(line.sums.errors)));
-    columns.push(Column { name: "amount", values: Values::Amount(lines.iter().map(|line| line.sums.amount).collect()) });
-    columns.push(count("latency_p50_us", |line| line.latency_p50_us));
-    columns.push(count("latency_p99_us", |line| line.latency_p99_us));
-    columns
-}
-
 /// The store points into a body; here the field is a query parameter.
 fn as_parameter(error: tollgate_store::StoreError) -> Problem {
     match error {
@@ -246,20 +131,6 @@ fn as_parameter(error: tollgate_store::StoreError) -> Problem {
         other => other.into(),
     }
 }
-
-const DIMENSIONS: [(&str, Dimension); 11] = [
-    ("tool", Dimension::Tool),
-    ("key", Dimension::Key),
-    ("team", Dimension::Team),
-    ("upstream", Dimension::Upstream),
-    ("outcome", Dimension::Outcome),
-    ("model", Dimension::Model),
-    ("origin", Dimension::Origin),
-    ("hour", Dimension::Hour),
-    ("day", Dimension::Day),
-    ("week", Dimension::Week),
-    ("month", Dimension::Month),
-];
 
 fn dimensions(checks: &mut Checks, list: &str) -> Vec<Dimension> {
     let mut found: Vec<Dimension> = Vec::new();
@@ -277,74 +148,20 @@ fn dimensions(checks: &mut Checks, list: &str) -> Vec<Dimension> {
     found
 }
 
-fn show(report: CostReport, group_by: &[Dimension]) -> Costs {
-    Costs {
-        items: report.lines.into_iter().map(|line| item(line, group_by)).collect(),
-        total: sums(report.total),
-        currency: report.currency.to_string(),
+/// Whether the report is compared; and what `top` and `compare` do not go with.
+fn compared(checks: &mut Checks, asked: &CostsQuery, format: Format, group_by: &[Dimension]) -> bool {
+    let compare = asked.compare.as_deref();
+    checks.require(matches!(compare, None | Some("previous")), "?compare", "use `previous`");
+    checks.require(asked.top.is_none_or(|top| (1..=MAX_TOP).contains(&top)), "?top", "use a number from 1 to 1000");
+    let in_time = group_by.iter().any(|dimension| dimension.is_time());
+    let whole = "periods are compared as a whole: leave the unit of time out of `group_by`";
+    checks.require(compare.is_none() || !in_time, "?compare", whole);
+    if format == Format::Focus {
+        let all = "a FOCUS data set has every row and no other column: use another format";
+        checks.require(asked.top.is_none(), "?top", all);
+        checks.require(compare.is_none(), "?compare", all);
     }
-}
-
-fn sums(sums: Sums) -> CostTotal {
-    CostTotal { calls: sums.calls, errors: sums.errors, amount: decimal(sums.amount) }
-}
-
-fn item(line: CostLine, group_by: &[Dimension]) -> CostItem {
-    let mut item = CostItem {
-        sums: sums(line.sums),
-        latency_p50_us: line.latency_p50_us,
-        latency_p99_us: line.latency_p99_us,
-        ..CostItem::default()
-    };
-    let CostLine { tool, key, team, upstream, outcome, model, origin, time, .. } = line;
-    for dimension in group_by {
-        match dimension {
-            Dimension::Tool => (item.tool_id, item.tool) = named(&tool),
-            Dimension::Key => (item.key_id, item.key) = named(&key),
-            Dimension::Team => (item.team_id, item.team) = named(&team),
-            Dimension::Upstream => (item.upstream_id, item.upstream) = named(&upstream),
-            Dimension::Outcome => item.outcome = Some(outcome.clone()),
-            Dimension::Model => item.model = Some(model.clone()),
-            Dimension::Origin => item.origin = Some(origin.clone()),
-            Dimension::Hour => item.hour = time,
-            Dimension::Day => item.day = time,
-            Dimension::Week => item.week = time,
-            Dimension::Month => item.month = time,
-        }
-    }
-    item
-}
-
-/// An id and its name, both present in the answer even where they are null.
-fn named<T: Copy>(pair: &Option<(T, Option<String>)>) -> (Option<Option<T>>, Option<Option<String>>) {
-    (Some(pair.as_ref().map(|p| p.0)), Some(pair.as_ref().and_then(|p| p.1.clone())))
-}
-
-/// The items as CSV, the columns in the order in which the dimensions were asked for.
-fn table(costs: &Costs, group_by: &[Dimension]) -> Result<Vec<u8>, Stop> {
-    let mut columns = Vec::new();
-    for (name, dimension) in group_by.iter().filter_map(|d| DIMENSIONS.iter().find(|(_, other)| other == d)) {
-        match dimension {
-            Dimension::Tool => columns.extend(["tool_id", "tool"]),
-            Dimension::Key => columns.extend(["key_id", "key"]),
-            Dimension::Team => columns.extend(["team_id", "team"]),
-            Dimension::Upstream => columns.extend(["upstream_id", "upstream"]),
-            _ => columns.push(name),
-        }
-    }
-    columns.extend(["calls", "errors", "amount", "latency_p50_us", "latency_p99_us"]);
-    let header: Vec<&str> = columns.iter().copied().chain(["currency"]).collect();
-    let mut rows = csv::Rows::new(&header)?;
-    for item in &costs.items {
-        let item = serde_json::to_value(item).map_err(|e| Problem::internal(&e))?;
-        let cell = |column: &&str| match item.get(*column) {
-            None | Some(Value::Null) => String::new(),
-            Some(Value::String(text)) => text.clone(),
-            Some(other) => other.to_string(),
-        };
-        rows.push(columns.iter().map(cell).chain([costs.currency.clone()]))?;
-    }
-    Ok(rows.finish()?)
+    compare.is_some()
 }
 
 #[cfg(test)]
@@ -366,15 +183,5 @@ mod tests {
         for bad in ["tools", "Tool", "tool;key", "1", "key_id", "tool)--"] {
             assert!(read(bad).unwrap_err().contains("comma list"), "{bad}");
         }
-    }
-
-    #[test]
-    fn what_was_asked_for_is_there_even_where_it_is_null_and_nothing_else_is() {
-        let line = CostLine { sums: Sums { calls: 2, errors: 1, amount: 2_000_000_000 }, ..CostLine::default() };
-        let shown = serde_json::to_string(&item(line, &[Dimension::Team, Dimension::Outcome])).unwrap();
-        assert_eq!(
-            shown,
-            r#"{"team_id":null,"team":null,"outcome":null,"calls":2,"errors":1,"amount":"0.002","latency_p50_us":null,"latency_p99_us":null}"#
-        );
     }
 }

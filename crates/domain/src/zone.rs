@@ -59,6 +59,23 @@ impl TimeZone {
         let (first, next) = Self::days_of(unit, self.day(at));
         (self.midnight(first), self.midnight(next))
     }
+
+    /// When the period begins that ends at `from` and is as long as the one from there to `to`: as many months where both are starts of
+    /// months, as many days where both are starts of days, as much time else.
+    #[must_use]
+    pub fn before(self, from: DateTime<Utc>, to: DateTime<Utc>) -> DateTime<Utc> {
+        let is_start = |unit| from < to && self.around(unit, from).0 == from && self.around(unit, to).0 == to;
+        let (first, end) = (self.day(from), self.day(to));
+        let months = |day: NaiveDate| i64::from(day.year()) * 12 + i64::from(day.month0());
+        let earlier = if is_start(Calendar::Month) {
+            u32::try_from(months(end) - months(first)).ok().and_then(|n| first.checked_sub_months(Months::new(n)))
+        } else if is_start(Calendar::Day) {
+            u64::try_from((end - first).num_days()).ok().and_then(|n| first.checked_sub_days(Days::new(n)))
+        } else {
+            None
+        };
+        earlier.map_or_else(|| from.checked_sub_signed(to - from).unwrap_or(from), |day| self.midnight(day))
+    }
 }
 
 /// What people divide time by.
@@ -133,6 +150,26 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn the_period_before_is_of_as_many_months_days_or_hours() {
+        let berlin: TimeZone = "Europe/Berlin".parse().unwrap();
+        for (from, to, before) in [
+            // March, 31 days less an hour; February before it has 28.
+            ("2026-02-28T23:00:00Z", "2026-03-31T22:00:00Z", "2026-01-31T23:00:00Z"),
+            // A quarter of a year.
+            ("2026-03-31T22:00:00Z", "2026-06-30T22:00:00Z", "2025-12-31T23:00:00Z"),
+            // The day of 23 hours, and the day after it.
+            ("2026-03-28T23:00:00Z", "2026-03-29T22:00:00Z", "2026-03-27T23:00:00Z"),
+            ("2026-03-29T22:00:00Z", "2026-03-30T22:00:00Z", "2026-03-28T23:00:00Z"),
+            // Begins with a month and ends in the middle of it.
+            ("2026-02-28T23:00:00Z", "2026-03-01T11:00:00Z", "2026-02-28T11:00:00Z"),
+            ("2026-02-28T23:00:00Z", "2026-02-28T23:00:00Z", "2026-02-28T23:00:00Z"),
+        ] {
+            assert_eq!(berlin.before(at(from), at(to)), at(before), "{from} to {to}");
+        }
+        assert_eq!(TimeZone::UTC.before(at("2026-03-01T00:00:00Z"), at("2026-04-01T00:00:00Z")), at("2026-02-01T00:00:00Z"));
     }
 
     #[test]

@@ -128,6 +128,9 @@ pub struct LlmRequest<'a> {
     pub method: Cow<'a, str>,
     pub model: Option<Cow<'a, str>>,
     pub client: Option<Cow<'a, str>>,
+    /// An estimate of what Code Mode kept out of one prompt. Left out where it was not used, as in lines of before there was this field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt_tokens_avoided: Option<i64>,
     /// Of a request that came through the LLM door. Left out of any other, as in lines of before there was this field.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub forward: Option<Forward<'a>>,

@@ -1,17 +1,28 @@
-//! Cost reports: sums over the rows of the audit trail, which are the ledger.
+//! Cost reports: sums over the rows of the audit trail, which are the ledger. They are made of rollups ([`rollup`]) and of what has no
+//! place in the log yet, in one snapshot, so that they equal the trail at every moment.
 
-use chrono::{DateTime, Utc};
-use sqlx::{Postgres, QueryBuilder, Row, postgres::PgRow};
-use tollgate_domain::{Currency, KeyId, Outcome, TeamId, TenantId, TimeZone, ToolId, UpstreamId, ids};
+mod latency;
+mod query;
+pub mod rollup;
+
+use std::collections::{HashMap, HashSet};
+
+use chrono::{DateTime, NaiveDate, Utc};
+use sqlx::{Row, postgres::PgRow};
+use tollgate_domain::{Currency, KeyId, Outcome, TeamId, TenantId, TimeZone, ToolId, UpstreamId};
 use uuid::Uuid;
 
 use crate::{
     error::{StoreError, StoreResult, word},
-    tx::Store,
+    tx::{Store, Tx},
 };
+use latency::Histogram;
+use query::Layout;
 
 /// Groups that one report has at most.
 pub const MAX_GROUPS: usize = 10_000;
+/// Groups of which those that cost most are shown: only their lines are many.
+const MAX_RANKED: usize = 100_000;
 
 /// What a report is grouped by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -41,6 +52,10 @@ pub struct CostQuery {
     pub tool_id: Option<ToolId>,
     pub upstream_id: Option<UpstreamId>,
     pub outcome: Option<Outcome>,
+    /// The groups that cost most, whatever their time, and one line for the others (of each time).
+    pub top: Option<usize>,
+    /// Compare with the period before, as long as the one from `from` to this moment. Not together with a unit of time.
+    pub compare: Option<DateTime<Utc>>,
 }
 
 /// One group. A dimension that was not asked for is `None`, as is one that the group's calls do not have.
@@ -56,10 +71,34 @@ pub struct CostLine {
     pub origin: Option<String>,
     /// The start of the hour, day, week or month of the tenant's time zone.
     pub time: Option<DateTime<Utc>>,
+    /// Of the line of the others: how many groups they are.
+    pub rest: Option<usize>,
     pub sums: Sums,
-    /// Of the calls whose latency is known.
+    /// Of the calls whose latency is known, and at most 3.2 % off: see [`latency`].
     pub latency_p50_us: Option<i64>,
     pub latency_p99_us: Option<i64>,
+    /// By requests of Code Mode; `None` where tools, upstreams or outcomes are told apart, which requests do not have.
+    pub prompt_tokens_avoided: Option<i64>,
+    /// The same of the period before, where that was asked for.
+    pub previous: Option<Measures>,
+}
+
+/// What is said of a group in the period before.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Measures {
+    pub sums: Sums,
+    pub latency_p50_us: Option<i64>,
+    pub latency_p99_us: Option<i64>,
+    pub prompt_tokens_avoided: Option<i64>,
+}
+
+/// The period before, as a whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Previous {
+    pub from: DateTime<Utc>,
+    pub to: DateTime<Utc>,
+    pub total: Sums,
+    pub prompt_tokens_avoided: Option<i64>,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -76,6 +115,8 @@ pub struct CostReport {
     pub lines: Vec<CostLine>,
     /// Every call is in exactly one line, so this is their sum.
     pub total: Sums,
+    pub prompt_tokens_avoided: Option<i64>,
+    pub previous: Option<Previous>,
     /// A tenant has one, for life.
     pub currency: Currency,
     /// In which its days begin.
@@ -84,35 +125,24 @@ pub struct CostReport {
 }
 
 impl Dimension {
-    /// The column that the report groups by, and what it selects.
-    const fn sql(self) -> (&'static str, &'static str) {
-        match self {
-            // A tool or an upstream keeps its name for life, and a call of an unknown tool has no id.
-            Self::Tool => ("i.tool_id", "i.tool_id, CASE WHEN i.tool_id IS NOT NULL THEN max(i.tool_name) END AS tool"),
-            Self::Upstream => ("i.upstream_id", "i.upstream_id, max(i.upstream_name) AS upstream"),
-            Self::Key => (
-                "i.key_id",
-                "i.key_id, (SELECT k.name FROM virtual_keys k WHERE k.tenant_id = $1 AND k.key_id = i.key_id) AS key",
-            ),
-            Self::Team => {
-                ("i.team_id", "i.team_id, (SELECT m.name FROM teams m WHERE m.tenant_id = $1 AND m.team_id = i.team_id) AS team")
-            }
-            Self::Outcome => ("i.outcome", "i.outcome"),
-            Self::Model => ("l.model", "l.model"),
-            Self::Origin => ("i.origin", "i.origin"),
-            // The second parameter is the tenant's time zone.
-            Self::Hour => ("date_trunc('hour', i.opened_at, $2)", "date_trunc('hour', i.opened_at, $2) AS time"),
-            Self::Day => ("date_trunc('day', i.opened_at, $2)", "date_trunc('day', i.opened_at, $2) AS time"),
-            Self::Week => ("date_trunc('week', i.opened_at, $2)", "date_trunc('week', i.opened_at, $2) AS time"),
-            Self::Month => ("date_trunc('month', i.opened_at, $2)", "date_trunc('month', i.opened_at, $2) AS time"),
-        }
-    }
-
     #[must_use]
     pub const fn is_time(self) -> bool {
         matches!(self, Self::Hour | Self::Day | Self::Week | Self::Month)
     }
 }
+
+/// A line in the making: its measures can still be added to.
+#[derive(Default)]
+struct Group {
+    line: CostLine,
+    latency: Histogram,
+    tokens: i64,
+    previous: Option<(Sums, Histogram, i64)>,
+}
+
+/// What tells one group from another, but for the time.
+#[derive(PartialEq, Eq, Hash)]
+struct Key([Option<Uuid>; 4], [Option<String>; 3]);
 
 /// Sum up the calls of a tenant.
 ///
@@ -120,30 +150,67 @@ impl Dimension {
 /// [`StoreError::Invalid`] when there are more than [`MAX_GROUPS`] groups, or when it takes too long.
 pub async fn report(store: &Store, tenant: TenantId, ask: &CostQuery) -> StoreResult<CostReport> {
     let mut tx = store.tenant_snapshot(tenant).await?;
-    sqlx::query("SET LOCAL statement_timeout = '20s'").execute(&mut *tx).await?;
+    // A compiled plan would take longer than the plan takes.
+    sqlx::raw_sql("SET LOCAL statement_timeout = '20s'; SET LOCAL jit = off; SET LOCAL work_mem = '32MB'")
+        .execute(&mut *tx)
+        .await?;
     let account = sqlx::query!("SELECT name, currency, time_zone FROM tenants WHERE tenant_id = $1", tenant.uuid());
     let account = account.fetch_one(&mut *tx).await?;
-    let rows = build(tenant, &account.time_zone, ask).build().fetch_all(&mut *tx).await.map_err(too_slow)?;
+    let zone: TimeZone = word(&account.time_zone)?;
+    let mut groups = sum_up(&mut tx, tenant, (ask.from, ask.to), zone, ask).await?;
+    let mut before = None;
+    if let Some(until) = ask.compare {
+        let period = (zone.before(ask.from, until), ask.from);
+        groups = beside(groups, sum_up(&mut tx, tenant, period, zone, ask).await?);
+        before = Some(period);
+    }
     tx.commit().await?;
-    if rows.len() > MAX_GROUPS {
-        let sentence = format!("the report has more than {MAX_GROUPS} groups; ask for a shorter time or fewer dimensions");
-        return Err(StoreError::invalid("/group_by", sentence));
+    if let Some(top) = ask.top {
+        groups = cut(groups, top, ask.group_by.iter().any(|dimension| dimension.is_time()));
     }
-    let mut report = CostReport {
-        lines: Vec::with_capacity(rows.len()),
-        total: Sums::default(),
+    if groups.len() > MAX_GROUPS {
+        return Err(too_many());
+    }
+    let tokens = query::counts_tokens(ask);
+    let avoided = |groups: &[Group], of: fn(&Group) -> i64| tokens.then(|| groups.iter().map(of).sum());
+    Ok(CostReport {
+        total: total(groups.iter().map(|group| group.line.sums)),
+        prompt_tokens_avoided: avoided(&groups, |group| group.tokens),
+        previous: before.map(|(from, to)| Previous {
+            from,
+            to,
+            total: total(groups.iter().filter_map(|group| Some(group.previous.as_ref()?.0))),
+            prompt_tokens_avoided: avoided(&groups, |group| group.previous.as_ref().map_or(0, |previous| previous.2)),
+        }),
+        lines: groups.into_iter().map(|group| group.finish(tokens)).collect(),
         currency: word(&account.currency)?,
-        zone: word(&account.time_zone)?,
+        zone,
         tenant_name: account.name,
-    };
-    for row in &rows {
-        let line = cost_line(row, &ask.group_by)?;
-        report.total.calls += line.sums.calls;
-        report.total.errors += line.sums.errors;
-        report.total.amount += line.sums.amount;
-        report.lines.push(line);
+    })
+}
+
+/// The groups of one period, in their order.
+async fn sum_up(
+    tx: &mut Tx,
+    tenant: TenantId,
+    period: (DateTime<Utc>, DateTime<Utc>),
+    zone: TimeZone,
+    ask: &CostQuery,
+) -> StoreResult<Vec<Group>> {
+    let most = if ask.top.is_some() { MAX_RANKED } else { MAX_GROUPS };
+    let layout = Layout::of(tx, period, zone.name()).await?;
+    let mut query = query::build(tenant, &layout, ask, i64::try_from(most + 1).unwrap_or(i64::MAX));
+    let rows = query.build().fetch_all(&mut **tx).await.map_err(too_slow)?;
+    if rows.len() > most {
+        return Err(too_many());
     }
-    Ok(report)
+    rows.iter().map(|row| Group::read(row, &ask.group_by, zone)).collect()
+}
+
+fn too_many() -> StoreError {
+    let sentence =
+        format!("the report has more than {MAX_GROUPS} groups; ask for a shorter time, fewer dimensions or the `top` of them");
+    StoreError::invalid("/group_by", sentence)
 }
 
 fn too_slow(error: sqlx::Error) -> StoreError {
@@ -153,103 +220,142 @@ fn too_slow(error: sqlx::Error) -> StoreError {
     }
 }
 
-fn build(tenant: TenantId, zone: &str, ask: &CostQuery) -> QueryBuilder<Postgres> {
-    let (from, to) = (ids::floor(ask.from), ids::floor(ask.to));
-    let errors: Vec<&str> = Outcome::ALL.iter().filter(|o| o.is_error()).map(|o| o.as_str()).collect();
-    let mut query = QueryBuilder::new("SELECT ");
-    // The fragments of Dimension::sql count on the order of these two parameters.
-    query.push_bind(tenant.uuid()).push("::uuid AS tenant, ").push_bind(zone.to_owned()).push("::text AS zone");
-    for dimension in &ask.group_by {
-        query.push(", ").push(dimension.sql().1);
-    }
-    query.push(", count(*) AS calls, count(*) FILTER (WHERE i.outcome = ANY(").push_bind(errors);
-    query.push(
-        ")) AS errors, COALESCE(sum(i.amount_picos), 0)::numeric(38,0)::text AS amount,
-           percentile_disc(0.5) WITHIN GROUP (ORDER BY i.latency_us) AS p50,
-           percentile_disc(0.99) WITHIN GROUP (ORDER BY i.latency_us) AS p99 FROM (",
-    );
-    calls(&mut query, tenant, from, to);
-    query.push(") i");
-    if ask.group_by.contains(&Dimension::Model) {
-        query.push(" LEFT JOIN llm_requests l ON l.tenant_id = ").push_bind(tenant.uuid());
-        query.push(" AND l.llm_request_id = i.llm_request_id");
-    }
-    query.push(" WHERE true");
-    let filters = [
-        (" AND i.key_id = ", ask.key_id.map(KeyId::uuid)),
-        (" AND i.team_id = ", ask.team_id.map(TeamId::uuid)),
-        (" AND i.tool_id = ", ask.tool_id.map(ToolId::uuid)),
-        (" AND i.upstream_id = ", ask.upstream_id.map(UpstreamId::uuid)),
-    ];
-    for (sql, id) in filters.into_iter().filter_map(|(sql, id)| Some((sql, id?))) {
-        query.push(sql).push_bind(id);
-    }
-    if let Some(outcome) = ask.outcome {
-        query.push(" AND i.outcome = ").push_bind(outcome.as_str());
-    }
-    group(&mut query, &ask.group_by);
-    query
+fn total(sums: impl Iterator<Item = Sums>) -> Sums {
+    sums.fold(Sums::default(), Sums::plus)
 }
 
-/// The view `tool_calls`, with the range of ids on each of its three parts: Postgres would not carry it over from the
-/// first to the others, and read all their partitions. Sums read so much that joining is cheaper than looking up. A test
-/// holds the two against each other.
-fn calls(query: &mut QueryBuilder<Postgres>, tenant: TenantId, from: Uuid, to: Uuid) {
-    let part = |query: &mut QueryBuilder<Postgres>, kind: &'static str| {
-        query.push("(SELECT * FROM tool_call_events WHERE tenant_id = ").push_bind(tenant.uuid());
-        query.push(" AND call_id >= ").push_bind(from).push(" AND call_id < ").push_bind(to).push(kind);
-    };
-    query.push(
-        "SELECT e.call_id, e.llm_request_id, e.origin, e.key_id, e.team_id, e.upstream_id, e.upstream_name, e.tool_id, e.tool_name,
-                e.at AS opened_at, COALESCE(c.outcome, r.outcome, e.outcome) AS outcome,
-                COALESCE(c.latency_us, r.latency_us, e.latency_us) AS latency_us,
-                COALESCE(c.amount_picos, r.amount_picos, e.amount_picos) AS amount_picos FROM ",
-    );
-    part(query, " AND kind = 0) e LEFT JOIN ");
-    part(query, " AND kind = 1) c ON c.call_id = e.call_id LEFT JOIN ");
-    part(query, " AND kind = 2) r ON r.call_id = e.call_id");
+/// Each group with what it was in the period before; those that were only then come behind, as nothing.
+fn beside(now: Vec<Group>, then: Vec<Group>) -> Vec<Group> {
+    let mut before: HashMap<Key, Group> = HashMap::with_capacity(then.len());
+    let mut order = Vec::with_capacity(then.len());
+    for group in then {
+        order.push(group.line.key());
+        before.insert(group.line.key(), group);
+    }
+    let measured = |group: Group| (group.line.sums, group.latency, group.tokens);
+    let mut groups = now;
+    for group in &mut groups {
+        group.previous = Some(before.remove(&group.line.key()).map(measured).unwrap_or_default());
+    }
+    for gone in order.into_iter().filter_map(|key| before.remove(&key)) {
+        let line = CostLine { sums: Sums::default(), ..gone.line.clone() };
+        groups.push(Group { line, previous: Some(measured(gone)), ..Group::default() });
+    }
+    groups
 }
 
-fn group(query: &mut QueryBuilder<Postgres>, group_by: &[Dimension]) {
-    for (position, dimension) in group_by.iter().enumerate() {
-        query.push(if position == 0 { " GROUP BY " } else { ", " }).push(dimension.sql().0);
+/// The groups that cost most, and the others as one line (of each time).
+fn cut(groups: Vec<Group>, top: usize, by_time: bool) -> Vec<Group> {
+    let mut order: Vec<(Key, Sums)> = Vec::new();
+    let mut places: HashMap<Key, usize> = HashMap::new();
+    for group in &groups {
+        let place = *places.entry(group.line.key()).or_insert_with(|| {
+            order.push((group.line.key(), Sums::default()));
+            order.len() - 1
+        });
+        order[place].1 = order[place].1.plus(group.line.sums);
     }
-    query.push(" ORDER BY ");
-    if group_by.iter().any(|dimension| dimension.is_time()) {
-        query.push("time, ");
-    }
-    query.push("sum(i.amount_picos) DESC NULLS LAST, calls DESC");
-    for dimension in group_by.iter().filter(|dimension| !dimension.is_time()) {
-        query.push(", ").push(dimension.sql().0);
-    }
-    query.push(" LIMIT ").push_bind(i64::try_from(MAX_GROUPS + 1).unwrap_or(i64::MAX));
-}
-
-fn cost_line(row: &PgRow, group_by: &[Dimension]) -> StoreResult<CostLine> {
-    let amount: &str = row.try_get("amount")?;
-    let mut line = CostLine {
-        sums: Sums {
-            calls: row.try_get("calls")?,
-            errors: row.try_get("errors")?,
-            amount: amount.parse().map_err(|e| StoreError::Corrupt(format!("amount {amount:?}: {e}")))?,
-        },
-        latency_p50_us: row.try_get("p50")?,
-        latency_p99_us: row.try_get("p99")?,
-        ..CostLine::default()
-    };
-    for dimension in group_by {
-        match dimension {
-            Dimension::Tool => line.tool = named(row, "tool_id", "tool")?,
-            Dimension::Key => line.key = named(row, "key_id", "key")?,
-            Dimension::Team => line.team = named(row, "team_id", "team")?,
-            Dimension::Upstream => line.upstream = named(row, "upstream_id", "upstream")?,
-            Dimension::Outcome => line.outcome = row.try_get("outcome")?,
-            Dimension::Model => line.model = row.try_get("model")?,
-            Dimension::Origin => line.origin = row.try_get("origin")?,
-            Dimension::Hour | Dimension::Day | Dimension::Week | Dimension::Month => line.time = row.try_get("time")?,
+    // Stable: of equals, the first comes first.
+    order.sort_by_key(|(_, sums)| std::cmp::Reverse((sums.amount, sums.calls)));
+    let kept: HashSet<Key> = order.into_iter().take(top).map(|(key, _)| key).collect();
+    let (mut shown, others): (Vec<_>, Vec<_>) = groups.into_iter().partition(|group| kept.contains(&group.line.key()));
+    let mut rest: Vec<Group> = Vec::new();
+    for group in others {
+        // Where there is time, groups come in its order.
+        if rest.last().is_none_or(|last| last.line.time != group.line.time) {
+            rest.push(Group {
+                line: CostLine { time: group.line.time, rest: Some(0), ..CostLine::default() },
+                ..Group::default()
+            });
+        }
+        if let Some(last) = rest.last_mut() {
+            last.add(&group);
         }
     }
-    Ok(line)
+    shown.append(&mut rest);
+    if by_time {
+        shown.sort_by_key(|group| group.line.time);
+    }
+    shown
+}
+
+impl Sums {
+    #[must_use]
+    const fn plus(self, other: Self) -> Self {
+        Self { calls: self.calls + other.calls, errors: self.errors + other.errors, amount: self.amount + other.amount }
+    }
+}
+
+impl CostLine {
+    fn key(&self) -> Key {
+        fn id<T: Copy + Into<Uuid>>(pair: Option<&(T, Option<String>)>) -> Option<Uuid> {
+            pair.map(|(id, _)| (*id).into())
+        }
+        let ids = [id(self.tool.as_ref()), id(self.key.as_ref()), id(self.team.as_ref()), id(self.upstream.as_ref())];
+        Key(ids, [self.outcome.clone(), self.model.clone(), self.origin.clone()])
+    }
+}
+
+impl Group {
+    fn read(row: &PgRow, group_by: &[Dimension], zone: TimeZone) -> StoreResult<Self> {
+        let amount: &str = row.try_get("amount")?;
+        let mut line = CostLine {
+            sums: Sums {
+                calls: row.try_get("calls")?,
+                errors: row.try_get("errors")?,
+                amount: amount.parse().map_err(|e| StoreError::Corrupt(format!("amount {amount:?}: {e}")))?,
+            },
+            ..CostLine::default()
+        };
+        for dimension in group_by {
+            match dimension {
+                Dimension::Tool => line.tool = named(row, "tool_id", "tool")?,
+                Dimension::Key => line.key = named(row, "key_id", "key")?,
+                Dimension::Team => line.team = named(row, "team_id", "team")?,
+                Dimension::Upstream => line.upstream = named(row, "upstream_id", "upstream")?,
+                Dimension::Outcome => line.outcome = row.try_get("outcome")?,
+                Dimension::Model => line.model = row.try_get("model")?,
+                Dimension::Origin => line.origin = row.try_get("origin")?,
+                Dimension::Hour => line.time = row.try_get("hour")?,
+                Dimension::Day | Dimension::Week | Dimension::Month => {
+                    line.time = row.try_get::<Option<NaiveDate>, _>("since")?.map(|day| zone.midnight(day));
+                }
+            }
+        }
+        let latency = Histogram::read(row.try_get::<Option<&[u8]>, _>("latency")?.unwrap_or_default())?;
+        Ok(Self { line, latency, tokens: row.try_get("tokens")?, previous: None })
+    }
+
+    /// Into the line of the others.
+    fn add(&mut self, other: &Self) {
+        self.line.rest = self.line.rest.map(|groups| groups + 1);
+        self.line.sums = self.line.sums.plus(other.line.sums);
+        self.latency.add(&other.latency);
+        self.tokens += other.tokens;
+        if let Some((sums, latency, tokens)) = &other.previous {
+            let mine = self.previous.get_or_insert_default();
+            mine.0 = mine.0.plus(*sums);
+            mine.1.add(latency);
+            mine.2 += tokens;
+        }
+    }
+
+    fn finish(self, counts_tokens: bool) -> CostLine {
+        let measures = |sums: Sums, latency: &Histogram, tokens: i64| Measures {
+            sums,
+            latency_p50_us: latency.percentile(50),
+            latency_p99_us: latency.percentile(99),
+            prompt_tokens_avoided: counts_tokens.then_some(tokens),
+        };
+        let now = measures(self.line.sums, &self.latency, self.tokens);
+        CostLine {
+            latency_p50_us: now.latency_p50_us,
+            latency_p99_us: now.latency_p99_us,
+            prompt_tokens_avoided: now.prompt_tokens_avoided,
+            previous: self.previous.map(|(sums, latency, tokens)| measures(sums, &latency, tokens)),
+            ..self.line
+        }
+    }
 }
 
 fn named<T: From<Uuid>>(row: &PgRow, id: &str, name: &str) -> StoreResult<Option<(T, Option<String>)>> {

@@ -1,4 +1,4 @@
-//! The advisory locks, so that no two things share a number. The first two are taken by functions of the migrations, which spell them.
+//! The advisory locks, so that no two things share a number. The first three are taken by functions of the migrations, which spell them.
 
 /// Whoever makes or drops partitions.
 pub(crate) const PARTITIONS: i64 = 7_420_001;
@@ -7,3 +7,5 @@ pub(crate) const PARTITIONS: i64 = 7_420_001;
 pub(crate) const SEALER: i64 = 7_420_003;
 /// One indexer of calls in all.
 pub(crate) const INDEXER: i64 = 7_420_004;
+/// One checker of the rollups in all.
+pub(crate) const CHECKER: i64 = 7_420_005;

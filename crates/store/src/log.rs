@@ -54,7 +54,7 @@ pub async fn lines(tx: &mut Tx, tenant: TenantId, entries: &[Sealed]) -> StoreRe
 type Make = fn(TenantId, &PgRow) -> StoreResult<Line<'_>>;
 
 const REQUESTS: &str =
-    "SELECT l.llm_request_id, l.key_id, l.team_id, l.origin, l.method, l.model, l.client, l.at, f.root_id, f.turn, f.mode,
+    "SELECT l.llm_request_id, l.key_id, l.team_id, l.origin, l.method, l.model, l.client, l.at, l.prompt_tokens_avoided, f.root_id, f.turn, f.mode,
     f.streaming, f.worker_id, f.decision, f.reason, f.tools_offered, f.tools_tokens, f.quoted_picos, f.currency, f.prompt_sha256,
     f.prompt_form, f.prompt_kept_sha256
     FROM llm_requests l LEFT JOIN llm_forwards f ON f.tenant_id = l.tenant_id AND f.llm_request_id = l.llm_request_id
@@ -81,6 +81,7 @@ fn request(tenant: TenantId, row: &PgRow) -> StoreResult<Line<'_>> {
         method: text(row, "method")?.into(),
         model: words(row, "model")?,
         client: words(row, "client")?,
+        prompt_tokens_avoided: row.try_get("prompt_tokens_avoided")?,
         forward: forward(row)?,
     }))
 }

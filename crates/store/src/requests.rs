@@ -27,6 +27,7 @@ pub struct LlmRequest {
     pub model: Option<String>,
     pub client: Option<String>,
     pub at: DateTime<Utc>,
+    pub prompt_tokens_avoided: Option<i64>,
     /// Of one that came through the LLM door.
     pub forward: Option<Forwarded>,
 }
@@ -146,6 +147,7 @@ fn read(row: &PgRow) -> StoreResult<LlmRequest> {
         model: row.try_get("model")?,
         client: row.try_get("client")?,
         at: row.try_get("at")?,
+        prompt_tokens_avoided: row.try_get("prompt_tokens_avoided")?,
         forward: forwarded(row)?,
     })
 }

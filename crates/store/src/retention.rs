@@ -98,6 +98,8 @@ async fn drop_month(store: &Store, month: NaiveDate, now: DateTime<Utc>) -> Stor
     let keep: Vec<Uuid> = keep.into_iter().chain(going.into_iter().filter(|tenant| !with_rows.contains(tenant))).collect();
     role(&mut change, "SET LOCAL ROLE tollgate_control").await?;
     forget_runs(&mut change, &with_rows, ids::floor(end)).await?;
+    // What the rows cost stays in the rollups, and nobody misses the rows there.
+    sqlx::query("SELECT tollgate_cost_pruned($1, $2)").bind(&with_rows).bind(end).execute(&mut *change.tx).await?;
     sqlx::query("SELECT tollgate_retire($1, $2)").bind(first).bind(&keep).execute(&mut *change.tx).await?;
     role(&mut change, "SET LOCAL ROLE tollgate_app").await?;
     change.commit_quietly().await?;

@@ -25,6 +25,7 @@ use uuid::Uuid;
 
 use crate::{
     change::Actor,
+    costs::rollup,
     error::{StoreError, StoreResult},
     events, ledger,
     locks::SEALER,
@@ -94,6 +95,7 @@ pub async fn round(store: &Store, now: DateTime<Utc>) -> StoreResult<Round> {
     let mut logs: BTreeMap<TenantId, Vec<Sealed>> = BTreeMap::new();
     let mut concerned: BTreeMap<TenantId, Vec<String>> = BTreeMap::new();
     let mut ends = spend::Ends::default();
+    let mut counted = rollup::Entries::default();
     for wait in &waiting {
         let known = done.anomalies.len();
         let Some(entries) = examine(wait, &mut chains, store.keys(), &mut done.anomalies) else { continue };
@@ -104,6 +106,7 @@ pub async fn round(store: &Store, now: DateTime<Utc>) -> StoreResult<Round> {
         }
         for entry in entries {
             ends.push(entry.tenant, &entry.place, &wait.xid);
+            counted.push(entry.tenant, &entry.place, &wait.xid);
             logs.entry(entry.tenant).or_default().push((entry.place, entry.leaf));
         }
     }
@@ -111,6 +114,7 @@ pub async fn round(store: &Store, now: DateTime<Utc>) -> StoreResult<Round> {
         done.entries += entries.len();
         seal(&mut tx, store.keys(), tenant, &entries, now, &mut done.seals).await?;
     }
+    rollup::count(&mut tx, counted).await?;
     settle(&mut tx, &waiting, &chains, now).await?;
     concerned.insert(PLATFORM, done.anomalies.clone());
     // Last: whoever asks for a lease of one of these budgets waits for this commit.

@@ -181,6 +181,10 @@ pub async fn update(change: &mut Change, mut tenant: Tenant) -> StoreResult<Tena
     )
     .execute(&mut *change.tx)
     .await?;
+    // Its reports are of other days from here on. Cutting them anew takes its time where there are many.
+    sqlx::query("SET LOCAL statement_timeout = '5min'").execute(&mut *change.tx).await?;
+    sqlx::query("SELECT tollgate_cost_rezone($1)").bind(tenant.zone.name()).execute(&mut *change.tx).await?;
+    sqlx::query("SET LOCAL statement_timeout = '30s'").execute(&mut *change.tx).await?;
     Ok(tenant)
 }
 

@@ -85,6 +85,10 @@ const ROWS: &[(&str, &str)] = &[
     ("rate_slots", "(tenant_id, rate_limit_id, worker_id, sequence, held, until_us) VALUES ($1, $1, $1, 1, 1, 1)"),
     ("rate_states", "(tenant_id, rate_limit_id, even_at) VALUES ($1, $1, 0)"),
     ("resolved_calls", "(tenant_id, call_id, amount) VALUES ($1, $2, 1)"),
+    ("cost_states", "(tenant_id, zone) VALUES (COALESCE($1, $2), 'UTC')"),
+    ("cost_cells", "(tenant_id, face, cell) VALUES ($1, 0, $2)"),
+    ("cost_quarters", "(tenant_id, face, quarter, cell, calls, amount, latency, tokens) VALUES ($1, 0, '2026-01-01', $2, 1, 1, '', 0)"),
+    ("cost_days", "(tenant_id, face, day, cell, calls, amount, latency, tokens) VALUES ($1, 1, '2026-01-01', $2, 1, 1, '', 0)"),
     ("script_run_turns", "(tenant_id, script_run_id, turn, worker_id, why, journal, at) VALUES ($1, $2, 1, $1, 'crashed', 0, now())"),
 ];
 
@@ -110,6 +114,10 @@ budget_windows: S - - - -
 budgets: SIU - - - -
 call_blocks: SID S - - -
 config_revision: S S - - -
+cost_cells: S - - - -
+cost_days: S - - - -
+cost_quarters: S - - - -
+cost_states: S S - - -
 credits: SI - - - -
 export_jobs: SIU Su - - -
 export_parts: SI - - - -
@@ -305,6 +313,16 @@ async fn the_roles_hold_exactly_these_rights(pool: PgPool) {
             "tollgate_batch_known tollgate_writer",
             "tollgate_claim tollgate_control",
             "tollgate_close_lease tollgate_control",
+            "tollgate_cost_build tollgate_sealer",
+            "tollgate_cost_checked tollgate_control",
+            "tollgate_cost_drift tollgate_control",
+            "tollgate_cost_layout tollgate_app",
+            "tollgate_cost_pruned tollgate_control",
+            "tollgate_cost_raw tollgate_app",
+            "tollgate_cost_repair tollgate_sealer",
+            "tollgate_cost_rezone tollgate_app",
+            "tollgate_cost_stretch tollgate_control",
+            "tollgate_cost_tail tollgate_app",
             "tollgate_count tollgate_control",
             "tollgate_ensure_partitions tollgate_control",
             "tollgate_expired_leases tollgate_control",
@@ -317,6 +335,7 @@ async fn the_roles_hold_exactly_these_rights(pool: PgPool) {
             "tollgate_renew_leases tollgate_control",
             "tollgate_retirable tollgate_control",
             "tollgate_retire tollgate_control",
+            "tollgate_roll tollgate_sealer",
             "tollgate_settle tollgate_sealer",
             "tollgate_take tollgate_control",
             "tollgate_touch tollgate_app"

@@ -191,7 +191,7 @@ impl Stage {
                 let (wallets, budgets) = (wallets.clone(), Arc::clone(&budgets));
                 async move {
                     let now = SystemClock.now();
-                    let call = (CallId::mint(now), now);
+                    let call = (CallId::mint(now).uuid(), now);
                     let of = (tenant, TimeZone::UTC, budgets.as_slice());
                     wallets.reserve(of, call, &spender, Picos(AMOUNT)).await?.written();
                     Ok(())

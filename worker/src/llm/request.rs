@@ -339,6 +339,7 @@ async fn row(
         model: Some(trail.words(asking.model.chars().take(256).collect()).await),
         client: asking.client.clone(),
         at,
+        prompt_tokens_avoided: None,
         forward: Some(Forward {
             root: asking.root,
             turn: asking.turn,

@@ -260,9 +260,18 @@ impl Turn {
             method: known_method(&self.request.method),
             model: None,
             client,
+            prompt_tokens_avoided: self.prompt_tokens_avoided(),
             at: self.gate.clock.now(),
             forward: None,
         })
+    }
+
+    /// What the prompt behind this request did not have to carry, where it uses a tool of Code Mode.
+    fn prompt_tokens_avoided(&self) -> Option<i64> {
+        let name = self.request.params.name.as_deref().filter(|_| self.request.method == "tools/call")?;
+        MetaTool::find(&self.caller, name)?;
+        let visible = self.caller.visible();
+        Some(visible.prompt_tokens_avoided(&meta_tools_in(self.caller.languages, visible.library.is_large())))
     }
 }
 

@@ -90,6 +90,7 @@ impl Maker {
             method: "tools/call".into(),
             model: None,
             client: Some("test 1".into()),
+            prompt_tokens_avoided: None,
         };
         (Line::LlmRequest(line), Vec::new())
     }

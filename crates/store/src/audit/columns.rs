@@ -75,6 +75,7 @@ struct Requests {
     model: Vec<Option<String>>,
     client: Vec<Option<String>>,
     at: Vec<DateTime<Utc>>,
+    avoided: Vec<Option<i64>>,
 }
 
 #[derive(Default)]
@@ -246,6 +247,7 @@ impl Batch {
             method: n.method.into(),
             model: n.model.as_deref().map(text),
             client: n.client.as_deref().map(text),
+            prompt_tokens_avoided: n.prompt_tokens_avoided,
             forward,
         };
         self.requests.push(&line);
@@ -408,9 +410,10 @@ impl Batch {
         let leases: Vec<Uuid> = self.leases.iter().copied().collect();
         let done = sqlx::query!(
             "WITH requests AS (
-               INSERT INTO llm_requests (tenant_id, llm_request_id, key_id, team_id, origin, method, model, client, at)
+               INSERT INTO llm_requests (tenant_id, llm_request_id, key_id, team_id, origin, method, model, client, at,
+                                         prompt_tokens_avoided)
                SELECT * FROM UNNEST($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::text[], $6::text[], $7::text[], $8::text[],
-                                    $9::timestamptz[])
+                                    $9::timestamptz[], $62::bigint[])
                ON CONFLICT DO NOTHING),
              events AS (
                INSERT INTO tool_call_events (tenant_id, call_id, kind, at, llm_request_id, origin, script_run_id, sequence, key_id,
@@ -448,7 +451,7 @@ impl Batch {
             &p.tenant as _, &p.call as _, &p.kind as _, &p.size as _, &p.salt as _, &p.body as _,
             b.writer_id, b.sequence, b.at, b.previous.0.as_slice(), b.root.0.as_slice(), b.key_id, signed.signature, signed.entries,
             &e.approval as _, &e.leases as _, &leases,
-            &e.unit as _, &e.unit_picos as _, &e.tier as _, &e.call_number as _,
+            &e.unit as _, &e.unit_picos as _, &e.tier as _, &e.call_number as _, &q.avoided as _,
         )
         .execute(connection)
         .await?;
@@ -530,6 +533,7 @@ impl Requests {
         self.model.push(owned(n.model.as_ref()));
         self.client.push(owned(n.client.as_ref()));
         self.at.push(n.at);
+        self.avoided.push(n.prompt_tokens_avoided);
     }
 }
 

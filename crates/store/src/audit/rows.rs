@@ -29,6 +29,8 @@ pub struct NewRequest {
     pub model: Option<String>,
     /// Name and version of the client, as it says.
     pub client: Option<String>,
+    /// Where it used a tool of Code Mode: about how many tokens the tools behind it would have added to a prompt.
+    pub prompt_tokens_avoided: Option<i64>,
     pub at: DateTime<Utc>,
     /// Of one that came through the LLM door.
     pub forward: Option<Forward>,

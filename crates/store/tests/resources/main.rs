@@ -8,6 +8,9 @@ mod credits;
 mod discovery;
 mod llm_prices;
 mod prices;
+mod rollups;
+#[path = "../support/mod.rs"]
+mod support;
 mod trail;
 mod upstreams;
 

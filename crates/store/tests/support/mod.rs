@@ -81,6 +81,7 @@ impl Who {
             method: "tools/call",
             model: None,
             client: None,
+            prompt_tokens_avoided: None,
             at: now(),
             forward: None,
         }

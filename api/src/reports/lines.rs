@@ -1,0 +1,197 @@
+//! The lines of a cost report as the API tells them.
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use tollgate_domain::{KeyId, TeamId, ToolId, UpstreamId, money::decimal};
+use tollgate_store::costs::{CostLine, CostReport, Dimension, Sums};
+use utoipa::ToSchema;
+
+/// As `group_by` spells them.
+pub const DIMENSIONS: [(&str, Dimension); 11] = [
+    ("tool", Dimension::Tool),
+    ("key", Dimension::Key),
+    ("team", Dimension::Team),
+    ("upstream", Dimension::Upstream),
+    ("outcome", Dimension::Outcome),
+    ("model", Dimension::Model),
+    ("origin", Dimension::Origin),
+    ("hour", Dimension::Hour),
+    ("day", Dimension::Day),
+    ("week", Dimension::Week),
+    ("month", Dimension::Month),
+];
+
+/// What calls cost.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Costs {
+    /// By time where a unit of time was asked for, then the dearest first.
+    pub items: Vec<CostItem>,
+    pub total: CostTotal,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub previous: Option<CostPrevious>,
+    /// ISO 4217.
+    pub currency: String,
+}
+
+/// One group. It has the dimensions that were asked for and no others; null is a group of its own (calls without a team).
+#[derive(Debug, Default, Serialize, ToSchema)]
+pub struct CostItem {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    tool_id: Option<Option<ToolId>>,
+    /// The tool's name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    tool: Option<Option<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    key_id: Option<Option<KeyId>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    key: Option<Option<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    team_id: Option<Option<TeamId>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    team: Option<Option<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    upstream_id: Option<Option<UpstreamId>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    upstream: Option<Option<String>>,
+    /// Null: calls that are open.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    outcome: Option<Option<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    model: Option<Option<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    origin: Option<Option<String>>,
+    /// The start of the hour, day, week or month of the tenant's time zone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hour: Option<DateTime<Utc>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    day: Option<DateTime<Utc>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    week: Option<DateTime<Utc>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    month: Option<DateTime<Utc>>,
+    /// Of the line of the others, those that are not among the `top`: how many groups they are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rest_groups: Option<usize>,
+    #[serde(flatten)]
+    measures: CostMeasures,
+    /// The same of the period before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    previous: Option<CostMeasures>,
+}
+
+#[derive(Debug, Default, Serialize, ToSchema)]
+pub struct CostMeasures {
+    #[serde(flatten)]
+    sums: CostTotal,
+    /// Of the calls that have a latency, at most 3.2 % off; null where none has.
+    latency_p50_us: Option<i64>,
+    latency_p99_us: Option<i64>,
+}
+
+#[derive(Debug, Default, Serialize, ToSchema)]
+pub struct CostTotal {
+    /// Every row of the audit trail: denied, held and open calls too.
+    pub calls: i64,
+    /// Those with an outcome other than `ok` and `held`.
+    pub errors: i64,
+    /// An exact decimal. A call that is open counts with nothing yet.
+    pub amount: String,
+    /// What Code Mode saved, an estimate: for each request that used listToolFiles, readToolFile, getToolDocs or another of its tools, what
+    /// the definitions of all tools behind them would have added to one prompt, less what their own take; four bytes count as a
+    /// token. Left out where tools, upstreams or outcomes are told apart or filtered by: requests have none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt_tokens_avoided: Option<i64>,
+}
+
+/// The period before, as a whole.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct CostPrevious {
+    pub from: DateTime<Utc>,
+    /// Exclusive.
+    pub to: DateTime<Utc>,
+    #[serde(flatten)]
+    pub total: CostTotal,
+}
+
+/// The report as the API tells it.
+pub fn show(report: CostReport, group_by: &[Dimension]) -> Costs {
+    Costs {
+        items: report.lines.into_iter().map(|line| item(line, group_by)).collect(),
+        total: sums(report.total, report.prompt_tokens_avoided),
+        previous: report.previous.map(|previous| CostPrevious {
+            from: previous.from,
+            to: previous.to,
+            total: sums(previous.total, previous.prompt_tokens_avoided),
+        }),
+        currency: report.currency.to_string(),
+    }
+}
+
+fn sums(sums: Sums, prompt_tokens_avoided: Option<i64>) -> CostTotal {
+    CostTotal { calls: sums.calls, errors: sums.errors, amount: decimal(sums.amount), prompt_tokens_avoided }
+}
+
+fn item(line: CostLine, group_by: &[Dimension]) -> CostItem {
+    let mut item = CostItem {
+        rest_groups: line.rest,
+        measures: CostMeasures {
+            sums: sums(line.sums, line.prompt_tokens_avoided),
+            latency_p50_us: line.latency_p50_us,
+            latency_p99_us: line.latency_p99_us,
+        },
+        previous: line.previous.map(|previous| CostMeasures {
+            sums: sums(previous.sums, previous.prompt_tokens_avoided),
+            latency_p50_us: previous.latency_p50_us,
+            latency_p99_us: previous.latency_p99_us,
+        }),
+        ..CostItem::default()
+    };
+    let CostLine { tool, key, team, upstream, outcome, model, origin, time, .. } = line;
+    for dimension in group_by {
+        match dimension {
+            Dimension::Tool => (item.tool_id, item.tool) = named(&tool),
+            Dimension::Key => (item.key_id, item.key) = named(&key),
+            Dimension::Team => (item.team_id, item.team) = named(&team),
+            Dimension::Upstream => (item.upstream_id, item.upstream) = named(&upstream),
+            Dimension::Outcome => item.outcome = Some(outcome.clone()),
+            Dimension::Model => item.model = Some(model.clone()),
+            Dimension::Origin => item.origin = Some(origin.clone()),
+            Dimension::Hour => item.hour = time,
+            Dimension::Day => item.day = time,
+            Dimension::Week => item.week = time,
+            Dimension::Month => item.month = time,
+        }
+    }
+    item
+}
+
+/// An id and its name, both present in the answer even where they are null.
+fn named<T: Copy>(pair: &Option<(T, Option<String>)>) -> (Option<Option<T>>, Option<Option<String>>) {
+    (Some(pair.as_ref().map(|p| p.0)), Some(pair.as_ref().and_then(|p| p.1.clone())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_asked_for_is_there_even_where_it_is_null_and_nothing_else_is() {
+        let line = CostLine { sums: Sums { calls: 2, errors: 1, amount: 2_000_000_000 }, ..CostLine::default() };
+        let shown = serde_json::to_string(&item(line, &[Dimension::Team, Dimension::Outcome])).unwrap();
+        assert_eq!(
+            shown,
+            r#"{"team_id":null,"team":null,"outcome":null,"calls":2,"errors":1,"amount":"0.002","latency_p50_us":null,"latency_p99_us":null}"#
+        );
+    }
+}

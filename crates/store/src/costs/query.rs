@@ -1,0 +1,254 @@
+//! A report as one statement: whole days, quarters of an hour at the edges, rows where a quarter is cut, and what waits for its place in
+//! the log.
+
+use chrono::{DateTime, NaiveDate, Utc};
+use sqlx::{Postgres, QueryBuilder};
+use tollgate_domain::{KeyId, Outcome, TeamId, TenantId, ToolId, UpstreamId, ids};
+use uuid::Uuid;
+
+use super::{CostQuery, Dimension};
+use crate::{error::StoreResult, tx::Tx};
+
+/// Entries that may wait for their place in the log before a report reads the rows instead: the sealer has been away for minutes.
+const MAX_WAITING: i64 = 200_000;
+const QUARTER_MS: i64 = 15 * 60 * 1000;
+/// Ids have 48 bits of milliseconds.
+const LAST_MS: i64 = (1 << 48) - 1;
+
+/// Which sums a report takes: the smallest that know what it asks for. See the migration of the rollups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Face {
+    Everything = 0,
+    Tool = 1,
+    Key = 2,
+    Pair = 3,
+}
+
+/// How a stretch of time is put together.
+pub(super) struct Layout {
+    zone: String,
+    /// All of it.
+    ids: (Uuid, Uuid),
+    counted: Option<Counted>,
+}
+
+/// What of it is counted: whole quarters. Every statement on the rollups names the tenant, which is its first parameter.
+struct Counted {
+    low: DateTime<Utc>,
+    high: DateTime<Utc>,
+    /// The days that it has whole, and when the first begins and the last ends.
+    days: Option<(NaiveDate, NaiveDate, DateTime<Utc>, DateTime<Utc>)>,
+}
+
+type Told = (
+    DateTime<Utc>,
+    DateTime<Utc>,
+    Option<String>,
+    Option<NaiveDate>,
+    Option<NaiveDate>,
+    Option<DateTime<Utc>>,
+    Option<DateTime<Utc>>,
+    Option<i64>,
+);
+
+impl Layout {
+    /// In the snapshot in which the report is read.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn of(tx: &mut Tx, (from, to): (DateTime<Utc>, DateTime<Utc>), zone: &str) -> StoreResult<Self> {
+        let plain = Self { zone: zone.to_owned(), ids: (ids::floor(from), ids::floor(to)), counted: None };
+        let at = |quarter: i64| DateTime::from_timestamp_millis(quarter * QUARTER_MS);
+        let quarter = |at: DateTime<Utc>| at.timestamp_millis().clamp(0, LAST_MS);
+        let low = at((quarter(from) + QUARTER_MS - 1).div_euclid(QUARTER_MS));
+        let high = at(quarter(to).div_euclid(QUARTER_MS));
+        let Some((low, high)) = low.zip(high).filter(|(low, high)| low < high) else { return Ok(plain) };
+        let told = sqlx::query_as::<_, Told>(
+            "SELECT low, high, zone, first, last, first_at, last_at, waiting FROM tollgate_cost_layout($1, $2)",
+        );
+        let (low, high, zone, first, last, first_at, last_at, waiting) = told.bind(low).bind(high).fetch_one(&mut **tx).await?;
+        let Some(zone) = zone.filter(|_| low < high && waiting.is_some_and(|n| n <= MAX_WAITING)) else { return Ok(plain) };
+        let days = first.zip(last).zip(first_at.zip(last_at)).map(|((first, last), (from, to))| (first, last, from, to));
+        let days = days.filter(|(first, last, ..)| first <= last);
+        Ok(Self { zone, counted: Some(Counted { low, high, days }), ..plain })
+    }
+}
+
+impl Face {
+    fn of(ask: &CostQuery) -> Self {
+        let by = |dimensions: &[Dimension]| ask.group_by.iter().any(|dimension| dimensions.contains(dimension));
+        let tool = by(&[Dimension::Tool, Dimension::Upstream]) || ask.tool_id.is_some() || ask.upstream_id.is_some();
+        let key = by(&[Dimension::Key, Dimension::Team]) || ask.key_id.is_some() || ask.team_id.is_some();
+        match (tool, key, by(&[Dimension::Model, Dimension::Origin])) {
+            (true, true, true) => Self::Everything,
+            (true, true, false) => Self::Pair,
+            (true, false, _) => Self::Tool,
+            (false, ..) => Self::Key,
+        }
+    }
+
+    /// Quarters have no pairs.
+    const fn of_quarters(self) -> i16 {
+        match self {
+            Self::Pair => Self::Everything as i16,
+            other => other as i16,
+        }
+    }
+}
+
+/// Whether the report can say what requests avoided: they have no tool, no upstream and no outcome.
+pub(super) fn counts_tokens(ask: &CostQuery) -> bool {
+    let filtered = ask.tool_id.is_some() || ask.upstream_id.is_some() || ask.outcome.is_some();
+    !filtered && !ask.group_by.iter().any(|by| matches!(by, Dimension::Tool | Dimension::Upstream | Dimension::Outcome))
+}
+
+impl Dimension {
+    /// What the report groups by, and what it selects.
+    const fn sql(self) -> (&'static str, &'static str) {
+        match self {
+            // A tool or an upstream keeps its name for life.
+            Self::Tool => ("x.tool_id", "x.tool_id, max(x.tool_name) AS tool"),
+            Self::Upstream => ("x.upstream_id", "x.upstream_id, max(x.upstream_name) AS upstream"),
+            Self::Key => (
+                "x.key_id",
+                "x.key_id, (SELECT k.name FROM virtual_keys k WHERE k.tenant_id = $1 AND k.key_id = x.key_id) AS key",
+            ),
+            Self::Team => {
+                ("x.team_id", "x.team_id, (SELECT m.name FROM teams m WHERE m.tenant_id = $1 AND m.team_id = x.team_id) AS team")
+            }
+            Self::Outcome => ("x.outcome", "x.outcome"),
+            Self::Model => ("x.model", "x.model"),
+            Self::Origin => ("x.origin", "x.origin"),
+            // The second parameter is the tenant's time zone; the others are days of it.
+            Self::Hour => ("date_trunc('hour', x.quarter, $2)", "date_trunc('hour', x.quarter, $2) AS hour"),
+            Self::Day => ("x.day", "x.day AS since"),
+            Self::Week => ("date_trunc('week', x.day::timestamp)::date", "date_trunc('week', x.day::timestamp)::date AS since"),
+            Self::Month => {
+                ("date_trunc('month', x.day::timestamp)::date", "date_trunc('month', x.day::timestamp)::date AS since")
+            }
+        }
+    }
+}
+
+/// The statement, of at most `limit` lines.
+pub(super) fn build(tenant: TenantId, layout: &Layout, ask: &CostQuery, limit: i64) -> QueryBuilder<Postgres> {
+    let errors: Vec<&str> = Outcome::ALL.iter().filter(|o| o.is_error()).map(|o| o.as_str()).collect();
+    let mut query = QueryBuilder::new("SELECT ");
+    // The fragments of Dimension::sql count on the order of these two parameters.
+    query.push_bind(tenant.uuid()).push("::uuid AS tenant, ").push_bind(layout.zone.clone()).push("::text AS zone");
+    for dimension in &ask.group_by {
+        query.push(", ").push(dimension.sql().1);
+    }
+    query
+        .push(", COALESCE(sum(x.calls), 0)::bigint AS calls, COALESCE(sum(x.calls) FILTER (WHERE x.outcome = ANY(")
+        .push_bind(errors);
+    query.push(
+        ")), 0)::bigint AS errors, COALESCE(sum(x.amount), 0)::numeric(38,0)::text AS amount, string_agg(x.latency, ''::bytea) AS latency,
+           COALESCE(sum(x.tokens), 0)::bigint AS tokens FROM (",
+    );
+    parts(&mut query, layout, ask);
+    query.push(") x WHERE true");
+    filter(&mut query, ask);
+    group(&mut query, &ask.group_by, counts_tokens(ask));
+    query.push(" LIMIT ").push_bind(limit);
+    query
+}
+
+/// The sums of which the report is a sum.
+fn parts(query: &mut QueryBuilder<Postgres>, layout: &Layout, ask: &CostQuery) {
+    let face = Face::of(ask);
+    let (first, end) = layout.ids;
+    let with_model = ask.group_by.contains(&Dimension::Model);
+    let Some(counted) = &layout.counted else { return raw(query, (first, end), with_model) };
+    let (low, high) = (ids::floor(counted.low), ids::floor(counted.high));
+    let in_days = face != Face::Everything && !ask.group_by.contains(&Dimension::Hour);
+    match counted.days.filter(|_| in_days) {
+        Some((day, last, from, to)) => {
+            days(query, face, (day, last));
+            query.push(" UNION ALL ");
+            quarters(query, face, (counted.low, from));
+            query.push(" UNION ALL ");
+            quarters(query, face, (to, counted.high));
+        }
+        None => quarters(query, face, (counted.low, counted.high)),
+    }
+    query.push(" UNION ALL SELECT ").push(COLUMNS).push(" FROM tollgate_cost_tail(").push_bind(low).push(", ").push_bind(high);
+    query.push(") c");
+    for edge in [(first, low), (high, end)] {
+        if edge.0 < edge.1 {
+            query.push(" UNION ALL ");
+            raw(query, edge, with_model);
+        }
+    }
+}
+
+/// Of a `tollgate_cost`.
+const COLUMNS: &str = "c.tool_id, c.tool_name, c.upstream_id, c.upstream_name, c.key_id, c.team_id, c.outcome, c.model, c.origin,
+    (c.quarter AT TIME ZONE $2)::date AS day, c.quarter, c.calls, c.amount, c.latency, c.tokens";
+const CELL: &str = "c.tool_id, c.tool_name, c.upstream_id, c.upstream_name, c.key_id, c.team_id, c.outcome, c.model, c.origin";
+const CELLS: &str =
+    " JOIN cost_cells c ON c.tenant_id = s.tenant_id AND c.face = s.face AND c.cell = s.cell WHERE s.tenant_id = $1
+    AND c.tenant_id = $1 AND s.face = ";
+
+fn raw(query: &mut QueryBuilder<Postgres>, (from, to): (Uuid, Uuid), with_model: bool) {
+    query.push("SELECT ").push(COLUMNS).push(" FROM tollgate_cost_raw(").push_bind(from).push(", ").push_bind(to).push(", ");
+    query.push_bind(with_model).push(") c");
+}
+
+fn days(query: &mut QueryBuilder<Postgres>, face: Face, (first, last): (NaiveDate, NaiveDate)) {
+    query
+        .push("SELECT ")
+        .push(CELL)
+        .push(", s.day, NULL::timestamptz AS quarter, s.calls, s.amount, s.latency, s.tokens FROM cost_days s");
+    on_cells(query, face as i16);
+    query.push(" AND s.day >= ").push_bind(first).push(" AND s.day <= ").push_bind(last);
+}
+
+fn quarters(query: &mut QueryBuilder<Postgres>, face: Face, (from, to): (DateTime<Utc>, DateTime<Utc>)) {
+    query.push("SELECT ").push(CELL);
+    query.push(
+        ", (s.quarter AT TIME ZONE $2)::date AS day, s.quarter, s.calls, s.amount, s.latency, s.tokens FROM cost_quarters s",
+    );
+    on_cells(query, face.of_quarters());
+    query.push(" AND s.quarter >= ").push_bind(from).push(" AND s.quarter < ").push_bind(to);
+}
+
+fn on_cells(query: &mut QueryBuilder<Postgres>, face: i16) {
+    query.push(CELLS).push_bind(face).push(" AND c.face = ").push_bind(face);
+}
+
+fn filter(query: &mut QueryBuilder<Postgres>, ask: &CostQuery) {
+    let filters = [
+        (" AND x.key_id = ", ask.key_id.map(KeyId::uuid)),
+        (" AND x.team_id = ", ask.team_id.map(TeamId::uuid)),
+        (" AND x.tool_id = ", ask.tool_id.map(ToolId::uuid)),
+        (" AND x.upstream_id = ", ask.upstream_id.map(UpstreamId::uuid)),
+    ];
+    for (sql, id) in filters.into_iter().filter_map(|(sql, id)| Some((sql, id?))) {
+        query.push(sql).push_bind(id);
+    }
+    if let Some(outcome) = ask.outcome {
+        query.push(" AND x.outcome = ").push_bind(outcome.as_str());
+    }
+}
+
+fn group(query: &mut QueryBuilder<Postgres>, group_by: &[Dimension], tokens: bool) {
+    for (position, dimension) in group_by.iter().enumerate() {
+        query.push(if position == 0 { " GROUP BY " } else { ", " }).push(dimension.sql().0);
+    }
+    if !group_by.is_empty() {
+        // The calls of a sum may all have moved to another: from those that are open, for one.
+        query.push(" HAVING sum(x.calls) <> 0");
+        if tokens {
+            query.push(" OR sum(x.tokens) <> 0");
+        }
+    }
+    query.push(" ORDER BY ");
+    for time in group_by.iter().filter(|dimension| dimension.is_time()) {
+        query.push(time.sql().0).push(", ");
+    }
+    query.push("sum(x.amount) DESC NULLS LAST, sum(x.calls) DESC");
+    for dimension in group_by.iter().filter(|dimension| !dimension.is_time()) {
+        query.push(", ").push(dimension.sql().0);
+    }
+}

@@ -1,0 +1,221 @@
+//! The rollups behind the reports: counted by the sealer, built for what was there before, checked against the rows. The rules are SQL,
+//! because the sealer and the reports must share them; the head of their migration says why they cannot drift.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use chrono::{DateTime, Utc};
+use serde_json::json;
+use tollgate_domain::{TenantId, money::decimal};
+use tollgate_evidence::line::{Kind, Place};
+use uuid::Uuid;
+
+use crate::{
+    budgets::number,
+    change::Actor,
+    error::StoreResult,
+    locks::CHECKER,
+    tx::{Store, Tx},
+};
+
+/// Rows that one step of a build or of a check reads, about: the sealer waits for the former.
+const ROWS: i32 = 100_000;
+/// A quarter of an hour may have many more.
+const WITHIN: &str = "SET LOCAL statement_timeout = '5min'; SET LOCAL jit = off";
+
+/// Rows that get their place in the log, each with the transaction that named it.
+#[derive(Debug, Default)]
+pub(crate) struct Entries {
+    tenants: Vec<Uuid>,
+    ids: Vec<Uuid>,
+    kinds: Vec<i16>,
+    xids: Vec<String>,
+}
+
+impl Entries {
+    pub fn push(&mut self, tenant: TenantId, place: &Place, xid: &str) {
+        let kind = match place.kind {
+            Kind::CallIntent => 0,
+            Kind::CallCompletion => 1,
+            Kind::CallResolution => 2,
+            Kind::LlmRequest => 3,
+            _ => return,
+        };
+        self.tenants.push(tenant.uuid());
+        self.ids.push(place.id);
+        self.kinds.push(kind);
+        self.xids.push(xid.to_owned());
+    }
+}
+
+/// Count what is sealed, while its batches are still there.
+pub(crate) async fn count(tx: &mut Tx, entries: Entries) -> StoreResult<()> {
+    let Entries { tenants, ids, kinds, xids } = entries;
+    if ids.is_empty() {
+        return Ok(());
+    }
+    let roll = sqlx::query("SELECT tollgate_roll($1, $2, $3, $4)");
+    roll.bind(tenants).bind(ids).bind(kinds).bind(xids).execute(&mut **tx).await?;
+    Ok(())
+}
+
+/// Tenants with rows that are not counted yet, or that nobody has looked at.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn uncounted(store: &Store) -> StoreResult<Vec<TenantId>> {
+    let mut tx = store.control().await?;
+    let ids: Vec<Uuid> = sqlx::query_scalar(
+        "SELECT t.tenant_id FROM tenants t LEFT JOIN cost_states s ON s.tenant_id = t.tenant_id
+         WHERE s.counted_from IS DISTINCT FROM '00000000-0000-0000-0000-000000000000' ORDER BY t.tenant_id",
+    )
+    .fetch_all(&mut *tx)
+    .await?;
+    tx.commit().await?;
+    Ok(ids.into_iter().map(TenantId::from).collect())
+}
+
+/// Tenants that anything is counted of.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn tenants(store: &Store) -> StoreResult<Vec<TenantId>> {
+    let mut tx = store.control().await?;
+    let ids: Vec<Uuid> = sqlx::query_scalar("SELECT tenant_id FROM cost_states ORDER BY tenant_id").fetch_all(&mut *tx).await?;
+    tx.commit().await?;
+    Ok(ids.into_iter().map(TenantId::from).collect())
+}
+
+/// Count the newest rows of a tenant that are not counted; true where there are more. Reports are right all the while.
+///
+/// # Errors
+/// When the database does not answer; nothing is counted then.
+pub async fn build_some(store: &Store, tenant: TenantId) -> StoreResult<bool> {
+    let mut tx = store.sealer().await?;
+    patient(&mut tx).await?;
+    let build = sqlx::query_scalar("SELECT tollgate_cost_build($1, $2)").bind(tenant.uuid()).bind(ROWS);
+    let more = build.fetch_one(&mut *tx).await?;
+    tx.commit().await?;
+    Ok(more)
+}
+
+/// Count all rows of a tenant, and leave the sealer as much time as it takes.
+///
+/// # Errors
+/// As [`build_some`]; what was counted stays counted.
+pub async fn build(store: &Store, tenant: TenantId) -> StoreResult<()> {
+    loop {
+        let begun = tokio::time::Instant::now();
+        if !build_some(store, tenant).await? {
+            return Ok(());
+        }
+        tokio::time::sleep(begun.elapsed().max(Duration::from_millis(50))).await;
+    }
+}
+
+/// What was compared, and by how much the sums exceed the rows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Checked {
+    pub tenant: TenantId,
+    pub from: DateTime<Utc>,
+    pub to: DateTime<Utc>,
+    pub drift: Option<Drift>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Drift {
+    /// Sums that are not what the rows say.
+    pub sums: i64,
+    pub calls: i64,
+    pub amount: i128,
+    pub prompt_tokens_avoided: i64,
+}
+
+/// Compare the first stretch of a tenant's time from `since` on, a day at most, with its rows; `None` where nothing comes any more.
+/// What retention has dropped and what is not counted yet is passed over.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn check(store: &Store, tenant: TenantId, since: DateTime<Utc>) -> StoreResult<Option<Checked>> {
+    let mut tx = store.control().await?;
+    patient(&mut tx).await?;
+    let checked = check_in(&mut tx, tenant, since).await?;
+    tx.commit().await?;
+    Ok(checked)
+}
+
+async fn check_in(tx: &mut Tx, tenant: TenantId, since: DateTime<Utc>) -> StoreResult<Option<Checked>> {
+    let stretch = sqlx::query_as::<_, (Option<DateTime<Utc>>, Option<DateTime<Utc>>)>(
+        "SELECT since, until FROM tollgate_cost_stretch($1, $2, $3)",
+    );
+    let (from, to) = stretch.bind(tenant.uuid()).bind(ROWS).bind(since.max(DateTime::UNIX_EPOCH)).fetch_one(&mut **tx).await?;
+    let (Some(from), Some(to)) = (from, to) else { return Ok(None) };
+    let drift = sqlx::query_as::<_, (i64, i64, String, i64)>(
+        "SELECT cells, calls, amount::text, tokens FROM tollgate_cost_drift($1, $2, $3)",
+    );
+    let (sums, calls, amount, tokens) = drift.bind(tenant.uuid()).bind(from).bind(to).fetch_one(&mut **tx).await?;
+    let drift = (sums != 0).then_some(Drift { sums, calls, amount: number(&amount)?, prompt_tokens_avoided: tokens });
+    Ok(Some(Checked { tenant, from, to, drift }))
+}
+
+/// Say in the tenant's trail that its sums were wrong, and make them anew from the rows.
+///
+/// # Errors
+/// When the database does not answer: the event may stand, and the next check finds what is left.
+pub async fn repair(store: &Store, checked: &Checked, now: DateTime<Utc>) -> StoreResult<()> {
+    let Checked { tenant, from, to, drift } = checked;
+    let Some(drift) = drift else { return Ok(()) };
+    let detail = json!({
+        "from": from, "to": to, "sums": drift.sums, "calls": drift.calls, "amount": decimal(drift.amount),
+        "prompt_tokens_avoided": drift.prompt_tokens_avoided,
+    });
+    let mut change = store.change(*tenant, Actor::system("costs"), now).await?;
+    change.event("costs.drift", tenant, detail).await?;
+    change.commit_quietly().await?;
+    let mut tx = store.sealer().await?;
+    patient(&mut tx).await?;
+    let repair = sqlx::query("SELECT tollgate_cost_repair($1, $2, $3)");
+    repair.bind(tenant.uuid()).bind(from).bind(to).execute(&mut *tx).await?;
+    Ok(tx.commit().await?)
+}
+
+/// Of each tenant: check the newest day, and the day at which the last round stopped; repair what differs. Where another does the same at
+/// the moment, nothing is done.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn check_round(store: &Store, now: DateTime<Utc>) -> StoreResult<Vec<Checked>> {
+    let mut done = Vec::new();
+    let mut control = store.control().await?;
+    let states = sqlx::query_as::<_, (Uuid, DateTime<Utc>)>("SELECT tenant_id, checked_to FROM cost_states ORDER BY tenant_id");
+    let states = states.fetch_all(&mut *control).await?;
+    control.commit().await?;
+    for (tenant, checked_to) in states {
+        let tenant = TenantId::from(tenant);
+        let mut tx = store.control().await?;
+        patient(&mut tx).await?;
+        let alone: bool = sqlx::query_scalar("SELECT pg_try_advisory_xact_lock($1)").bind(CHECKER).fetch_one(&mut *tx).await?;
+        if !alone {
+            return Ok(done);
+        }
+        let newest = check_in(&mut tx, tenant, now - chrono::TimeDelta::days(1)).await?;
+        let next = match check_in(&mut tx, tenant, checked_to).await? {
+            Some(checked) => Some(checked),
+            // At the end it begins anew.
+            None => check_in(&mut tx, tenant, DateTime::UNIX_EPOCH).await?,
+        };
+        let upto = next.as_ref().map_or(DateTime::UNIX_EPOCH, |checked| checked.to);
+        sqlx::query("SELECT tollgate_cost_checked($1, $2)").bind(tenant.uuid()).bind(upto).execute(&mut *tx).await?;
+        tx.commit().await?;
+        let mut seen = BTreeSet::new();
+        for checked in newest.into_iter().chain(next).filter(|checked| seen.insert((checked.from, checked.to))) {
+            repair(store, &checked, now).await?;
+            done.push(checked);
+        }
+    }
+    Ok(done)
+}
+
+async fn patient(tx: &mut Tx) -> StoreResult<()> {
+    sqlx::raw_sql(WITHIN).execute(&mut **tx).await?;
+    Ok(())
+}

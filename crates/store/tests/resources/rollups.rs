@@ -1,0 +1,662 @@
+//! Whatever calls, crashes, sweepers, sealers, builds and moves to other time zones do, and in whatever order, a report is the sum over the
+//! rows of the trail, to the row.
+
+use std::collections::{BTreeMap, HashMap};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use sqlx::{PgPool, Row as _};
+use tollgate_domain::{
+    CallId, Decision, KeyId, LlmRequestId, Origin, Outcome, Picos, TeamId, TenantId, TimeZone, ToolId, UpstreamId,
+    policy::Reason, zone::Calendar,
+};
+use tollgate_store::{
+    Actor, Store,
+    audit::{AuditWriter, Completion, Entry, Intent, NewRequest, Resolution},
+    costs::{self, CostLine, CostQuery, CostReport, Dimension, Sums, rollup},
+    retention, tenants,
+};
+use uuid::Uuid;
+
+use crate::{
+    costs::percentile,
+    id_at,
+    support::{QUEUE, Who, now, seal_all, tenant},
+    tamper,
+};
+
+/// Whose clocks change in the time of the play; offsets of hours, halves and quarters.
+const ZONES: [&str; 6] = ["UTC", "Europe/Berlin", "Asia/Kathmandu", "Australia/Lord_Howe", "America/Havana", "America/St_Johns"];
+const DIMENSIONS: [Dimension; 7] = [
+    Dimension::Tool,
+    Dimension::Key,
+    Dimension::Team,
+    Dimension::Upstream,
+    Dimension::Outcome,
+    Dimension::Model,
+    Dimension::Origin,
+];
+const TIMES: [Dimension; 4] = [Dimension::Hour, Dimension::Day, Dimension::Week, Dimension::Month];
+
+fn at(text: &str) -> DateTime<Utc> {
+    text.parse().unwrap()
+}
+
+/// Dice that fall the same way each time.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, below: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % below as u64) as usize
+    }
+
+    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+        from[self.roll(from.len())]
+    }
+
+    /// Mostly around the change of clocks, where a day is longer and another shorter.
+    fn time(&mut self) -> DateTime<Utc> {
+        let hours = if self.roll(4) == 0 { 24 * 40 } else { 36 };
+        at("2026-10-24T20:00:00Z") + TimeDelta::milliseconds((self.roll(hours * 3_600_000)) as i64)
+    }
+}
+
+/// A row of the view that everyone reads, with its request's model.
+#[derive(Debug, Clone)]
+struct Seen {
+    at: DateTime<Utc>,
+    /// When its local hour began.
+    hour: DateTime<Utc>,
+    ids: [Option<Uuid>; 4],
+    words: [Option<String>; 3],
+    sums: Sums,
+    latency: Option<i64>,
+    tokens: i64,
+}
+
+async fn trail(pool: &PgPool, tenant: TenantId) -> Vec<Seen> {
+    let rows = sqlx::query(
+        "SELECT t.*, extract(minute FROM tollgate_quarter(t.id) AT TIME ZONE z.time_zone)::int AS minute FROM tenants z CROSS JOIN (
+         SELECT c.call_id AS id, c.tool_id, c.key_id, c.team_id, c.upstream_id, c.outcome, l.model, c.origin, c.amount_picos, c.latency_us, 1::bigint AS calls, 0::bigint AS tokens
+         FROM tool_calls c LEFT JOIN llm_requests l ON l.tenant_id = c.tenant_id AND l.llm_request_id = c.llm_request_id WHERE c.tenant_id = $1
+         UNION ALL SELECT llm_request_id, NULL, key_id, team_id, NULL, NULL, model, origin, 0, NULL, 0, prompt_tokens_avoided
+         FROM llm_requests WHERE tenant_id = $1 AND prompt_tokens_avoided IS NOT NULL) t WHERE z.tenant_id = $1",
+    );
+    let seen = |row: &sqlx::postgres::PgRow| {
+        let outcome: Option<String> = row.get("outcome");
+        let millis = (row.get::<Uuid, _>("id").as_u128() >> 80) as i64;
+        let hour = millis / 900_000 * 900_000 - i64::from(row.get::<i32, _>("minute")) * 60_000;
+        Seen {
+            at: DateTime::from_timestamp_millis(millis).unwrap(),
+            hour: DateTime::from_timestamp_millis(hour).unwrap(),
+            ids: ["tool_id", "key_id", "team_id", "upstream_id"].map(|name| row.get(name)),
+            sums: Sums {
+                calls: row.get("calls"),
+                errors: outcome.as_deref().map_or(0, |word| i64::from(word.parse::<Outcome>().unwrap().is_error())),
+                amount: row.get::<Option<i64>, _>("amount_picos").map_or(0, i128::from),
+            },
+            words: [outcome, row.get("model"), row.get("origin")],
+            latency: row.get("latency_us"),
+            tokens: row.get("tokens"),
+        }
+    };
+    rows.bind(tenant.uuid()).fetch_all(pool).await.unwrap().iter().map(seen).collect()
+}
+
+/// A group, as ids, words and the start of the time; none where it was not asked for.
+type Group = ([Option<Uuid>; 4], [Option<String>; 3], Option<DateTime<Utc>>);
+
+fn start(zone: TimeZone, unit: Dimension, Seen { at, hour, .. }: &Seen) -> DateTime<Utc> {
+    let (at, hour) = (*at, *hour);
+    match unit {
+        Dimension::Day => zone.around(Calendar::Day, at).0,
+        Dimension::Week => zone.around(Calendar::Week, at).0,
+        Dimension::Month => zone.around(Calendar::Month, at).0,
+        _ => hour,
+    }
+}
+
+fn group_of(row: &Seen, by: &[Dimension], zone: TimeZone) -> Group {
+    let mut group = Group::default();
+    for dimension in by {
+        match dimension {
+            Dimension::Tool => group.0[0] = row.ids[0],
+            Dimension::Key => group.0[1] = row.ids[1],
+            Dimension::Team => group.0[2] = row.ids[2],
+            Dimension::Upstream => group.0[3] = row.ids[3],
+            Dimension::Outcome => group.1[0].clone_from(&row.words[0]),
+            Dimension::Model => group.1[1].clone_from(&row.words[1]),
+            Dimension::Origin => group.1[2].clone_from(&row.words[2]),
+            unit => group.2 = Some(start(zone, *unit, row)),
+        }
+    }
+    group
+}
+
+fn group_of_line(line: &CostLine) -> Group {
+    fn id<T: Copy + Into<Uuid>>(pair: Option<&(T, Option<String>)>) -> Option<Uuid> {
+        pair.map(|(id, _)| (*id).into())
+    }
+    let ids = [id(line.tool.as_ref()), id(line.key.as_ref()), id(line.team.as_ref()), id(line.upstream.as_ref())];
+    (ids, [line.outcome.clone(), line.model.clone(), line.origin.clone()], line.time)
+}
+
+#[derive(Debug, Default)]
+struct Expected {
+    sums: Sums,
+    latencies: Vec<i64>,
+    tokens: i64,
+}
+
+fn counts_tokens(query: &CostQuery) -> bool {
+    let told = [Dimension::Tool, Dimension::Upstream, Dimension::Outcome];
+    !query.group_by.iter().any(|by| told.contains(by))
+        && query.tool_id.is_none()
+        && query.upstream_id.is_none()
+        && query.outcome.is_none()
+}
+
+fn expected(rows: &[Seen], query: &CostQuery, zone: TimeZone) -> HashMap<Group, Expected> {
+    let fits = |asked: Option<Uuid>, id: Option<Uuid>| asked.is_none() || asked == id;
+    let mut groups: HashMap<Group, Expected> = HashMap::new();
+    for row in rows {
+        let inside = query.from <= row.at && row.at < query.to;
+        let ids = fits(query.tool_id.map(ToolId::uuid), row.ids[0])
+            && fits(query.key_id.map(KeyId::uuid), row.ids[1])
+            && fits(query.team_id.map(TeamId::uuid), row.ids[2])
+            && fits(query.upstream_id.map(UpstreamId::uuid), row.ids[3]);
+        let outcome = query.outcome.is_none_or(|outcome| row.words[0].as_deref() == Some(outcome.as_str()));
+        // Requests are no calls, and tell of themselves only where there is a place for them.
+        if !(inside && ids && outcome) || (row.sums.calls == 0 && !counts_tokens(query)) {
+            continue;
+        }
+        let group = groups.entry(group_of(row, &query.group_by, zone)).or_default();
+        group.sums = plus(group.sums, row.sums);
+        group.latencies.extend(row.latency);
+        group.tokens += row.tokens;
+    }
+    groups
+}
+
+fn plus(a: Sums, b: Sums) -> Sums {
+    Sums { calls: a.calls + b.calls, errors: a.errors + b.errors, amount: a.amount + b.amount }
+}
+
+/// As near as a histogram says.
+pub fn assert_near(found: Option<i64>, exact: Option<i64>) {
+    assert_eq!(found.is_some(), exact.is_some(), "{found:?} for {exact:?}");
+    let (found, exact) = (found.unwrap_or(0), exact.unwrap_or(0));
+    assert!((found - exact).abs() * 1000 <= exact * 32, "{found} for {exact}");
+}
+
+fn assert_equal(report: &CostReport, rows: &[Seen], query: &CostQuery, zone: TimeZone) {
+    let mut groups = expected(rows, query, zone);
+    if query.group_by.is_empty() {
+        groups.entry(Group::default()).or_default();
+    }
+    let total = groups.values().fold(Sums::default(), |sum, group| plus(sum, group.sums));
+    assert_eq!(report.total, total, "{query:?} in {zone}");
+    let tokens = counts_tokens(query);
+    assert_eq!(report.prompt_tokens_avoided, tokens.then(|| groups.values().map(|group| group.tokens).sum()), "{query:?}");
+    assert_eq!(report.lines.len(), groups.len(), "{query:?} in {zone}: {:?} for {groups:?}", report.lines);
+    for line in &report.lines {
+        let group = groups.get_mut(&group_of_line(line)).unwrap_or_else(|| panic!("{query:?} in {zone}: {line:?}"));
+        assert_eq!(line.sums, group.sums, "{query:?} in {zone}: {line:?}");
+        assert_eq!(line.prompt_tokens_avoided, tokens.then_some(group.tokens), "{query:?}: {line:?}");
+        assert_near(line.latency_p50_us, percentile(&mut group.latencies, 50));
+        assert_near(line.latency_p99_us, percentile(&mut group.latencies, 99));
+    }
+}
+
+fn everything(group_by: Vec<Dimension>) -> CostQuery {
+    let (from, to) = (at("2026-01-01T00:00:00Z"), at("2027-01-01T00:00:00Z"));
+    let (key_id, team_id, tool_id, upstream_id, outcome) = (None, None, None, None, None);
+    CostQuery { from, to, group_by, key_id, team_id, tool_id, upstream_id, outcome, top: None, compare: None }
+}
+
+struct Open {
+    intent: Intent,
+    resolved: bool,
+}
+
+struct Play {
+    pool: PgPool,
+    store: Store,
+    /// Writers with chains of their own.
+    audits: Vec<AuditWriter>,
+    whos: Vec<Who>,
+    requests: Vec<(TenantId, LlmRequestId)>,
+    teams: Vec<Option<TeamId>>,
+    open: Vec<Open>,
+    /// Batches as they were written, to be written again.
+    old: Vec<String>,
+    dice: Dice,
+    zones: BTreeMap<TenantId, TimeZone>,
+}
+
+impl Play {
+    async fn new(pool: PgPool, seed: u64) -> Self {
+        let store = Store::from_pool(pool.clone());
+        let (mut whos, mut zones) = (Vec::new(), BTreeMap::new());
+        for _ in 0..2 {
+            let id = tenant(&pool).await;
+            whos.extend((0..3).map(|_| Who::new(id)));
+            zones.insert(id, TimeZone::UTC);
+        }
+        let audits = (0..2).map(|_| AuditWriter::start(&store, QUEUE)).collect();
+        let teams = vec![None, Some(TeamId::mint(now())), Some(TeamId::mint(now()))];
+        Self { pool, store, audits, whos, requests: vec![], teams, open: vec![], old: vec![], dice: Dice(seed), zones }
+    }
+
+    async fn write(&mut self, entry: Entry) {
+        let audit = &self.audits[self.dice.roll(self.audits.len())];
+        audit.after(entry).await.unwrap();
+    }
+
+    async fn step(&mut self) {
+        match self.dice.roll(100) {
+            0..40 => self.call().await,
+            40..62 => self.complete().await,
+            62..70 => self.resolve().await,
+            70..84 => drop(seal_all(&self.store).await),
+            84..88 => self.build().await,
+            88..91 => self.move_zone().await,
+            91..95 => self.repeat_a_batch().await,
+            _ => self.name_rows_again().await,
+        }
+    }
+
+    /// One call or several, under one request or another; some end with their beginning.
+    async fn call(&mut self) {
+        let who = self.dice.pick(&(0..self.whos.len()).collect::<Vec<_>>());
+        let who = self.whos[who].clone();
+        let mut entry = Entry::default();
+        let known: Vec<LlmRequestId> = self.requests.iter().filter(|(of, _)| *of == who.tenant).map(|(_, id)| *id).collect();
+        let request = if known.is_empty() || self.dice.roll(3) == 0 {
+            let id = id_at(self.dice.time());
+            let model = self.dice.pick(&[None, Some("m1"), Some("m2")]).map(str::to_owned);
+            let prompt_tokens_avoided = (self.dice.roll(2) == 0).then(|| self.dice.roll(5_000) as i64);
+            entry.request = Some(NewRequest { id, model, prompt_tokens_avoided, ..who.request() });
+            self.requests.push((who.tenant, id));
+            id
+        } else {
+            self.dice.pick(&known)
+        };
+        let opened = self.dice.time();
+        let origin = self.dice.pick(&[Origin::Minted, Origin::Llm]);
+        let team = self.dice.pick(&self.teams.clone());
+        let mut intent = Intent { id: id_at(opened), request, origin, team, at: opened, ..who.intent("{}") };
+        if self.dice.roll(8) == 0 {
+            (intent.decision, intent.reason, intent.tool) = (Decision::Denied, Some(Reason::NotInScope), None);
+        }
+        let open = intent.decision == Decision::Permitted;
+        entry.intent = Some(intent.clone());
+        if open && self.dice.roll(4) == 0 {
+            entry.completions.push(self.completion(&who, intent.id));
+        } else if open {
+            self.open.push(Open { intent, resolved: false });
+        }
+        self.write(entry).await;
+    }
+
+    fn completion(&mut self, who: &Who, id: CallId) -> Completion {
+        let outcome = self.dice.pick(&[Outcome::Ok, Outcome::Ok, Outcome::ToolError, Outcome::Timeout, Outcome::Unknown]);
+        let latency = std::time::Duration::from_micros(1_u64 << self.dice.roll(36))
+            + std::time::Duration::from_micros(self.dice.roll(977) as u64);
+        Completion { latency, amount: Picos(self.dice.roll(1 << 40) as i64), ..who.completion(id, outcome, b"{}") }
+    }
+
+    async fn complete(&mut self) {
+        if self.open.is_empty() {
+            return;
+        }
+        let open = self.open.swap_remove(self.dice.roll(self.open.len()));
+        let who = self.whos.iter().find(|who| who.tenant == open.intent.tenant).unwrap().clone();
+        let mut entry = Entry { completions: vec![self.completion(&who, open.intent.id)], ..Entry::default() };
+        if !open.resolved && self.dice.roll(6) == 0 {
+            // Its worker was taken for dead at that very moment.
+            entry.resolutions.push(self.resolution(&open.intent));
+        }
+        self.write(entry).await;
+    }
+
+    fn resolution(&mut self, intent: &Intent) -> Resolution {
+        Resolution { tenant: intent.tenant, id: intent.id, amount: Picos(self.dice.roll(1000) as i64), at: now() }
+    }
+
+    async fn resolve(&mut self) {
+        let Some(place) = self.open.iter().position(|open| !open.resolved) else { return };
+        let intent = self.open[place].intent.clone();
+        let resolutions = vec![self.resolution(&intent)];
+        // Often for good.
+        if self.dice.roll(2) == 0 {
+            self.open.swap_remove(place);
+        } else {
+            self.open[place].resolved = true;
+        }
+        self.write(Entry { resolutions, ..Entry::default() }).await;
+    }
+
+    async fn build(&mut self) {
+        let tenant = self.whos[self.dice.roll(self.whos.len())].tenant;
+        let build = sqlx::query("SELECT tollgate_cost_build($1, $2)").bind(tenant.uuid()).bind(self.dice.roll(30) as i32);
+        build.execute(&self.pool).await.unwrap();
+    }
+
+    async fn move_zone(&mut self) {
+        let tenant = self.whos[self.dice.roll(self.whos.len())].tenant;
+        let zone: TimeZone = self.dice.pick(&ZONES).parse().unwrap();
+        let mut change = self.store.change(tenant, Actor::system("test"), now()).await.unwrap();
+        let row = tenants::lock(&mut change).await.unwrap();
+        tenants::update(&mut change, tenants::Tenant { zone, ..row }).await.unwrap();
+        change.commit().await.unwrap();
+        self.zones.insert(tenant, zone);
+    }
+
+    /// A writer in doubt writes the very batch again, perhaps after it was sealed: whoever repeats it wrote none of its rows.
+    async fn repeat_a_batch(&mut self) {
+        if let Some(batch) = self.old.pop() {
+            let sql = "INSERT INTO audit_batches (writer_id, sequence, at, previous, root, key_id, signature, entries)
+                       SELECT writer_id, sequence, at, previous, root, key_id, signature, entries
+                       FROM jsonb_populate_record(NULL::audit_batches, $1::jsonb) ON CONFLICT DO NOTHING";
+            sqlx::query(sql).bind(batch).execute(&self.pool).await.unwrap();
+        }
+        let newest = "SELECT to_jsonb(b)::text FROM audit_batches b WHERE writer_id <> '00000000-0000-0000-0000-000000000000'
+                      ORDER BY sequence DESC LIMIT 1";
+        self.old.extend(sqlx::query_scalar::<_, String>(newest).fetch_optional(&self.pool).await.unwrap());
+    }
+
+    /// The same rows under another chain, and under no valid signature: they stand in the log twice, with an anomaly, and count once.
+    async fn name_rows_again(&mut self) {
+        let sql = "INSERT INTO audit_batches (writer_id, sequence, at, previous, root, key_id, signature, entries)
+                   SELECT gen_random_uuid(), 1, at, previous, root, key_id, signature, entries FROM audit_batches
+                   WHERE writer_id <> '00000000-0000-0000-0000-000000000000' ORDER BY sequence DESC LIMIT 1";
+        sqlx::query(sql).execute(&self.pool).await.unwrap();
+    }
+
+    /// Some question, against the rows.
+    async fn check(&mut self) {
+        let tenant = self.whos[self.dice.roll(self.whos.len())].tenant;
+        let mut query = everything(DIMENSIONS.into_iter().filter(|_| self.dice.roll(3) == 0).collect());
+        if self.dice.roll(2) == 0 {
+            query.group_by.push(self.dice.pick(&TIMES));
+        }
+        if self.dice.roll(3) > 0 {
+            let ends = [self.dice.time(), self.dice.time()];
+            let round = [1, 1, 1000, 900_000, 900_000, 3_600_000][self.dice.roll(6)];
+            let [a, b] = ends.map(|end| DateTime::from_timestamp_millis(end.timestamp_millis() / round * round).unwrap());
+            (query.from, query.to) = (a.min(b), a.max(b));
+        }
+        let who = self.whos.iter().filter(|who| who.tenant == tenant).nth(self.dice.roll(3)).unwrap();
+        match self.dice.roll(12) {
+            0 => query.key_id = Some(who.key),
+            1 => query.tool_id = Some(who.tool),
+            2 => query.upstream_id = Some(who.upstream),
+            3 => query.team_id = self.teams[1],
+            4 => query.outcome = Some(Outcome::Ok),
+            _ => {}
+        }
+        let report = costs::report(&self.store, tenant, &query).await.unwrap();
+        assert_equal(&report, &trail(&self.pool, tenant).await, &query, self.zones[&tenant]);
+    }
+}
+
+async fn play(pool: PgPool, seed: u64, operations: usize) {
+    let mut play = Play::new(pool.clone(), seed).await;
+    for _ in 0..operations {
+        play.step().await;
+        play.check().await;
+    }
+    seal_all(&play.store).await;
+    let tenants: Vec<TenantId> = play.zones.keys().copied().collect();
+    for tenant in &tenants {
+        rollup::build(&play.store, *tenant).await.unwrap();
+        assert!(sum(&pool, "SELECT sum(calls) FROM cost_quarters WHERE face = 0 AND tenant_id = $1", *tenant).await > 20);
+        assert_no_drift(&play.store, *tenant).await;
+    }
+    for _ in 0..40 {
+        play.check().await;
+    }
+}
+
+async fn assert_no_drift(store: &Store, tenant: TenantId) {
+    let mut since = DateTime::UNIX_EPOCH;
+    while let Some(checked) = rollup::check(store, tenant, since).await.unwrap() {
+        assert_eq!(checked.drift, None, "{} to {}", checked.from, checked.to);
+        since = checked.to;
+    }
+    assert!(since > at("2026-10-24T00:00:00Z"), "it was not looked at: {since}");
+}
+
+async fn sum(pool: &PgPool, sql: &'static str, tenant: TenantId) -> i64 {
+    let text = format!("SELECT COALESCE(({sql}), 0)::bigint");
+    sqlx::query_scalar(sqlx::AssertSqlSafe(text)).bind(tenant.uuid()).fetch_one(pool).await.unwrap()
+}
+
+#[sqlx::test(migrator = "tollgate_store::MIGRATOR")]
+async fn t62_a_report_is_the_sum_of_the_rows_whatever_happens(pool: PgPool) {
+    let operations = std::env::var("TOLLGATE_OPERATIONS").ok().and_then(|n| n.parse().ok()).unwrap_or(700);
+    play(pool, 7, operations).await;
+}
+
+#[sqlx::test(migrator = "tollgate_store::MIGRATOR")]
+async fn t62_and_so_it_is_from_another_beginning(pool: PgPool) {
+    play(pool, 23, 300).await;
+}
+
+/// Reports, writers and the sealer at once: a report never says less than was there before it, nor more than is there after it.
+#[sqlx::test(migrator = "tollgate_store::MIGRATOR")]
+async fn t62_a_report_beside_the_sealer_misses_nothing_and_counts_nothing_twice(pool: PgPool) {
+    let store = Store::from_pool(pool.clone());
+    let who = Who::new(tenant(&pool).await);
+    rollup::build(&store, who.tenant).await.unwrap();
+    let audit = AuditWriter::start(&store, QUEUE);
+    audit.before(Entry { request: Some(who.request()), ..Entry::default() }).await.unwrap();
+    let writing = tokio::spawn({
+        let (who, audit) = (who.clone(), audit.clone());
+        async move {
+            for n in 0..400_usize {
+                let intent = who.intent("{}");
+                let id = intent.id;
+                audit.before(Entry { intent: Some(intent), ..Entry::default() }).await.unwrap();
+                if n % 3 > 0 {
+                    let completions = vec![who.completion(id, Outcome::Ok, b"{}")];
+                    audit.after(Entry { completions, ..Entry::default() }).await.unwrap();
+                }
+            }
+        }
+    });
+    let sealing = tokio::spawn({
+        let store = store.clone();
+        async move {
+            loop {
+                tollgate_store::sealer::round(&store, now()).await.unwrap();
+                tokio::time::sleep(std::time::Duration::from_millis(7)).await;
+            }
+        }
+    });
+    let mut looked = 0;
+    while !writing.is_finished() || looked == 0 {
+        let before = trail(&pool, who.tenant).await.len() as i64;
+        let query = everything(vec![Dimension::Outcome]);
+        let said = costs::report(&store, who.tenant, &query).await.unwrap();
+        let after = trail(&pool, who.tenant).await.len() as i64;
+        assert!((before..=after).contains(&said.total.calls), "{} of {before} to {after}", said.total.calls);
+        looked += 1;
+    }
+    writing.await.unwrap();
+    sealing.abort();
+    assert!(looked > 5, "{looked}");
+    seal_all(&store).await;
+    let query = everything(vec![Dimension::Outcome]);
+    let report = costs::report(&store, who.tenant, &query).await.unwrap();
+    assert_equal(&report, &trail(&pool, who.tenant).await, &query, TimeZone::UTC);
+    assert_eq!(report.total.calls, 400);
+}
+
+/// One tenant with a few sealed calls at each of these times.
+async fn calls_at(pool: &PgPool, zone: &str, times: &[(&str, usize)]) -> (Store, Who) {
+    let store = Store::from_pool(pool.clone());
+    let who = Who::new(tenant(pool).await);
+    sqlx::query("UPDATE tenants SET time_zone = $2 WHERE tenant_id = $1")
+        .bind(who.tenant.uuid())
+        .bind(zone)
+        .execute(pool)
+        .await
+        .unwrap();
+    rollup::build(&store, who.tenant).await.unwrap();
+    let audit = AuditWriter::start(&store, QUEUE);
+    audit.before(Entry { request: Some(who.request()), ..Entry::default() }).await.unwrap();
+    for (time, calls) in times {
+        for _ in 0..*calls {
+            let intent = Intent { id: id_at(at(time)), at: at(time), ..who.intent("{}") };
+            let completions = vec![who.completion(intent.id, Outcome::Ok, b"{}")];
+            audit.after(Entry { intent: Some(intent), completions, ..Entry::default() }).await.unwrap();
+        }
+    }
+    seal_all(&store).await;
+    (store, who)
+}
+
+#[sqlx::test(migrator = "tollgate_store::MIGRATOR")]
+async fn t63_a_broken_sum_is_found_told_and_made_anew(pool: PgPool) {
+    let (store, who) = calls_at(&pool, "Asia/Kathmandu", &[("2026-11-20T10:00:00Z", 3), ("2026-11-21T10:00:00Z", 2)]).await;
+    assert_no_drift(&store, who.tenant).await;
+    for (sql, calls) in [
+        ("UPDATE cost_quarters SET calls = calls + 1 WHERE face = 0 AND calls = 3", 1),
+        ("UPDATE cost_quarters SET amount = amount - 1 WHERE face = 1 AND calls = 3", 0),
+        ("UPDATE cost_quarters SET latency = latency || '\\x000100000001' WHERE face = 2 AND calls = 3", 0),
+        ("UPDATE cost_quarters SET tokens = 5 WHERE face = 2 AND calls = 3", 0),
+        ("DELETE FROM cost_quarters WHERE calls = 2", -2),
+        ("UPDATE cost_days SET calls = calls * 2 WHERE face = 3 AND calls = 3", 0),
+        ("DELETE FROM cost_days", 0),
+    ] {
+        tamper(&pool, sql).await;
+        let rounds = [now(), now()].map(|now| rollup::check_round(&store, now));
+        let mut found = Vec::new();
+        for round in rounds {
+            found.extend(round.await.unwrap().into_iter().filter_map(|checked| checked.drift));
+        }
+        assert_eq!(found.iter().map(|drift| drift.calls).sum::<i64>(), calls, "{sql}: {found:?}");
+        assert!(found.iter().all(|drift| drift.sums > 0) && !found.is_empty(), "{sql}: {found:?}");
+        assert_no_drift(&store, who.tenant).await;
+        let query = everything(vec![Dimension::Day, Dimension::Key, Dimension::Tool]);
+        let report = costs::report(&store, who.tenant, &query).await.unwrap();
+        assert_equal(&report, &trail(&pool, who.tenant).await, &query, "Asia/Kathmandu".parse().unwrap());
+    }
+    let told: i64 = sqlx::query_scalar("SELECT count(*) FROM admin_events WHERE action = 'costs.drift' AND tenant_id = $1")
+        .bind(who.tenant.uuid())
+        .fetch_one(&pool)
+        .await
+        .unwrap();
+    assert!(told >= 7, "{told}");
+}
+
+#[sqlx::test(migrator = "tollgate_store::MIGRATOR")]
+async fn t63_what_retention_drops_keeps_its_sums(pool: PgPool) {
+    for month in ["2026-09-05", "2026-10-05", "2026-11-05"] {
+        let ensure = sqlx::query("SELECT tollgate_ensure_partitions($1::timestamptz)").bind(at(&format!("{month}T00:00:00Z")));
+        ensure.execute(&pool).await.unwrap();
+    }
+    let (store, who) = calls_at(&pool, "Europe/Berlin", &[("2026-09-20T10:07:00Z", 4), ("2026-11-21T10:00:00Z", 2)]).await;
+    let report = || async { costs::report(&store, who.tenant, &everything(vec![Dimension::Month])).await.unwrap() };
+    let before = report().await;
+    sqlx::query("INSERT INTO audit_settings (tenant_id, retention_days, updated_at) VALUES ($1, 30, now())")
+        .bind(who.tenant.uuid())
+        .execute(&pool)
+        .await
+        .unwrap();
+    let gone = retention::run(&store, at("2026-11-28T00:00:00Z")).await.unwrap();
+    assert_eq!(gone.len(), 1, "{gone:?}");
+    assert_eq!(trail(&pool, who.tenant).await.len(), 2);
+    let after = report().await;
+    assert_eq!((after.lines, after.total.calls), (before.lines, 6));
+    for _ in 0..4 {
+        let checked = rollup::check_round(&store, at("2026-11-28T00:00:00Z")).await.unwrap();
+        assert!(checked.iter().all(|checked| checked.drift.is_none()), "{checked:?}");
+    }
+    assert_eq!(report().await.total.calls, 6);
+}
+
+#[sqlx::test(migrator = "tollgate_store::MIGRATOR")]
+async fn what_a_check_cannot_read_it_does_not_call_a_drift(pool: PgPool) {
+    let (store, who) = calls_at(&pool, "UTC", &[("2026-11-20T10:00:00Z", 3)]).await;
+    // The request goes with its month, and its calls of the next one stay: which model they were made by is not in the rows any more.
+    tamper(&pool, "UPDATE cost_cells SET model = 'm1'").await;
+    assert!(rollup::check(&store, who.tenant, DateTime::UNIX_EPOCH).await.unwrap().unwrap().drift.is_some());
+    tamper(&pool, "DELETE FROM llm_requests").await;
+    assert_eq!(rollup::check(&store, who.tenant, DateTime::UNIX_EPOCH).await.unwrap().unwrap().drift, None);
+}
+
+#[sqlx::test(migrator = "tollgate_store::MIGRATOR")]
+async fn the_dearest_are_shown_and_the_others_are_one_line(pool: PgPool) {
+    let trail = crate::trail::generate(&pool, 240).await;
+    let store = Store::from_pool(pool.clone());
+    for build in [false, true] {
+        if build {
+            rollup::build(&store, trail.tenant).await.unwrap();
+        }
+        let query = |group_by: &[Dimension], top| CostQuery { top, ..everything(group_by.to_vec()) };
+        let ask = |query: CostQuery| {
+            let store = store.clone();
+            async move { costs::report(&store, trail.tenant, &query).await.unwrap() }
+        };
+        let all = ask(query(&[Dimension::Tool, Dimension::Key], None)).await;
+        let top = ask(query(&[Dimension::Tool, Dimension::Key], Some(3))).await;
+        assert_eq!(top.total, all.total);
+        assert_eq!(top.lines[..3], all.lines[..3]);
+        let [rest] = &top.lines[3..] else { panic!("{:?}", top.lines) };
+        let others = all.lines[3..].iter().fold(Sums::default(), |sum, line| plus(sum, line.sums));
+        assert_eq!((rest.rest, rest.sums, rest.tool.is_none()), (Some(all.lines.len() - 3), others, true));
+        assert!(rest.latency_p50_us.is_some() && rest.latency_p99_us > rest.latency_p50_us);
+        let enough = ask(query(&[Dimension::Tool], Some(50))).await;
+        assert_eq!(enough.lines, ask(query(&[Dimension::Tool], None)).await.lines);
+
+        // By month: the same groups in each, and a line of the others for each.
+        let months = ask(query(&[Dimension::Tool, Dimension::Month], Some(2))).await;
+        assert_eq!(months.total, all.total);
+        let dearest: Vec<_> =
+            ask(query(&[Dimension::Tool], Some(2))).await.lines.iter().filter_map(|line| line.tool.clone()).collect();
+        assert!(months.lines.windows(2).all(|pair| pair[0].time <= pair[1].time));
+        let mut rests = 0;
+        for line in &months.lines {
+            rests += usize::from(line.rest.is_some());
+            assert!(line.rest.is_some() || dearest.contains(line.tool.as_ref().unwrap()), "{line:?}");
+        }
+        assert_eq!(rests, 2, "October and November");
+    }
+}
+
+#[sqlx::test(migrator = "tollgate_store::MIGRATOR")]
+async fn a_period_is_compared_with_the_one_before(pool: PgPool) {
+    let times = [
+        // October and November in Kathmandu begin at 18:15 of the day before.
+        ("2026-09-30T18:14:59Z", 100),
+        ("2026-09-30T18:15:00Z", 5),
+        ("2026-10-31T18:14:59Z", 1),
+        ("2026-10-31T18:15:00Z", 7),
+        ("2026-11-30T18:15:00Z", 50),
+    ];
+    let (store, who) = calls_at(&pool, "Asia/Kathmandu", &times).await;
+    let other = Who::new(who.tenant);
+    let audit = AuditWriter::start(&store, QUEUE);
+    for time in ["2026-10-10T00:00:00Z", "2026-10-11T00:00:00Z"] {
+        let intent = Intent { id: id_at(at(time)), at: at(time), ..other.intent("{}") };
+        audit.before(Entry { intent: Some(intent), ..Entry::default() }).await.unwrap();
+    }
+    let (from, to) = (at("2026-10-31T18:15:00Z"), at("2026-11-30T18:15:00Z"));
+    let query = CostQuery { from, to, compare: Some(to), ..everything(vec![Dimension::Key]) };
+    let report = costs::report(&store, who.tenant, &query).await.unwrap();
+    let previous = report.previous.unwrap();
+    assert_eq!((previous.from, previous.to), (at("2026-09-30T18:15:00Z"), from));
+    assert_eq!((report.total.calls, previous.total.calls), (7, 8));
+    let lines: Vec<_> =
+        report.lines.iter().map(|l| (l.key.as_ref().unwrap().0, l.sums.calls, l.previous.unwrap().sums.calls)).collect();
+    assert_eq!(lines, [(who.key, 7, 6), (other.key, 0, 2)], "who was there before and is gone is told as well");
+    assert!(report.lines[0].previous.unwrap().latency_p50_us.is_some());
+    assert_eq!(report.lines[0].previous.unwrap().sums.amount, 6 * 2_000_000_000);
+    let top = costs::report(&store, who.tenant, &CostQuery { top: Some(1), ..query }).await.unwrap();
+    assert_eq!((top.lines.len(), top.lines[1].rest, top.lines[1].previous.unwrap().sums.calls), (2, Some(1), 2));
+}

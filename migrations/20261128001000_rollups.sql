@@ -1,0 +1,543 @@
+-- Rollups: what cost reports are made of, so that they answer in milliseconds, and equal the trail at every moment.
+--
+--   cost_cells     the combinations of tool, upstream, key, team, outcome, model and origin that there were
+--   cost_quarters  what a cell's calls sum up to in a quarter of an hour, by the time in their ids: every zone's offset is a
+--                  multiple of it
+--   cost_days      the same in a day of the tenant's time zone
+--
+-- A combination of everything is nearly as rare as a call. So each call is counted under several *faces* of it, each a cell of its own:
+--   0 everything; 1 the tool's (no key, no team); 2 the key's (no tool, no upstream); 3 the pair's (no model, no origin)
+-- Quarters keep faces 0 to 2, days keep 1 to 3: a report takes the smallest that knows what it asks for.
+--
+-- **Why they cannot drift.** A row is counted once, by the transaction that gives it its place in the log: by the batch whose transaction
+-- wrote it (`xmin`), as budgets are settled. So a row that can be seen is counted unless its batch still stands in audit_batches,
+-- and whoever reads both in one snapshot, the rollups and what waits, has read the trail: reports do. What a row changes is what its
+-- call says with it, less what the call said without: in which order the rows of a call are sealed does not matter.
+--
+-- Rows of before, and of tenants that nobody has counted yet, are counted backwards in time, step by step: `counted_from` says from which
+-- id on all is counted. Below it a report reads the rows.
+
+ALTER TABLE llm_requests ADD prompt_tokens_avoided bigint;
+
+CREATE TABLE cost_states (
+  tenant_id    uuid PRIMARY KEY REFERENCES tenants,
+  -- The start of a quarter, as the smallest id of its time; nil when everything is counted.
+  counted_from uuid NOT NULL DEFAULT 'ffffffff-ffff-ffff-ffff-ffffffffffff',
+  -- In which cost_days is cut.
+  zone         text NOT NULL,
+  -- Rows before it have been dropped; their sums stay.
+  pruned_to    timestamptz NOT NULL DEFAULT '1970-01-01 00:00:00+00',
+  -- Where the checker goes on.
+  checked_to   timestamptz NOT NULL DEFAULT '1970-01-01 00:00:00+00'
+);
+
+CREATE TABLE cost_cells (
+  tenant_id     uuid NOT NULL,
+  face          smallint NOT NULL,
+  -- A hash over the columns that follow, but for the names.
+  cell          uuid NOT NULL,
+  tool_id       uuid,
+  upstream_id   uuid,
+  key_id        uuid,
+  team_id       uuid,
+  outcome       text,
+  model         text,
+  origin        text,
+  tool_name     text,
+  upstream_name text,
+  PRIMARY KEY (tenant_id, face, cell)
+);
+
+-- Updated in place while its time goes on.
+CREATE TABLE cost_quarters (
+  tenant_id uuid NOT NULL,
+  face      smallint NOT NULL,
+  quarter   timestamptz NOT NULL,
+  cell      uuid NOT NULL,
+  calls     bigint NOT NULL,
+  amount    numeric(38,0) NOT NULL,
+  -- How many calls took how long: see tollgate_latency_bucket. Entries of six bytes: a bucket (2) and a number of calls (4, signed). A
+  -- bucket may come more than once, so that adding is appending.
+  latency   bytea NOT NULL,
+  -- Prompt tokens avoided, by face 2 alone: they belong to requests, which have no tool and no outcome.
+  tokens    bigint NOT NULL,
+  PRIMARY KEY (tenant_id, face, quarter, cell)
+) WITH (fillfactor = 80);
+CREATE TABLE cost_days (
+  tenant_id uuid NOT NULL,
+  face      smallint NOT NULL,
+  day       date NOT NULL,
+  cell      uuid NOT NULL,
+  calls     bigint NOT NULL,
+  amount    numeric(38,0) NOT NULL,
+  latency   bytea NOT NULL,
+  tokens    bigint NOT NULL,
+  PRIMARY KEY (tenant_id, face, day, cell)
+) WITH (fillfactor = 70);
+
+-- ---------------------------------------------------------------- measures
+
+-- The quarter of an hour of the time in an id.
+CREATE FUNCTION tollgate_quarter(id uuid) RETURNS timestamptz LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS
+$$ SELECT to_timestamp((('x' || left(id::text, 8) || substr(id::text, 10, 4))::bit(48)::bigint / 900000) * 900) $$;
+
+-- The first quarter of a local day. (Not its midnight, of which there may be two or none.)
+CREATE FUNCTION tollgate_day_start(day date, zone text) RETURNS timestamptz LANGUAGE sql STABLE STRICT AS $$
+  SELECT min(q) FROM generate_series(day::timestamp AT TIME ZONE 'UTC' - interval '16 hours',
+                                     day::timestamp AT TIME ZONE 'UTC' + interval '40 hours', interval '15 minutes') q
+  WHERE (q AT TIME ZONE zone)::date >= day
+$$;
+
+-- Microseconds below 32 have a bucket each; above, every power of two has sixteen. The middle of a bucket is at most 3.2 % off.
+CREATE FUNCTION tollgate_latency_bucket(us bigint) RETURNS smallint LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
+  SELECT (CASE WHEN us < 16 THEN GREATEST(us, 0)
+               ELSE (width_bucket(us, '{2,4,8,16,32,64,128,256,512,1024,2048,4096,8192,16384,32768,65536,131072,262144,524288,1048576,2097152,4194304,8388608,16777216,33554432,67108864,134217728,268435456,536870912,1073741824,2147483648,4294967296,8589934592,17179869184,34359738368,68719476736,137438953472,274877906944,549755813888,1099511627776,2199023255552,4398046511104,8796093022208,17592186044416,35184372088832,70368744177664,140737488355328,281474976710656,562949953421312,1125899906842624,2251799813685248,4503599627370496,9007199254740992,18014398509481984,36028797018963968,72057594037927936,144115188075855872,288230376151711744,576460752303423488,1152921504606846976,2305843009213693952,4611686018427387904}'::bigint[]) - 4) * 16 + (us >> (width_bucket(us, '{2,4,8,16,32,64,128,256,512,1024,2048,4096,8192,16384,32768,65536,131072,262144,524288,1048576,2097152,4194304,8388608,16777216,33554432,67108864,134217728,268435456,536870912,1073741824,2147483648,4294967296,8589934592,17179869184,34359738368,68719476736,137438953472,274877906944,549755813888,1099511627776,2199023255552,4398046511104,8796093022208,17592186044416,35184372088832,70368744177664,140737488355328,281474976710656,562949953421312,1125899906842624,2251799813685248,4503599627370496,9007199254740992,18014398509481984,36028797018963968,72057594037927936,144115188075855872,288230376151711744,576460752303423488,1152921504606846976,2305843009213693952,4611686018427387904}'::bigint[]) - 4)) END)::smallint
+$$;
+
+-- Each bucket once, in order.
+CREATE FUNCTION tollgate_latency_sum(entries bytea) RETURNS bytea LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
+  SELECT CASE WHEN length(entries) <= 6 THEN entries ELSE COALESCE((
+    SELECT string_agg(int2send(s.bucket) || int4send(s.n), ''::bytea ORDER BY s.bucket)
+    FROM (SELECT e.bucket, sum(e.n)::integer AS n
+          FROM (SELECT ((get_byte(entries, 6 * i) << 8) | get_byte(entries, 6 * i + 1))::smallint AS bucket,
+                       (get_byte(entries, 6 * i + 2) << 24) | (get_byte(entries, 6 * i + 3) << 16)
+                         | (get_byte(entries, 6 * i + 4) << 8) | get_byte(entries, 6 * i + 5) AS n
+                FROM generate_series(0, length(entries) / 6 - 1) i) e
+          GROUP BY e.bucket HAVING sum(e.n) <> 0) s), ''::bytea) END
+$$;
+
+-- Append, and sum up once in a while.
+CREATE FUNCTION tollgate_latency_add(kept bytea, more bytea) RETURNS bytea LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
+  SELECT CASE WHEN length(kept) / 600 = (length(kept) + length(more)) / 600 THEN kept || more ELSE tollgate_latency_sum(kept || more) END
+$$;
+
+CREATE FUNCTION tollgate_cost_cell(tool uuid, upstream uuid, key uuid, team uuid, outcome text, model text, origin text) RETURNS uuid
+LANGUAGE sql STABLE PARALLEL SAFE AS $$
+  SELECT encode(substr(sha256(convert_to(ROW(tool, upstream, key, team, outcome, model, origin)::text, 'UTF8')), 1, 16), 'hex')::uuid
+$$;
+
+-- What calls and requests of one combination of everything amount to in a quarter.
+CREATE TYPE tollgate_cost AS (
+  tenant_id uuid, quarter timestamptz, tool_id uuid, upstream_id uuid, key_id uuid, team_id uuid, outcome text, model text, origin text,
+  tool_name text, upstream_name text, calls bigint, amount numeric, latency bytea, tokens bigint);
+
+-- ---------------------------------------------------------------- what rows amount to
+
+-- The sums over the rows of a tenant between two ids, as the view tool_calls has them. `sealed`: without those whose batch waits.
+CREATE FUNCTION tollgate_cost_rows(tenant uuid, low uuid, high uuid, sealed boolean, with_model boolean) RETURNS SETOF tollgate_cost
+LANGUAGE plpgsql STABLE SET search_path = public, pg_temp AS $$
+BEGIN
+  -- Planned for these bounds: a day is joined by hashing, a minute by looking up. The range stands on each part of a call: Postgres would
+  -- not carry it over from the first to the others.
+  RETURN QUERY EXECUTE $q$
+    WITH pending AS MATERIALIZED (SELECT b.xid::xid AS xid FROM audit_batches b WHERE $4),
+    calls AS (
+      SELECT tollgate_quarter(i.call_id) AS quarter, i.tool_id, i.upstream_id, i.key_id, i.team_id,
+             COALESCE(c.outcome, r.outcome, i.outcome) AS outcome, CASE WHEN $5 THEN l.model END AS model, i.origin, i.tool_name, i.upstream_name,
+             CASE WHEN c.call_id IS NOT NULL THEN COALESCE(c.amount_picos, i.amount_picos) ELSE COALESCE(r.amount_picos, i.amount_picos) END AS amount,
+             tollgate_latency_bucket(CASE WHEN c.call_id IS NOT NULL THEN COALESCE(c.latency_us, i.latency_us)
+                                          ELSE COALESCE(r.latency_us, i.latency_us) END) AS bucket
+      FROM (SELECT * FROM tool_call_events e WHERE e.tenant_id = $1 AND e.call_id >= $2 AND e.call_id < $3 AND e.kind = 0
+              AND NOT ($4 AND e.xmin IN (SELECT p.xid FROM pending p))) i
+      LEFT JOIN (SELECT * FROM tool_call_events e WHERE e.tenant_id = $1 AND e.call_id >= $2 AND e.call_id < $3 AND e.kind = 1
+              AND NOT ($4 AND e.xmin IN (SELECT p.xid FROM pending p))) c ON c.call_id = i.call_id
+      LEFT JOIN (SELECT * FROM tool_call_events e WHERE e.tenant_id = $1 AND e.call_id >= $2 AND e.call_id < $3 AND e.kind = 2
+              AND NOT ($4 AND e.xmin IN (SELECT p.xid FROM pending p))) r ON r.call_id = i.call_id
+      $q$ || CASE WHEN with_model THEN 'LEFT JOIN llm_requests l ON l.tenant_id = $1 AND l.llm_request_id = i.llm_request_id'
+                  ELSE 'CROSS JOIN (SELECT NULL::text AS model) l' END || $q$),
+    buckets AS (
+      SELECT quarter, tool_id, upstream_id, key_id, team_id, outcome, model, origin, max(tool_name) AS tool_name,
+             max(upstream_name) AS upstream_name, count(*) AS n, sum(amount) AS amount, bucket
+      FROM calls GROUP BY quarter, tool_id, upstream_id, key_id, team_id, outcome, model, origin, bucket)
+    SELECT $1, quarter, tool_id, upstream_id, key_id, team_id, outcome, model, origin, CASE WHEN tool_id IS NOT NULL THEN max(tool_name) END,
+           max(upstream_name), sum(n)::bigint, COALESCE(sum(amount), 0)::numeric,
+           COALESCE(string_agg(int2send(bucket) || int4send(n::integer), ''::bytea) FILTER (WHERE bucket IS NOT NULL), ''), 0::bigint
+    FROM buckets GROUP BY quarter, tool_id, upstream_id, key_id, team_id, outcome, model, origin
+    UNION ALL
+    SELECT $1, tollgate_quarter(q.llm_request_id), NULL, NULL, q.key_id, q.team_id, NULL, CASE WHEN $5 THEN q.model END, q.origin, NULL, NULL,
+           0::bigint, 0::numeric, ''::bytea, sum(q.prompt_tokens_avoided)::bigint
+    FROM llm_requests q WHERE q.tenant_id = $1 AND q.llm_request_id >= $2 AND q.llm_request_id < $3 AND q.prompt_tokens_avoided IS NOT NULL
+      AND NOT ($4 AND q.xmin IN (SELECT p.xid FROM pending p))
+    GROUP BY 2, 5, 6, 8, 9$q$
+  USING tenant, low, high, sealed, with_model;
+END $$;
+
+-- What these entries of the log change: for each call what it says with them, less what it said before, which is what its other rows say
+-- whose batches do not wait any more. An entry counts for the batch whose transaction wrote its row and for no other that names it.
+-- kinds: 0, 1, 2 as in tool_call_events; 3 a request.
+CREATE FUNCTION tollgate_cost_deltas(tenants uuid[], ids uuid[], kinds smallint[], xids text[]) RETURNS SETOF tollgate_cost
+LANGUAGE sql STABLE SET search_path = public, pg_temp AS $$
+  WITH named AS MATERIALIZED (
+    SELECT n.tenant, n.id, n.kind = 3 AS is_request, array_agg(n.kind || ':' || n.xid::xid8::xid) AS marks
+    FROM UNNEST(tenants, ids, kinds, xids) AS n(tenant, id, kind, xid)
+    JOIN cost_states s ON s.tenant_id = n.tenant AND n.id >= s.counted_from
+    GROUP BY 1, 2, 3),
+  pending AS MATERIALIZED (SELECT b.xid::xid AS xid FROM audit_batches b),
+  events AS MATERIALIZED (
+    SELECT n.tenant, n.id, e.event, e.fresh FROM named n
+    CROSS JOIN LATERAL (SELECT e AS event, e.xmin AS xmin, (e.kind || ':' || e.xmin) = ANY (n.marks) AS fresh FROM tool_call_events e
+                        WHERE e.tenant_id = n.tenant AND e.call_id = n.id OFFSET 0) e
+    WHERE NOT n.is_request AND (e.fresh OR NOT (e.xmin IN (SELECT p.xid FROM pending p)))),
+  -- The first of its ends is the truth, as in the view.
+  calls AS MATERIALIZED (
+    SELECT tenant, id, (array_agg(event) FILTER (WHERE (event).kind = 0))[1] AS i,
+           bool_or(fresh) FILTER (WHERE (event).kind = 0) AS is_new,
+           (array_agg(event ORDER BY (event).kind) FILTER (WHERE (event).kind > 0))[1] AS d,
+           (array_agg(event ORDER BY (event).kind) FILTER (WHERE (event).kind > 0 AND NOT fresh))[1] AS b
+    FROM events GROUP BY tenant, id),
+  signed AS (
+    SELECT c.tenant, tollgate_quarter(c.id) AS quarter, (c.i).tool_id, (c.i).upstream_id, (c.i).key_id, (c.i).team_id, v.outcome, l.model,
+           (c.i).origin, (c.i).tool_name, (c.i).upstream_name, v.sign, v.sign * v.amount AS amount, tollgate_latency_bucket(v.latency) AS bucket
+    FROM calls c
+    LEFT JOIN llm_requests l ON l.tenant_id = c.tenant AND l.llm_request_id = (c.i).llm_request_id
+    CROSS JOIN LATERAL (VALUES
+      (1, COALESCE((c.d).outcome, (c.i).outcome), COALESCE((c.d).amount_picos, (c.i).amount_picos), COALESCE((c.d).latency_us, (c.i).latency_us)),
+      (-1, COALESCE((c.b).outcome, (c.i).outcome), COALESCE((c.b).amount_picos, (c.i).amount_picos), COALESCE((c.b).latency_us, (c.i).latency_us)))
+      AS v(sign, outcome, amount, latency)
+    WHERE (c.i).call_id IS NOT NULL AND (v.sign = 1 OR NOT c.is_new)),
+  buckets AS (
+    SELECT tenant, quarter, tool_id, upstream_id, key_id, team_id, outcome, model, origin, max(tool_name) AS tool_name,
+           max(upstream_name) AS upstream_name, bucket, sum(sign) AS n, sum(amount) AS amount
+    FROM signed GROUP BY tenant, quarter, tool_id, upstream_id, key_id, team_id, outcome, model, origin, bucket)
+  SELECT tenant, quarter, tool_id, upstream_id, key_id, team_id, outcome, model, origin, CASE WHEN tool_id IS NOT NULL THEN max(tool_name) END,
+         max(upstream_name), sum(n)::bigint, COALESCE(sum(amount), 0)::numeric,
+         COALESCE(string_agg(int2send(bucket) || int4send(n::integer), ''::bytea) FILTER (WHERE bucket IS NOT NULL AND n <> 0), ''), 0::bigint
+  FROM buckets GROUP BY tenant, quarter, tool_id, upstream_id, key_id, team_id, outcome, model, origin
+  HAVING sum(n) <> 0 OR COALESCE(sum(amount), 0) <> 0 OR bool_or(bucket IS NOT NULL AND n <> 0)
+  UNION ALL
+  SELECT n.tenant, tollgate_quarter(n.id), NULL, NULL, q.key_id, q.team_id, NULL, q.model, q.origin, NULL, NULL, 0::bigint, 0::numeric, ''::bytea,
+         sum(q.prompt_tokens_avoided)::bigint
+  FROM named n CROSS JOIN LATERAL (SELECT * FROM llm_requests q WHERE q.tenant_id = n.tenant AND q.llm_request_id = n.id
+                                     AND q.prompt_tokens_avoided IS NOT NULL AND ('3:' || q.xmin) = ANY (n.marks) OFFSET 0) q
+  WHERE n.is_request GROUP BY 1, 2, 5, 6, 8, 9
+$$;
+
+-- ---------------------------------------------------------------- keeping them
+
+-- Add to all faces. Whoever calls it holds the tenants' states.
+CREATE FUNCTION tollgate_cost_add(costs tollgate_cost[]) RETURNS void
+LANGUAGE plpgsql SET search_path = public, pg_temp AS $$
+BEGIN
+  WITH faces AS (
+    SELECT c.tenant_id, f.face, c.quarter, s.zone,
+           CASE WHEN f.face <> 2 THEN c.tool_id END AS tool_id, CASE WHEN f.face <> 2 THEN c.upstream_id END AS upstream_id,
+           CASE WHEN f.face <> 1 THEN c.key_id END AS key_id, CASE WHEN f.face <> 1 THEN c.team_id END AS team_id, c.outcome,
+           CASE WHEN f.face <> 3 THEN c.model END AS model, CASE WHEN f.face <> 3 THEN c.origin END AS origin,
+           CASE WHEN f.face <> 2 THEN c.tool_name END AS tool_name, CASE WHEN f.face <> 2 THEN c.upstream_name END AS upstream_name,
+           c.calls, c.amount, c.latency, c.tokens
+    FROM UNNEST(costs) c JOIN cost_states s ON s.tenant_id = c.tenant_id
+    CROSS JOIN (VALUES (0::smallint), (1::smallint), (2::smallint), (3::smallint)) f(face)
+    WHERE f.face = 2 OR c.calls <> 0 OR c.amount <> 0 OR c.latency <> ''),
+  summed AS MATERIALIZED (
+    SELECT tenant_id, face, quarter, zone, tool_id, upstream_id, key_id, team_id, outcome, model, origin, max(tool_name) AS tool_name,
+           max(upstream_name) AS upstream_name, tollgate_cost_cell(tool_id, upstream_id, key_id, team_id, outcome, model, origin) AS cell,
+           sum(calls)::bigint AS calls, sum(amount) AS amount, string_agg(latency, ''::bytea) AS latency, sum(tokens)::bigint AS tokens
+    FROM faces GROUP BY tenant_id, face, quarter, zone, tool_id, upstream_id, key_id, team_id, outcome, model, origin),
+  cells AS (
+    INSERT INTO cost_cells (tenant_id, face, cell, tool_id, upstream_id, key_id, team_id, outcome, model, origin, tool_name, upstream_name)
+    SELECT DISTINCT ON (tenant_id, face, cell) tenant_id, face, cell, tool_id, upstream_id, key_id, team_id, outcome, model, origin,
+           tool_name, upstream_name
+    FROM summed ORDER BY tenant_id, face, cell
+    ON CONFLICT DO NOTHING),
+  quarters AS (
+    INSERT INTO cost_quarters AS k (tenant_id, face, quarter, cell, calls, amount, latency, tokens)
+    SELECT tenant_id, face, quarter, cell, calls, amount, tollgate_latency_sum(latency), tokens FROM summed WHERE face < 3
+    ORDER BY tenant_id, face, quarter, cell
+    ON CONFLICT (tenant_id, face, quarter, cell) DO UPDATE SET calls = k.calls + EXCLUDED.calls, amount = k.amount + EXCLUDED.amount,
+      latency = tollgate_latency_add(k.latency, EXCLUDED.latency), tokens = k.tokens + EXCLUDED.tokens)
+  INSERT INTO cost_days AS k (tenant_id, face, day, cell, calls, amount, latency, tokens)
+  SELECT tenant_id, face, (quarter AT TIME ZONE zone)::date AS day, cell, sum(calls)::bigint, sum(amount),
+         tollgate_latency_sum(string_agg(latency, ''::bytea)), sum(tokens)::bigint
+  FROM summed WHERE face > 0 GROUP BY tenant_id, face, day, cell ORDER BY tenant_id, face, day, cell
+  ON CONFLICT (tenant_id, face, day, cell) DO UPDATE SET calls = k.calls + EXCLUDED.calls, amount = k.amount + EXCLUDED.amount,
+    latency = tollgate_latency_add(k.latency, EXCLUDED.latency), tokens = k.tokens + EXCLUDED.tokens;
+END $$;
+
+-- Count what is sealed now, in the sealer's transaction, while its batches are still there.
+CREATE FUNCTION tollgate_roll(tenants uuid[], ids uuid[], kinds smallint[], xids text[]) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+BEGIN
+  -- A statement of its own: what follows sees what whoever held them has done.
+  PERFORM FROM cost_states s WHERE s.tenant_id = ANY (tenants) ORDER BY s.tenant_id FOR NO KEY UPDATE;
+  IF FOUND THEN
+    PERFORM tollgate_cost_add(ARRAY(SELECT d FROM tollgate_cost_deltas(tenants, ids, kinds, xids) d));
+  END IF;
+END $$;
+
+-- Quarters as days in the tenant's zone: those that some of the days between `first` and `last` have, or all.
+CREATE FUNCTION tollgate_cost_cut(tenant uuid, first date, last date) RETURNS SETOF cost_days
+LANGUAGE sql STABLE SET search_path = public, pg_temp AS $$
+  SELECT q.tenant_id, f.face, (q.quarter AT TIME ZONE s.zone)::date AS day, f.cell, sum(q.calls)::bigint, sum(q.amount)::numeric(38,0),
+         tollgate_latency_sum(string_agg(q.latency, ''::bytea)), sum(q.tokens)::bigint
+  FROM cost_states s JOIN cost_quarters q ON q.tenant_id = s.tenant_id
+  JOIN (SELECT c.face AS source, c.cell AS from_cell, CASE c.face WHEN 0 THEN 3::smallint ELSE c.face END AS face,
+               CASE c.face WHEN 0 THEN tollgate_cost_cell(c.tool_id, c.upstream_id, c.key_id, c.team_id, c.outcome, NULL, NULL) ELSE c.cell END AS cell
+        FROM cost_cells c WHERE c.tenant_id = tenant AND c.face < 3 OFFSET 0) f ON f.source = q.face AND f.from_cell = q.cell
+  WHERE s.tenant_id = tenant AND q.tenant_id = tenant
+    AND q.quarter >= COALESCE(tollgate_day_start(first, s.zone), '-infinity') AND q.quarter < COALESCE(tollgate_day_start(last + 1, s.zone), 'infinity')
+  GROUP BY q.tenant_id, f.face, day, f.cell
+$$;
+
+-- Cut days anew. Whoever calls it holds the tenant's state.
+CREATE FUNCTION tollgate_cost_recut(tenant uuid, first date, last date) RETURNS void
+LANGUAGE plpgsql SET search_path = public, pg_temp AS $$
+BEGIN
+  DELETE FROM cost_days d WHERE d.tenant_id = tenant AND d.day >= COALESCE(first, '-infinity') AND d.day <= COALESCE(last, 'infinity');
+  INSERT INTO cost_days SELECT c.* FROM tollgate_cost_cut(tenant, first, last) c WHERE c.calls <> 0 OR c.amount <> 0 OR c.tokens <> 0 OR c.latency <> '';
+END $$;
+
+-- The tenant has moved to another time zone: in the transaction of that change.
+CREATE FUNCTION tollgate_cost_rezone(into_zone text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+DECLARE mine uuid := current_setting('app.tenant_id')::uuid;
+BEGIN
+  -- Waits for the sealer's round; the next waits for this change.
+  PERFORM FROM cost_states s WHERE s.tenant_id = mine AND s.zone <> into_zone FOR NO KEY UPDATE;
+  IF FOUND THEN
+    UPDATE cost_states SET zone = into_zone WHERE tenant_id = mine;
+    PERFORM tollgate_cost_recut(mine, NULL, NULL);
+  END IF;
+END $$;
+
+-- Count the newest rows that nobody has counted, about `most` of them and whole quarters. True: there are more.
+CREATE FUNCTION tollgate_cost_build(tenant uuid, most integer) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+DECLARE
+  upper uuid;
+  newest uuid;
+  lowest uuid;
+  start timestamptz;
+BEGIN
+  -- The sealer waits, so that nothing changes sides in between.
+  PERFORM pg_advisory_xact_lock(7420003);
+  -- The tenant may be moving to another zone.
+  PERFORM FROM tenants t WHERE t.tenant_id = tenant FOR SHARE;
+  INSERT INTO cost_states (tenant_id, zone) SELECT t.tenant_id, t.time_zone FROM tenants t WHERE t.tenant_id = tenant ON CONFLICT DO NOTHING;
+  SELECT s.counted_from INTO upper FROM cost_states s WHERE s.tenant_id = tenant FOR NO KEY UPDATE;
+  IF upper IS NULL OR upper = '00000000-0000-0000-0000-000000000000' THEN
+    RETURN false;
+  END IF;
+  SELECT max(n.at) INTO start FROM (
+    (SELECT tollgate_quarter(e.call_id) AS at FROM tool_call_events e WHERE e.tenant_id = tenant AND e.call_id < upper ORDER BY e.call_id DESC LIMIT 1)
+    UNION ALL
+    (SELECT tollgate_quarter(q.llm_request_id) FROM llm_requests q WHERE q.tenant_id = tenant AND q.llm_request_id < upper
+       AND q.prompt_tokens_avoided IS NOT NULL ORDER BY q.llm_request_id DESC LIMIT 1)) n;
+  IF start IS NULL THEN
+    UPDATE cost_states SET counted_from = '00000000-0000-0000-0000-000000000000' WHERE tenant_id = tenant;
+    RETURN false;
+  END IF;
+  SELECT e.call_id INTO lowest FROM tool_call_events e WHERE e.tenant_id = tenant AND e.call_id < upper AND e.call_id >= tollgate_uuid_floor(GREATEST(start - interval '1 day', to_timestamp(0)))
+  ORDER BY e.call_id DESC OFFSET most LIMIT 1;
+  start := COALESCE(LEAST(start, tollgate_quarter(lowest) + interval '15 minutes'), GREATEST(start - interval '1 day', to_timestamp(0)));
+  lowest := tollgate_uuid_floor(start);
+  PERFORM tollgate_cost_add(ARRAY(SELECT r FROM tollgate_cost_rows(tenant, lowest, upper, true, true) r));
+  UPDATE cost_states SET counted_from = lowest WHERE tenant_id = tenant;
+  RETURN lowest <> '00000000-0000-0000-0000-000000000000';
+END $$;
+
+-- ---------------------------------------------------------------- checking them
+
+-- What may be compared of a time: what is counted, and whose rows are still there.
+CREATE FUNCTION tollgate_cost_span(tenant uuid, INOUT low timestamptz, INOUT high timestamptz)
+LANGUAGE sql STABLE SET search_path = public, pg_temp AS $$
+  SELECT GREATEST(low, s.pruned_to, tollgate_quarter(s.counted_from)), GREATEST(high, low, s.pruned_to, tollgate_quarter(s.counted_from))
+  FROM cost_states s WHERE s.tenant_id = tenant
+$$;
+
+-- How many sums of these quarters and their days differ from what the rows say, and by how much in all. In one snapshot, as a report.
+CREATE FUNCTION tollgate_cost_drift(tenant uuid, since timestamptz, until timestamptz, OUT cells bigint, OUT calls bigint, OUT amount numeric, OUT tokens bigint)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
+DECLARE
+  low timestamptz;
+  high timestamptz;
+  blind boolean;
+  more bigint;
+BEGIN
+  SELECT s.low, s.high INTO low, high FROM tollgate_cost_span(tenant, since, until) s;
+  cells := 0; calls := 0; amount := 0; tokens := 0;
+  IF low IS NULL OR low >= high THEN
+    RETURN;
+  END IF;
+  -- Where a call's request has been dropped with its month, nobody can say any more which model made it.
+  SELECT EXISTS (SELECT FROM tool_call_events i WHERE i.tenant_id = tenant AND i.kind = 0 AND i.call_id >= tollgate_uuid_floor(low)
+    AND i.call_id < tollgate_uuid_floor(high) AND NOT EXISTS (
+      SELECT FROM llm_requests l WHERE l.tenant_id = tenant AND l.llm_request_id = i.llm_request_id)) INTO blind;
+  -- Quarters of everything against the rows; tokens of the key's face as well.
+  SELECT count(*), COALESCE(sum(d.calls), 0), COALESCE(sum(d.amount), 0), COALESCE(sum(d.tokens), 0) INTO cells, calls, amount, tokens FROM (
+    SELECT sum(x.sign * x.calls) AS calls, sum(x.sign * x.amount) AS amount, sum(x.sign * x.tokens) AS tokens
+    FROM (
+      SELECT -1 AS sign, r.quarter, r.tool_id, r.upstream_id, r.key_id, r.team_id, r.outcome, r.model, r.origin, r.calls, r.amount, r.latency, r.tokens
+      FROM tollgate_cost_rows(tenant, tollgate_uuid_floor(low), tollgate_uuid_floor(high), true, NOT blind) r
+      UNION ALL
+      SELECT 1, q.quarter, c.tool_id, c.upstream_id, c.key_id, c.team_id, c.outcome, CASE WHEN NOT blind THEN c.model END, c.origin,
+             CASE q.face WHEN 0 THEN q.calls ELSE 0 END, CASE q.face WHEN 0 THEN q.amount ELSE 0 END, CASE q.face WHEN 0 THEN q.latency ELSE '' END, q.tokens
+      FROM cost_quarters q JOIN cost_cells c ON c.tenant_id = q.tenant_id AND c.face = q.face AND c.cell = q.cell
+      WHERE q.tenant_id = tenant AND q.quarter >= low AND q.quarter < high AND (q.face = 0 OR (q.face = 2 AND q.tokens <> 0))) x
+    GROUP BY x.quarter, x.tool_id, x.upstream_id, x.key_id, x.team_id, x.outcome, x.model, x.origin
+    HAVING sum(x.sign * x.calls) <> 0 OR sum(x.sign * x.amount) <> 0 OR sum(x.sign * x.tokens) <> 0
+        OR COALESCE(tollgate_latency_sum(string_agg(x.latency, ''::bytea) FILTER (WHERE x.sign = 1)), '')
+           IS DISTINCT FROM COALESCE(tollgate_latency_sum(string_agg(x.latency, ''::bytea) FILTER (WHERE x.sign = -1)), '')) d;
+  -- The other faces against that of everything.
+  SELECT count(*) INTO more FROM (
+    SELECT FROM (
+      SELECT -1 AS sign, f.face, q.quarter, CASE WHEN f.face = 1 THEN c.tool_id END AS tool, CASE WHEN f.face = 1 THEN c.upstream_id END AS upstream,
+             CASE WHEN f.face = 2 THEN c.key_id END AS key, CASE WHEN f.face = 2 THEN c.team_id END AS team, c.outcome, c.model, c.origin,
+             q.calls, q.amount, q.latency
+      FROM cost_quarters q JOIN cost_cells c ON c.tenant_id = q.tenant_id AND c.face = q.face AND c.cell = q.cell CROSS JOIN (VALUES (1), (2)) f(face)
+      WHERE q.tenant_id = tenant AND q.face = 0 AND q.quarter >= low AND q.quarter < high
+      UNION ALL
+      SELECT 1, q.face, q.quarter, c.tool_id, c.upstream_id, c.key_id, c.team_id, c.outcome, c.model, c.origin, q.calls, q.amount, q.latency
+      FROM cost_quarters q JOIN cost_cells c ON c.tenant_id = q.tenant_id AND c.face = q.face AND c.cell = q.cell
+      WHERE q.tenant_id = tenant AND q.face IN (1, 2) AND q.quarter >= low AND q.quarter < high) x
+    GROUP BY x.face, x.quarter, x.tool, x.upstream, x.key, x.team, x.outcome, x.model, x.origin
+    HAVING sum(x.sign * x.calls) <> 0 OR sum(x.sign * x.amount) <> 0
+        OR COALESCE(tollgate_latency_sum(string_agg(x.latency, ''::bytea) FILTER (WHERE x.sign = 1)), '')
+           IS DISTINCT FROM COALESCE(tollgate_latency_sum(string_agg(x.latency, ''::bytea) FILTER (WHERE x.sign = -1)), '')) d;
+  cells := cells + more;
+  -- The days that have any of these quarters, against all quarters that they have.
+  SELECT count(*) INTO more FROM (
+    SELECT FROM cost_states s CROSS JOIN LATERAL (
+      SELECT -1 AS sign, c.* FROM tollgate_cost_cut(tenant, (low AT TIME ZONE s.zone)::date, ((high - interval '15 minutes') AT TIME ZONE s.zone)::date) c
+      UNION ALL
+      SELECT 1, d.* FROM cost_days d WHERE d.tenant_id = tenant AND d.day >= (low AT TIME ZONE s.zone)::date
+        AND d.day <= ((high - interval '15 minutes') AT TIME ZONE s.zone)::date) x
+    WHERE s.tenant_id = tenant
+    GROUP BY x.face, x.day, x.cell
+    HAVING sum(x.sign * x.calls) <> 0 OR sum(x.sign * x.amount) <> 0 OR sum(x.sign * x.tokens) <> 0
+        OR COALESCE(tollgate_latency_sum(string_agg(x.latency, ''::bytea) FILTER (WHERE x.sign = 1)), '')
+           IS DISTINCT FROM COALESCE(tollgate_latency_sum(string_agg(x.latency, ''::bytea) FILTER (WHERE x.sign = -1)), '')) d;
+  cells := cells + more;
+END $$;
+
+-- Make these quarters and their days anew from the rows.
+CREATE FUNCTION tollgate_cost_repair(tenant uuid, since timestamptz, until timestamptz) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+DECLARE
+  low timestamptz;
+  high timestamptz;
+  in_zone text;
+BEGIN
+  PERFORM pg_advisory_xact_lock(7420003);
+  SELECT s.zone INTO in_zone FROM cost_states s WHERE s.tenant_id = tenant FOR NO KEY UPDATE;
+  SELECT s.low, s.high INTO low, high FROM tollgate_cost_span(tenant, since, until) s;
+  IF low IS NULL OR low >= high THEN
+    RETURN;
+  END IF;
+  DELETE FROM cost_quarters q WHERE q.tenant_id = tenant AND q.quarter >= low AND q.quarter < high;
+  PERFORM tollgate_cost_add(ARRAY(SELECT r FROM tollgate_cost_rows(tenant, tollgate_uuid_floor(low), tollgate_uuid_floor(high), true, true) r));
+  PERFORM tollgate_cost_recut(tenant, (low AT TIME ZONE in_zone)::date, ((high - interval '15 minutes') AT TIME ZONE in_zone)::date);
+END $$;
+
+-- The next stretch of time to check from here on: a day, or less where it has more than `most` rows. Null: there are no later rows.
+CREATE FUNCTION tollgate_cost_stretch(tenant uuid, most integer, INOUT since timestamptz, OUT until timestamptz)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
+DECLARE
+  last uuid;
+BEGIN
+  SELECT s.low INTO since FROM tollgate_cost_span(tenant, since, since) s;
+  -- The first row or sum that comes.
+  SELECT min(n.at) INTO since FROM (
+    (SELECT tollgate_quarter(e.call_id) AS at FROM tool_call_events e WHERE e.tenant_id = tenant AND e.call_id >= tollgate_uuid_floor(since) ORDER BY e.call_id LIMIT 1)
+    UNION ALL
+    (SELECT min(q.quarter) FROM cost_quarters q WHERE q.tenant_id = tenant AND q.face = 0 AND q.quarter >= since)
+    UNION ALL
+    (SELECT min(q.quarter) FROM cost_quarters q WHERE q.tenant_id = tenant AND q.face = 2 AND q.quarter >= since)) n;
+  until := since + interval '1 day';
+  SELECT e.call_id INTO last FROM tool_call_events e WHERE e.tenant_id = tenant AND e.call_id >= tollgate_uuid_floor(since) AND e.call_id < tollgate_uuid_floor(until)
+  ORDER BY e.call_id OFFSET most LIMIT 1;
+  IF last IS NOT NULL THEN
+    until := GREATEST(tollgate_quarter(last), since + interval '15 minutes');
+  END IF;
+END $$;
+
+CREATE FUNCTION tollgate_cost_checked(tenant uuid, until timestamptz) RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path = public, pg_temp AS $$ UPDATE cost_states SET checked_to = until WHERE tenant_id = tenant $$;
+
+-- The rows of these tenants before `until` are dropped, in the same transaction; what they came to stays.
+CREATE FUNCTION tollgate_cost_pruned(tenants uuid[], until timestamptz) RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+  UPDATE cost_states SET pruned_to = GREATEST(pruned_to, until) WHERE tenant_id = ANY (tenants)
+$$;
+
+-- ---------------------------------------------------------------- reading them
+
+-- How a report from `low` to `high`, starts of quarters, is put together: what of it is counted, and the days that it has whole (`first`
+-- to `last`, from the start of the one to the end of the other). `waiting`: how many entries have no place in the log yet.
+CREATE FUNCTION tollgate_cost_layout(INOUT low timestamptz, INOUT high timestamptz, OUT zone text, OUT first date, OUT last date,
+  OUT first_at timestamptz, OUT last_at timestamptz, OUT waiting bigint)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
+DECLARE counted timestamptz;
+BEGIN
+  SELECT s.zone, tollgate_quarter(s.counted_from) INTO zone, counted FROM cost_states s WHERE s.tenant_id = current_setting('app.tenant_id')::uuid;
+  low := GREATEST(low, COALESCE(counted, high));
+  IF low >= high THEN
+    high := low;
+    RETURN;
+  END IF;
+  SELECT COALESCE(sum(octet_length(b.entries) / 69), 0) INTO waiting FROM audit_batches b;
+  -- The day of the quarter before and the day of the one behind are not whole.
+  first := ((low - interval '15 minutes') AT TIME ZONE zone)::date + 1;
+  last := (high AT TIME ZONE zone)::date - 1;
+  first_at := tollgate_day_start(first, zone);
+  last_at := tollgate_day_start(last + 1, zone);
+END $$;
+
+-- What entries that wait for their place in the log change. See evidence::batch for their form: tenant 16, kind 1, id 16, sequence 4,
+-- leaf 32 bytes; kinds 1 request, 3 intent, 4 completion, 5 resolution.
+CREATE FUNCTION tollgate_cost_tail(low uuid, high uuid) RETURNS SETOF tollgate_cost
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
+DECLARE
+  mine uuid := current_setting('app.tenant_id')::uuid;
+  ids uuid[];
+  kinds smallint[];
+  xids text[];
+BEGIN
+  SELECT array_agg(n.id), array_agg(n.kind), array_agg(n.xid) INTO ids, kinds, xids FROM (
+    SELECT encode(substr(b.bytes, 69 * k + 18, 16), 'hex')::uuid AS id,
+           CASE get_byte(b.bytes, 69 * k + 16) WHEN 1 THEN 3 ELSE get_byte(b.bytes, 69 * k + 16) - 3 END::smallint AS kind, b.xid
+    -- Concatenated, so that it is fetched once and not for each of its parts.
+    FROM (SELECT a.xid::text AS xid, a.entries || ''::bytea AS bytes, octet_length(a.entries) / 69 AS count FROM audit_batches a
+          WHERE octet_length(a.entries) % 69 = 0 OFFSET 0) b
+    CROSS JOIN LATERAL generate_series(0, b.count - 1) k
+    WHERE substr(b.bytes, 69 * k + 1, 16) = uuid_send(mine) AND get_byte(b.bytes, 69 * k + 16) IN (1, 3, 4, 5)) n
+  WHERE n.id >= low AND n.id < high;
+  IF ids IS NOT NULL THEN
+    RETURN QUERY SELECT * FROM tollgate_cost_deltas(array_fill(mine, ARRAY[cardinality(ids)]), ids, kinds, xids);
+  END IF;
+END $$;
+
+-- The rows themselves: of less than a quarter, and of what nobody has counted yet.
+CREATE FUNCTION tollgate_cost_raw(low uuid, high uuid, with_model boolean) RETURNS SETOF tollgate_cost
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
+  SELECT * FROM tollgate_cost_rows(current_setting('app.tenant_id')::uuid, low, high, false, with_model)
+$$;
+
+-- ---------------------------------------------------------------- who may do what
+
+DO $$
+DECLARE t text;
+BEGIN
+  FOREACH t IN ARRAY ARRAY['cost_states', 'cost_cells', 'cost_quarters', 'cost_days'] LOOP
+    EXECUTE format('ALTER TABLE %I ENABLE ROW LEVEL SECURITY', t);
+    EXECUTE format('ALTER TABLE %I FORCE ROW LEVEL SECURITY', t);
+    EXECUTE format('CREATE POLICY one_tenant ON %I TO tollgate_app USING (tenant_id = (SELECT current_setting(''app.tenant_id'')::uuid))', t);
+    EXECUTE format('CREATE POLICY owner_counts ON %I TO %I USING (true) WITH CHECK (true)', t, CURRENT_USER);
+  END LOOP;
+  CREATE POLICY control_reads ON cost_states FOR SELECT TO tollgate_control USING (true);
+END $$;
+GRANT SELECT ON cost_states, cost_cells, cost_quarters, cost_days TO tollgate_app;
+GRANT SELECT ON cost_states TO tollgate_control;
+
+REVOKE ALL ON FUNCTION tollgate_cost_rows(uuid, uuid, uuid, boolean, boolean), tollgate_cost_deltas(uuid[], uuid[], smallint[], text[]),
+  tollgate_cost_add(tollgate_cost[]), tollgate_roll(uuid[], uuid[], smallint[], text[]), tollgate_cost_cut(uuid, date, date),
+  tollgate_cost_recut(uuid, date, date), tollgate_cost_rezone(text), tollgate_cost_build(uuid, integer),
+  tollgate_cost_span(uuid, timestamptz, timestamptz), tollgate_cost_drift(uuid, timestamptz, timestamptz),
+  tollgate_cost_repair(uuid, timestamptz, timestamptz), tollgate_cost_stretch(uuid, integer, timestamptz),
+  tollgate_cost_checked(uuid, timestamptz), tollgate_cost_pruned(uuid[], timestamptz), tollgate_cost_layout(timestamptz, timestamptz),
+  tollgate_cost_tail(uuid, uuid), tollgate_cost_raw(uuid, uuid, boolean) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION tollgate_cost_layout(timestamptz, timestamptz), tollgate_cost_tail(uuid, uuid),
+  tollgate_cost_raw(uuid, uuid, boolean), tollgate_cost_rezone(text) TO tollgate_app;
+GRANT EXECUTE ON FUNCTION tollgate_roll(uuid[], uuid[], smallint[], text[]), tollgate_cost_build(uuid, integer),
+  tollgate_cost_repair(uuid, timestamptz, timestamptz) TO tollgate_sealer;
+GRANT EXECUTE ON FUNCTION tollgate_cost_drift(uuid, timestamptz, timestamptz), tollgate_cost_stretch(uuid, integer, timestamptz),
+  tollgate_cost_checked(uuid, timestamptz), tollgate_cost_pruned(uuid[], timestamptz) TO tollgate_control;
