@@ -121,12 +121,13 @@ BEGIN
   END LOOP;
 END $$;
 
--- Prompts and answers are texts like those of scripts, and rest beside them: parts 5 and 6, under the request's id.
+-- Prompts and answers are texts like those of scripts, and rest beside them: parts 5 and 6, under the request's id. Not valid: what was
+-- checked against less need not be read again, which would stop the writers meanwhile.
 ALTER TABLE script_payloads DROP CONSTRAINT script_payloads_part_check,
-  ADD CONSTRAINT script_payloads_part_check CHECK (part BETWEEN 0 AND 6);
+  ADD CONSTRAINT script_payloads_part_check CHECK (part BETWEEN 0 AND 6) NOT VALID;
 
 -- evidence::line::Part: 7 prompt, 8 answer.
-ALTER TABLE audit_erased DROP CONSTRAINT audit_erased_part_check, ADD CONSTRAINT audit_erased_part_check CHECK (part BETWEEN 0 AND 8);
+ALTER TABLE audit_erased DROP CONSTRAINT audit_erased_part_check, ADD CONSTRAINT audit_erased_part_check CHECK (part BETWEEN 0 AND 8) NOT VALID;
 ALTER TABLE audit_erasures ADD requests bigint NOT NULL DEFAULT 0;
 
 -- One row to everyone who reads. The truth goes before the sweeper's word.
@@ -199,9 +200,9 @@ BEGIN
       AND NOT EXISTS (SELECT FROM llm_request_ends c WHERE c.tenant_id = n.tenant_id AND c.llm_request_id = n.call_id AND c.kind = 1)
     ON CONFLICT DO NOTHING RETURNING resolved_calls.tenant_id, resolved_calls.call_id),
   counted AS (
-    SELECT n.leases, n.amount, n.amount - n.quoted AS difference FROM ended n JOIN resolved r USING (tenant_id, call_id) WHERE n.kind = 2
+    SELECT n.leases, n.amount, 0::bigint AS difference FROM ended n JOIN resolved r USING (tenant_id, call_id) WHERE n.kind = 2
     UNION ALL
-    SELECT n.leases, n.amount - COALESCE(r.amount, 0), n.amount - COALESCE(r.amount, n.quoted)
+    SELECT n.leases, n.amount - COALESCE(r.amount, 0), n.amount - n.quoted
     FROM ended n LEFT JOIN resolved_calls r USING (tenant_id, call_id) WHERE n.kind = 1),
   sums AS (
     SELECT l.tenant_id, l.budget_id, l.starts_at, sum(c.amount) AS spent, sum(c.difference) AS difference

@@ -84,6 +84,10 @@ impl Land {
         ids.insert("budget_id", text(&made("budgets", budget).await, "id"));
         let limit = json!({"name": mark, "scope": {"tenant": true}, "max": 1_000_000, "per": "second"});
         ids.insert("rate_limit_id", text(&made("rate-limits", limit).await, "id"));
+        let provider = json!({"name": mark, "kind": "openai", "base_url": "http://127.0.0.1:1/v1", "keys": [{"name": mark, "secret": mark}]});
+        ids.insert("provider_id", text(&made("providers", provider).await, "id"));
+        let route = json!({"name": mark, "targets": [{"provider_id": ids["provider_id"], "model": mark}]});
+        ids.insert("model_route_id", text(&made("model-routes", route).await, "id"));
         ids.insert("export_job_id", text(&made("audit/export-jobs", json!({"destination": "lake"})).await, "id"));
         let revoked = made("service-tokens", json!({"name": mark, "role": "owner"})).await;
         tenant.delete(&format!("service-tokens/{}", text(&revoked, "id"))).await.ok();
@@ -117,6 +121,8 @@ impl Land {
             "credits",
             "budgets",
             "rate-limits",
+            "providers",
+            "model-routes",
             "script-runs",
             "tool-calls",
             "llm-requests",
@@ -194,6 +200,16 @@ fn body_of(route: &RouteInfo, ids: &BTreeMap<&'static str, String>) -> Option<Va
         ("PATCH", "/budgets/{budget_id}") => json!({"limit": "0"}),
         ("POST", "/rate-limits") => json!({"scope": {"key_id": ids["key_id"]}, "max": 1, "per": "day"}),
         ("PATCH", "/rate-limits/{rate_limit_id}") => json!({"max": 1}),
+        ("POST", "/providers") => {
+            json!({"name": "stranger", "kind": "openai", "base_url": "http://127.0.0.1:1/v1", "keys": [{"name": "k", "secret": "s"}]})
+        }
+        ("PATCH", "/providers/{provider_id}") => json!({"timeout_ms": 1}),
+        ("POST", "/model-routes") => {
+            json!({"name": "stranger", "targets": [{"provider_id": ids["provider_id"], "model": "stranger"}]})
+        }
+        ("PATCH", "/model-routes/{model_route_id}") => {
+            json!({"targets": [{"provider_id": ids["provider_id"], "model": "stranger"}]})
+        }
         ("PATCH", "/script-limits") => json!({"calls": 1}),
         ("PATCH", "/audit/settings") => json!({"durability": "relaxed", "redaction": {"detectors": ["email"]}}),
         ("POST", "/approvals/{approval_id}/approve" | "/approvals/{approval_id}/deny") => json!({"reason": "stranger"}),
@@ -424,9 +440,10 @@ async fn t40_each_role_does_what_the_matrix_says_and_no_more() {
 }
 
 /// Fields of bodies that name something: all of them, so that a new one is noticed.
-const NAMES: [&str; 25] = [
+const NAMES: [&str; 27] = [
     "PATCH /v1/tenants/{tenant_id}/keys/{key_id} /team_id",
     "PATCH /v1/tenants/{tenant_id}/keys/{key_id} /tool_group_ids",
+    "PATCH /v1/tenants/{tenant_id}/model-routes/{model_route_id} /targets/provider_id",
     "PATCH /v1/tenants/{tenant_id}/tool-groups/{tool_group_id} /approval/upstream_id",
     "PATCH /v1/tenants/{tenant_id}/tool-groups/{tool_group_id} /members/upstream_id",
     "POST /v1/tenants/{tenant_id}/audit/erasures /selection/call_ids",
@@ -442,6 +459,7 @@ const NAMES: [&str; 25] = [
     "POST /v1/tenants/{tenant_id}/credits /upstream_id",
     "POST /v1/tenants/{tenant_id}/keys /team_id",
     "POST /v1/tenants/{tenant_id}/keys /tool_group_ids",
+    "POST /v1/tenants/{tenant_id}/model-routes /targets/provider_id",
     "POST /v1/tenants/{tenant_id}/prices /tool_id",
     "POST /v1/tenants/{tenant_id}/prices /upstream_id",
     "POST /v1/tenants/{tenant_id}/rate-limits /scope/key_id",
@@ -508,6 +526,7 @@ async fn t39_bodies_cannot_name_what_is_anothers() {
     let entry = |of: &Land| json!([{"upstream_id": of.ids["upstream_id"], "tools": ["*"]}]);
     let rule = |of: &Land| json!([{"upstream_id": of.ids["upstream_id"], "tools": ["*"], "confirmations": 1}]);
     let (key, group) = (format!("keys/{}", b.ids["key_id"]), format!("tool-groups/{}", b.ids["tool_group_id"]));
+    let route = format!("model-routes/{}", b.ids["model_route_id"]);
     let budget = |scope: Value| (Method::POST, "budgets".to_owned(), json!({"scope": scope, "limit": "1000", "period": "week"}));
     let limit = |scope: Value| (Method::POST, "rate-limits".to_owned(), json!({"scope": scope, "max": 100_000, "per": "second"}));
     let credit = |of: Value| {
@@ -538,6 +557,12 @@ async fn t39_bodies_cannot_name_what_is_anothers() {
             (Method::POST, "audit/erasures".to_owned(), json!({"reason": "x", "selection": {"key_id": of.ids["key_id"]}})),
             (Method::POST, "keys".to_owned(), json!({"name": "x", "tool_group_ids": [], "team_id": of.ids["team_id"]})),
             (Method::POST, "keys".to_owned(), json!({"name": "x", "tool_group_ids": [of.ids["tool_group_id"]]})),
+            (Method::PATCH, route.clone(), json!({"targets": [{"provider_id": of.ids["provider_id"], "model": "x"}]})),
+            (
+                Method::POST,
+                "model-routes".to_owned(),
+                json!({"name": "x", "targets": [{"provider_id": of.ids["provider_id"], "model": "x"}]}),
+            ),
             (Method::POST, "prices".to_owned(), json!({"tool_id": of.ids["tool_id"], "amount": "1", "unit": "call"})),
             (Method::POST, "prices".to_owned(), json!({"upstream_id": of.ids["upstream_id"], "amount": "1", "unit": "call"})),
             (Method::POST, "tool-groups".to_owned(), json!({"name": "x", "members": entry(&b), "approval": rule(of)})),

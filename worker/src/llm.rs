@@ -54,6 +54,8 @@ const MODE: HeaderName = HeaderName::from_static("x-tollgate-mode");
 const TURNS: HeaderName = HeaderName::from_static("x-tollgate-max-turns");
 /// `none`: offer the model nothing of the key's.
 const TOOLS: HeaderName = HeaderName::from_static("x-tollgate-tools");
+/// What the strictest provider takes.
+const MAX_TOOLS: usize = 128;
 /// How long a client may take to send a body.
 const BODY_WITHIN: Duration = Duration::from_secs(60);
 /// Pieces of an answer that wait for a caller who reads slowly.
@@ -83,7 +85,7 @@ pub fn routes(gate: Gate, listener: SocketAddr) -> Router {
 
 impl Door {
     async fn admit(&self, headers: &HeaderMap) -> Result<Caller, Refusal> {
-        let refuse = |status, code, message: &str| Refusal { status, code, message: message.to_owned(), retry_after: None };
+        let refuse = |status, code, message: &str| Refusal::new(status, code, message);
         if let Err(why) = guard::check(headers, &self.gate.config.gateway, self.listener) {
             return Err(refuse(StatusCode::FORBIDDEN, "forbidden", why));
         }
@@ -102,7 +104,7 @@ impl Door {
 
     /// The body, read only for someone who may ask.
     async fn body(&self, body: Body) -> Result<Map<String, Value>, Refusal> {
-        let refuse = |status, code, message: &str| Refusal { status, code, message: message.to_owned(), retry_after: None };
+        let refuse = |status, code, message: &str| Refusal::new(status, code, message);
         let limit = self.gate.config.limits.llm_body_bytes;
         let bytes = match tokio::time::timeout(BODY_WITHIN, axum::body::to_bytes(body, limit)).await {
             Ok(Ok(bytes)) => bytes,
@@ -123,10 +125,10 @@ impl Door {
         let session = self.session(dialect, caller, headers, body, told.clone(), root).await?;
         let span = tracing::info_span!(
             "llm",
-            otel.name = %format_args!("chat {}", session.model),
+            otel.name = %format_args!("chat {}", clip(&session.model)),
             otel.kind = "server",
             gen_ai.operation.name = if dialect == Dialect::Embeddings { "embeddings" } else { "chat" },
-            gen_ai.request.model = %session.model,
+            gen_ai.request.model = %clip(&session.model),
             tollgate.tenant = %session.caller.tenant(),
             tollgate.key = %session.caller.key,
             tollgate.request = %root,
@@ -134,15 +136,12 @@ impl Door {
         tollgate_boot::telemetry::extract_parent(&span, &session.headers);
         // On a task of its own: a client that goes away does not leave a request half recorded.
         let streaming = session.streaming;
+        // A stream hears by itself that its reader has gone.
+        let _gone = (!streaming).then(|| session.gone.clone().drop_guard());
         let task = async move { if streaming { streamed(session).await } else { whole(session).await } };
         let task = self.gate.shutdown.spawn(tracing::Instrument::instrument(task, span));
         let answer = task.await.unwrap_or_else(|_| {
-            Err(Refusal {
-                status: StatusCode::INTERNAL_SERVER_ERROR,
-                code: "internal",
-                message: "The gateway failed on this request; it is not your fault".to_owned(),
-                retry_after: None,
-            })
+            Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "The gateway failed on this request; it is not your fault"))
         });
         let mut answer =
             answer.unwrap_or_else(|refusal| refused(dialect, told.get().and_then(|standing| standing.retry_after), &refusal));
@@ -157,36 +156,52 @@ impl Door {
         &self,
         dialect: Dialect,
         caller: Caller,
-        headers: HeaderMap,
+        mut headers: HeaderMap,
         mut body: Map<String, Value>,
         told: Told,
         root: LlmRequestId,
     ) -> Result<Session, Refusal> {
-        let bad = |message: &str| Refusal {
-            status: StatusCode::BAD_REQUEST,
-            code: "invalid_request",
-            message: message.to_owned(),
-            retry_after: None,
-        };
+        let bad = |message: &str| Refusal::new(StatusCode::BAD_REQUEST, "invalid_request", message);
+        // They have served: nobody behind this can print them.
+        for name in ["authorization", "x-api-key", "x-tollgate-key", "cookie"] {
+            headers.remove(name);
+        }
         let Some(model) = body.get("model").and_then(Value::as_str).map(str::to_owned) else {
             return Err(bad("\"model\" is missing: a string that names the model"));
         };
         let streaming = dialect != Dialect::Embeddings && body.get("stream").and_then(Value::as_bool).unwrap_or(false);
+        if let Some(name) = dialect.odd_number(&body) {
+            return Err(bad(&format!("\"{name}\" is a whole number of at least 0, or left out")));
+        }
+        if body.get("background").is_some_and(|value| *value == true) {
+            return Err(bad("\"background\" is not served: what such a response comes to would be read past the gateway"));
+        }
         let (mode, turns) = mode(&caller, dialect, &headers).map_err(bad)?;
+        if mode == Mode::Agent && body.get("n").and_then(Value::as_u64).is_some_and(|n| n > 1) {
+            return Err(bad("agent mode follows one answer: leave \"n\" out"));
+        }
         if mode == Mode::Agent && streaming && dialect == Dialect::Responses {
             return Err(bad("agent mode does not stream /v1/responses: leave \"stream\" out, or use /v1/chat/completions"));
         }
         let offers = dialect.has_tools() && text(&headers, &TOOLS) != Some("none");
         let offer = if offers { Offer::of(&caller, &dialect.own_tools(&body)) } else { Offer::default() };
+        if offer.tools.len() > MAX_TOOLS {
+            return Err(bad(&format!(
+                "this key sees {} tools, more than a model takes ({MAX_TOOLS}): narrow its tool groups, expose upstreams as \"code\", or send \
+                 x-tollgate-tools: none",
+                offer.tools.len()
+            )));
+        }
         dialect.offer(&mut body, &offer.tools);
         let mut own_usage = true;
         if dialect == Dialect::Chat && streaming {
             // What it costs is counted by what the provider says at the end, which it says only when asked.
-            let options = body.entry("stream_options").or_insert_with(|| json!({}));
-            own_usage = options["include_usage"] == true;
-            if let Value::Object(options) = options {
-                options.insert("include_usage".to_owned(), true.into());
-            }
+            let mut options = match body.remove("stream_options") {
+                Some(Value::Object(options)) => options,
+                _ => Map::new(),
+            };
+            own_usage = options.insert("include_usage".to_owned(), true.into()) == Some(Value::Bool(true));
+            body.insert("stream_options".to_owned(), options.into());
         }
         let client =
             headers.get(header::USER_AGENT).and_then(|value| value.to_str().ok()).map(|text| text.chars().take(200).collect());
@@ -194,8 +209,8 @@ impl Door {
             Some(client) => Some(caller.config().trail.words(client).await),
             None => None,
         };
-        let gate = self.gate.clone();
-        Ok(Session { gate, caller, dialect, model, streaming, mode, turns, offer, own_usage, client, headers, told, root, body })
+        let (gate, gone) = (self.gate.clone(), CancellationToken::new());
+        Ok(Session { gate, caller, dialect, model, streaming, mode, turns, offer, own_usage, client, headers, told, root, body, gone })
     }
 
     /// The request that a tool call names as its parent, or a new one.
@@ -223,12 +238,8 @@ impl Door {
                 match found {
                     Ok((id, origin)) => Parent::known(id, origin),
                     Err(StoreError::NotFound) => {
-                        return Err(Refusal {
-                            status: StatusCode::NOT_FOUND,
-                            code: "unknown_parent",
-                            message: tollgate_domain::policy::Reason::UnknownParent.told().to_owned(),
-                            retry_after: None,
-                        });
+                        let told = tollgate_domain::policy::Reason::UnknownParent.told();
+                        return Err(Refusal::new(StatusCode::NOT_FOUND, "unknown_parent", told));
                     }
                     Err(_) => return Err(tollgate_store::audit::AuditError::Unavailable.into()),
                 }
@@ -239,16 +250,14 @@ impl Door {
 }
 
 async fn whole(session: Session) -> Result<Response, Refusal> {
-    let (status, answer) = session.answer().await?;
-    Ok(json_answer(status, &answer))
+    Ok(bytes_answer(session.answer().await?))
 }
 
 async fn streamed(session: Session) -> Result<Response, Refusal> {
     let shutdown = session.gate.shutdown.clone();
     let started = session.start().await?;
     if !started.is_stream() {
-        let (status, answer) = started.whole().await?;
-        return Ok(json_answer(status, &answer));
+        return Ok(bytes_answer(started.whole().await?));
     }
     let (out, pieces) = mpsc::channel(AHEAD);
     shutdown.spawn(tracing::Instrument::in_current_span(started.run(out)));
@@ -283,9 +292,16 @@ fn mode(caller: &Caller, dialect: Dialect, headers: &HeaderMap) -> Result<(Mode,
     Ok((if dialect.has_tools() { mode } else { Mode::Manual }, turns))
 }
 
+fn clip(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(128).collect()
+}
+
 fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     headers.get(name).map(|value| value.to_str().unwrap_or_default().trim())
 }
+
+const ONE_CALL: &str = "Send one tool call as the model's answer has it: {\"id\", \"function\": {\"name\", \"arguments\"}} of a chat completion, a \
+\"tool_use\" block of a message, or a \"function_call\" item of a response";
 
 /// One tool call of a model's answer, in the form in which the answer has it; what it came to, in the form in which the model reads it.
 async fn execute_tool(State(door): State<Arc<Door>>, headers: HeaderMap, body: Body) -> Response {
@@ -302,14 +318,7 @@ async fn run_tool(door: &Arc<Door>, headers: &HeaderMap, body: Body, told: &Told
     let caller = door.admit(headers).await?;
     let body = Value::Object(door.body(body).await?);
     let Some((dialect, wanted)) = tool_use(&body) else {
-        return Err(Refusal {
-            status: StatusCode::BAD_REQUEST,
-            code: "invalid_request",
-            message: "Send one tool call as the model's answer has it: {\"id\", \"function\": {\"name\", \"arguments\"}} of a chat completion, a \
-                      \"tool_use\" block of a message, or a \"function_call\" item of a response"
-                .to_owned(),
-            retry_after: None,
-        });
+        return Err(Refusal::new(StatusCode::BAD_REQUEST, "invalid_request", ONE_CALL));
     };
     let parent = door.parent(&caller, headers, told).await?;
     let id = parent.request;
@@ -383,12 +392,7 @@ async fn model_named(State(door): State<Arc<Door>>, Path(model): Path<String>, h
             json_answer(StatusCode::OK, &shown_model(&model, owner))
         }
         Err(reason) => {
-            let refusal = Refusal {
-                status: StatusCode::NOT_FOUND,
-                code: "model_not_found",
-                message: reason.told().to_owned(),
-                retry_after: None,
-            };
+            let refusal = Refusal::new(StatusCode::NOT_FOUND, "model_not_found", reason.told());
             refused(dialect, None, &refusal)
         }
     }
@@ -398,12 +402,24 @@ fn shown_model(id: &str, owner: &str) -> Value {
     json!({"id": id, "object": "model", "type": "model", "display_name": id, "created": 0, "created_at": "1970-01-01T00:00:00Z", "owned_by": owner})
 }
 
+fn bytes_answer(bytes: bytes::Bytes) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], bytes).into_response()
+}
+
 fn json_answer(status: StatusCode, answer: &Value) -> Response {
     (status, [(header::CONTENT_TYPE, "application/json")], answer.to_string()).into_response()
 }
 
 fn refused(dialect: Dialect, retry_after: Option<Duration>, refusal: &Refusal) -> Response {
-    let mut answer = json_answer(refusal.status, &dialect.error(refusal.status, refusal.code, &refusal.message));
+    let mut error = dialect.error(refusal.status, refusal.code, &refusal.message);
+    if !refusal.done.is_empty() {
+        error["tollgate"] = json!({"tool_calls": refusal.done});
+    }
+    let mut answer = json_answer(refusal.status, &error);
+    if refusal.is_final() {
+        // Official clients send again what failed, unless they are told not to: what was done would be done twice.
+        answer.headers_mut().insert(HeaderName::from_static("x-should-retry"), HeaderValue::from_static("false"));
+    }
     if let Some(after) = refusal.retry_after.or(retry_after) {
         let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
         answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)));

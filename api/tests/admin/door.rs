@@ -28,6 +28,8 @@ fn path(template: &str, tenant: &str) -> String {
         ("approval_id", "apr"),
         ("budget_id", "bud"),
         ("rate_limit_id", "rl"),
+        ("provider_id", "prov"),
+        ("model_route_id", "route"),
         ("llm_price_id", "llmp"),
         ("credit_id", "crd"),
     ];

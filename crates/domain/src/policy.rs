@@ -42,6 +42,8 @@ words! {
         UnknownModel = "unknown_model",
         /// The key may not ask for the model.
         ModelNotAllowed = "model_not_allowed",
+        /// A hard budget covers the request, and nobody can say what it may cost.
+        UnboundedCost = "unbounded_cost",
     }
 }
 
@@ -61,6 +63,7 @@ impl Reason {
             Self::DefinitionChanged => "The tool's definition changed a moment ago and waits for an admin's approval",
             Self::UnknownParent => "The LLM request named as the parent of this call is not one that this key has made",
             Self::UnknownModel => "No provider serves this model on this endpoint",
+            Self::UnboundedCost => "The request was not made, because its cost has no bound",
             Self::ModelNotAllowed => "This key may not use this model",
             Self::RateLimited => "The call was not made, because too many are made",
             Self::BudgetExhausted => "The call was not made, because it does not fit a budget",

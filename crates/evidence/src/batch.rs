@@ -149,7 +149,7 @@ mod tests {
         assert_eq!(unpack(&packed[1..]), None);
         let sealed: Vec<Sealed> = entries.iter().map(|e| (e.place, e.leaf)).collect();
         assert_eq!(unpack_sealed(&pack_sealed(&sealed)).unwrap(), sealed);
-        assert_eq!(Kind::from_code(10), None);
+        assert_eq!(Kind::from_code(12), None);
     }
 
     #[test]

@@ -167,8 +167,7 @@ impl AuditWriter {
     /// # Errors
     /// As those two.
     pub async fn intent(&self, entry: Entry) -> Result<(), (AuditError, Option<Fate>)> {
-        let carries = !entry.completions.is_empty() || !entry.llm_ends.is_empty();
-        let queued = if !carries { self.offer(entry) } else { self.enqueue(entry, None).await };
+        let queued = if entry.completions.is_empty() { self.offer(entry) } else { self.enqueue(entry, None).await };
         let mut answer = queued.map_err(|error| (error, None))?;
         match tokio::time::timeout(PATIENCE, &mut answer).await {
             Ok(Ok(result)) => result.map_err(|error| (error, None)),

@@ -1,7 +1,7 @@
 //! The loop between a model and its tools. In manual mode it has one turn: what the model asks for goes back to whoever asked the model.
 //!
-//! Every turn is a request of its own, under the first one. The end of a turn is written with the first tool call that it led to, or with
-//! the next turn: a loop costs no commit more than its parts do.
+//! Every turn is a request of its own, under the first one. The end of a turn becomes durable while its tools run, and before the next turn
+//! begins.
 
 use std::time::Duration;
 
@@ -11,10 +11,10 @@ use futures::future::join_all;
 use serde_json::{Map, Value, json};
 use tokio_util::sync::CancellationToken;
 use tollgate_domain::{LlmRequestId, Origin, Outcome, llm::Mode};
-use tollgate_store::audit::{AuditError, Entry, Keep};
+use tollgate_store::audit::AuditError;
 
 use super::{
-    dialect::{Dialect, ToolUse},
+    dialect::{Dialect, Read, ToolUse},
     execute::{Executed, execute},
     offer::Offer,
     provider::Answering,
@@ -52,6 +52,8 @@ pub struct Session {
     pub root: LlmRequestId,
     /// The body as it goes to the provider.
     pub body: Map<String, Value>,
+    /// Whoever asked has gone: nothing new is begun.
+    pub gone: CancellationToken,
 }
 
 /// What has happened in a loop so far.
@@ -59,10 +61,6 @@ pub struct Session {
 struct Done {
     turn: u32,
     executed: Vec<Value>,
-    /// What is to be written with whatever is written next.
-    carry: Entry,
-    /// What keeps unwritten ends in the register.
-    keeps: Vec<Keep>,
     /// Blocks that the caller has seen.
     blocks: u64,
     usage: Option<(u64, u64)>,
@@ -99,66 +97,40 @@ impl Session {
     async fn begin(&mut self, done: &mut Done) -> Result<(Open, Answering), Refusal> {
         done.turn += 1;
         let id = if done.turn == 1 { self.root } else { LlmRequestId::mint(self.gate.clock.now()) };
-        let mut body = self.body.clone();
-        let begun = request::begin(&self.asking(done.turn), id, &mut body, &mut done.carry).await;
-        if begun.is_ok() {
-            // The end of the turn before is written with it.
-            done.keeps.clear();
-        } else {
-            drop(self.flush(done));
-        }
-        begun
-    }
-
-    /// Have written what waits to be, whatever becomes of whoever asked for it.
-    fn flush(&self, done: &mut Done) -> tokio::task::JoinHandle<Result<(), AuditError>> {
-        let (carry, keeps, audit) = (std::mem::take(&mut done.carry), std::mem::take(&mut done.keeps), self.gate.audit.clone());
-        tokio::spawn(
-            async move { if carry.is_empty() { Ok(()) } else { audit.after_keeping(carry, Some(Box::new(keeps))).await } },
-        )
+        let begun = request::begin(&self.asking(done.turn), id, &self.body).await;
+        begun.map_err(|refusal| done.told(refusal))
     }
 
     /// The answer, once it is whole.
     ///
     /// # Errors
     /// [`Refusal`].
-    pub async fn answer(mut self) -> Result<(StatusCode, Value), Refusal> {
+    pub async fn answer(mut self) -> Result<Bytes, Refusal> {
         let mut done = Done::default();
         loop {
             let (mut open, answering) = self.begin(&mut done).await?;
             let turned = stream::whole(&mut open, answering, self.dialect).await;
             if !turned.whole {
-                let message = turned.ended.error.clone().unwrap_or_default();
-                let status =
-                    if turned.ended.outcome == Outcome::Timeout { StatusCode::GATEWAY_TIMEOUT } else { StatusCode::BAD_GATEWAY };
-                open.close(turned.ended).await?;
-                return Err(Refusal { status, code: "provider_error", message, retry_after: None });
+                return Err(done.told(failed(open, turned.ended).await));
             }
-            let Turned { ended, mut answer, read, .. } = turned;
-            add(&mut done, read.usage.map(|usage| (usage.input, usage.output)));
-            match self.go_on(open, ended, &answer, read.calls, &mut done, None).await? {
-                Next::Again => {}
-                Next::Last => {
-                    self.mark(&mut answer, &done, "done");
-                    return Ok((StatusCode::OK, answer));
-                }
-                Next::Waits => {
-                    self.mark(&mut answer, &done, "waiting_approval");
-                    return Ok((StatusCode::OK, answer));
-                }
+            let Turned { ended, mut answer, bytes, read, .. } = turned;
+            done.add(&read);
+            let state = match self.go_on(open, ended, &answer, read, &mut done, None).await {
+                Ok(Next::Again) => continue,
+                Ok(Next::Last) => "done",
+                Ok(Next::Waits) => "waiting_approval",
+                Err(refusal) => return Err(done.told(refusal)),
+            };
+            if self.mode == Mode::Manual {
+                // Byte by byte.
+                return Ok(bytes);
             }
+            answer["tollgate"] = json!({
+                "request_id": self.root, "state": state, "turns": done.turn, "tool_calls": done.executed,
+                "usage": done.usage.map(|(input, output)| json!({"input_tokens": input, "output_tokens": output})),
+            });
+            return Ok(answer.to_string().into());
         }
-    }
-
-    /// What an agent loop adds to an answer: what was done, and what it took in all.
-    fn mark(&self, answer: &mut Value, done: &Done, state: &str) {
-        if self.mode == Mode::Manual {
-            return;
-        }
-        answer["tollgate"] = json!({
-            "request_id": self.root, "state": state, "turns": done.turn, "tool_calls": done.executed,
-            "usage": done.usage.map(|(input, output)| json!({"input_tokens": input, "output_tokens": output})),
-        });
     }
 
     /// End a turn, and make the tool calls that it asks for where that is ours to do.
@@ -167,34 +139,34 @@ impl Session {
         open: Open,
         ended: request::Ended,
         answer: &Value,
-        calls: Vec<ToolUse>,
+        read: Read,
         done: &mut Done,
         out: Option<&Out>,
     ) -> Result<Next, Refusal> {
-        let ours = !calls.is_empty() && calls.iter().all(|call| self.offer.behind(&call.name).is_some());
-        if self.mode == Mode::Manual || !ours || done.turn >= self.turns || !self.renew().await? {
+        let ours = !read.calls.is_empty() && read.calls.iter().all(|call| self.offer.behind(&call.name).is_some());
+        // Of an answer that was cut off, the last call may not be what the model was about to say.
+        let finished = matches!(
+            read.finish_reason.as_deref(),
+            Some("tool_calls" | "function_call" | "stop" | "tool_use" | "end_turn" | "completed")
+        );
+        let leaves = self.gone.is_cancelled() || self.gate.shutdown.is_requested();
+        let may = self.mode == Mode::Agent && ours && finished && !leaves && done.turn < self.turns;
+        let renewed = if may { self.renew().await } else { Ok(false) };
+        let (true, Some(id)) = (matches!(renewed, Ok(true)), open.id()) else {
             open.close(ended).await?;
-            return Ok(Next::Last);
-        }
-        let id = open.id;
-        let (end, keep) = open.end(ended).await;
-        done.keeps.push(keep);
-        let parent = Parent { told: self.told.clone(), ..Parent::known(id, Origin::Llm) };
-        parent.carry.lock().unwrap_or_else(std::sync::PoisonError::into_inner).llm_ends.push(end);
-        let executed = self.execute(&parent, calls, out).await;
-        done.carry = parent.take_carry();
-        let executed = match executed {
-            Ok(executed) => executed,
-            Err(refusal) => {
-                drop(self.flush(done));
-                return Err(refusal);
-            }
+            return renewed.map(|_| Next::Last);
         };
-        let waits = executed.iter().any(|one| one.waiting.is_some());
-        done.executed.extend(executed.iter().map(Executed::told));
-        if waits {
-            self.flush(done).await.unwrap_or(Err(AuditError::Unavailable))?;
-            // Those that were made: who goes on with the conversation needs what they came to.
+        // Written while the tools run: nobody hears of what they come to before both are done.
+        let written = tokio::spawn(open.close(ended));
+        let executed = self.execute(id, read.calls, out).await;
+        let written = written.await.unwrap_or(Err(AuditError::Unavailable));
+        if let Ok(executed) = &executed {
+            done.executed.extend(executed.iter().map(Executed::told));
+        }
+        let executed = executed?;
+        written?;
+        if executed.iter().any(|one| one.waiting.is_some()) {
+            // Those that were made: who goes on with the conversation needs what they came to, and must not make them again.
             for (told, one) in done.executed.iter_mut().rev().zip(executed.iter().rev()) {
                 if one.waiting.is_none() {
                     told["result"] = self.dialect.result(&one.result);
@@ -220,13 +192,15 @@ impl Session {
     }
 
     /// All at the same time; a caller who listens hears of each as it ends.
-    async fn execute(&self, parent: &Parent, calls: Vec<ToolUse>, out: Option<&Out>) -> Result<Vec<Executed>, Refusal> {
+    async fn execute(&self, request: LlmRequestId, calls: Vec<ToolUse>, out: Option<&Out>) -> Result<Vec<Executed>, Refusal> {
         let cancel = CancellationToken::new();
         let _stops = cancel.clone().drop_guard();
         let each = calls.into_iter().map(|call| {
             let cancel = cancel.child_token();
+            // Each with rows of its own: what one carries is no other's.
+            let parent = Parent { told: self.told.clone(), ..Parent::known(request, Origin::Llm) };
             async move {
-                let executed = execute(&self.gate, &self.caller, parent, &self.offer, call, cancel).await?;
+                let executed = execute(&self.gate, &self.caller, &parent, &self.offer, call, cancel).await?;
                 if let Some(out) = out {
                     // A caller that does not read loses the news, never the answer.
                     let _ = out.try_send(self.news(&executed.told()));
@@ -271,7 +245,10 @@ impl Session {
     }
 
     fn error(&self, refusal: &Refusal) -> Bytes {
-        let error = self.dialect.error(refusal.status, refusal.code, &refusal.message);
+        let mut error = self.dialect.error(refusal.status, refusal.code, &refusal.message);
+        if !refusal.done.is_empty() {
+            error["tollgate"] = json!({"tool_calls": refusal.done});
+        }
         let name = (self.dialect == Dialect::Messages || self.dialect == Dialect::Responses).then_some("error");
         let error = match self.dialect {
             Dialect::Responses => json!({"type": "error", "code": refusal.code, "message": refusal.message, "param": null}),
@@ -306,18 +283,13 @@ impl Started {
                 stream::pump(&mut open, answering, session.dialect, &out, place).await;
             done.blocks += blocks;
             if !whole {
-                let told = ended.error.clone().unwrap_or_default();
-                let written = open.close(ended).await;
-                let refusal =
-                    Refusal { status: StatusCode::BAD_GATEWAY, code: "provider_error", message: told, retry_after: None };
-                let refusal = written.map_or_else(Refusal::from, |()| refusal);
-                let _ = out.send(session.error(&refusal)).await;
-                return;
+                let refusal = done.told(failed(open, ended).await);
+                return drop(out.send(session.error(&refusal)).await);
             }
-            add(&mut done, read.usage.map(|usage| (usage.input, usage.output)));
-            let next = match session.go_on(open, ended, &answer, read.calls, &mut done, Some(&out)).await {
+            done.add(&read);
+            let next = match session.go_on(open, ended, &answer, read, &mut done, Some(&out)).await {
                 Ok(next) => next,
-                Err(refusal) => return drop(out.send(session.error(&refusal)).await),
+                Err(refusal) => return drop(out.send(session.error(&done.told(refusal))).await),
             };
             match next {
                 Next::Again => {}
@@ -335,7 +307,6 @@ impl Started {
                 }
             }
             if out.is_closed() {
-                let _ = session.flush(&mut done).await;
                 return;
             }
             (open, answering) = match session.begin(&mut done).await {
@@ -349,16 +320,27 @@ impl Started {
     ///
     /// # Errors
     /// [`Refusal`].
-    pub async fn whole(self) -> Result<(StatusCode, Value), Refusal> {
+    pub async fn whole(self) -> Result<Bytes, Refusal> {
         let Self { session, mut open, answering, .. } = self;
         let turned = stream::whole(&mut open, answering, session.dialect).await;
-        let (whole, error) = (turned.whole, turned.ended.error.clone());
-        open.close(turned.ended).await?;
-        if whole {
-            return Ok((StatusCode::OK, turned.answer));
+        if turned.whole {
+            open.close(turned.ended).await?;
+            return Ok(turned.bytes);
         }
-        let message = error.unwrap_or_default();
-        Err(Refusal { status: StatusCode::BAD_GATEWAY, code: "provider_error", message, retry_after: None })
+        Err(failed(open, turned.ended).await)
+    }
+}
+
+/// A turn that did not come to its end.
+async fn failed(open: Open, ended: request::Ended) -> Refusal {
+    let message = ended.error.clone().unwrap_or_default();
+    let (status, code) = match ended.outcome {
+        Some(Outcome::Timeout) => (StatusCode::GATEWAY_TIMEOUT, "provider_timeout"),
+        _ => (StatusCode::BAD_GATEWAY, "provider_error"),
+    };
+    match open.close(ended).await {
+        Ok(()) => Refusal::new(status, code, message),
+        Err(error) => error.into(),
     }
 }
 
@@ -376,9 +358,16 @@ impl Session {
     }
 }
 
-fn add(done: &mut Done, usage: Option<(u64, u64)>) {
-    if let Some((input, output)) = usage {
-        let (all_in, all_out) = done.usage.unwrap_or_default();
-        done.usage = Some((all_in + input, all_out + output));
+impl Done {
+    fn add(&mut self, read: &Read) {
+        if let Some(usage) = read.usage {
+            let (input, output) = self.usage.unwrap_or_default();
+            self.usage = Some((input + usage.input, output + usage.output));
+        }
+    }
+
+    /// A refusal that says what was done before it.
+    fn told(&mut self, refusal: Refusal) -> Refusal {
+        Refusal { done: std::mem::take(&mut self.executed), ..refusal }
     }
 }

@@ -29,6 +29,7 @@ pub fn read(answer: &Value) -> Read {
     let calls = choice["message"]["tool_calls"].as_array().into_iter().flatten();
     Read {
         usage: usage(&answer["usage"]),
+        model: answer["model"].as_str().map(str::to_owned),
         finish_reason: choice["finish_reason"].as_str().map(str::to_owned),
         calls: calls.filter_map(tool_use).collect(),
     }
@@ -39,8 +40,18 @@ pub fn tool_use(call: &Value) -> Option<ToolUse> {
     Some(ToolUse {
         id: call["id"].as_str()?.to_owned(),
         name: call["function"]["name"].as_str()?.to_owned(),
-        arguments: call["function"]["arguments"].as_str().filter(|text| !text.is_empty()).unwrap_or("{}").to_owned(),
+        arguments: arguments(&call["function"]["arguments"]),
     })
+}
+
+/// Arguments as JSON text: some models write them as an object, and none where a tool takes none.
+pub fn arguments(value: &Value) -> String {
+    match value {
+        Value::Null => "{}".to_owned(),
+        Value::String(text) if text.is_empty() => "{}".to_owned(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
 }
 
 pub fn result(result: &ToolResult) -> Value {
@@ -51,8 +62,13 @@ pub fn go_on(body: &mut Map<String, Value>, answer: &Value, results: &[ToolResul
     let Some(Value::Array(messages)) = body.get_mut("messages") else { return };
     messages.push(answer["choices"][0]["message"].clone());
     messages.extend(results.iter().map(result));
-    // A tool that the caller forces the model to call would be forced for ever.
-    if body.get("tool_choice").is_some_and(|choice| choice != "none") {
+    free(body);
+}
+
+/// A tool that the caller forces the model to call would be forced for ever.
+pub fn free(body: &mut Map<String, Value>) {
+    let forced = |choice: &Value| choice == "required" || choice["type"] == "function" || choice["type"] == "custom";
+    if body.get("tool_choice").is_some_and(forced) {
         body.insert("tool_choice".to_owned(), "auto".into());
     }
 }
@@ -78,18 +94,29 @@ pub struct Streamed {
     /// Bytes of content that came.
     pub bytes: usize,
     ended: bool,
+    /// What the provider says went wrong.
+    pub error: Option<String>,
 }
 
 #[derive(Debug, Default)]
 struct Choice {
     message: Map<String, Value>,
-    calls: BTreeMap<u64, Value>,
+    calls: Vec<Call>,
     finish_reason: Option<String>,
 }
 
+/// A tool call that comes bit by bit.
+#[derive(Debug, Default)]
+struct Call {
+    index: u64,
+    fields: Map<String, Value>,
+    function: Map<String, Value>,
+    arguments: String,
+}
+
 impl Streamed {
-    /// Take in one event; `own_usage` if the caller has asked for the count of tokens.
-    pub fn push(&mut self, data: &str, own_usage: bool) -> Passage {
+    /// Take in one event; `own_usage` if the caller has asked for the count of tokens. Without `keep` nothing of its content is kept.
+    pub fn push(&mut self, data: &str, own_usage: bool, keep: bool) -> Passage {
         if data.trim() == "[DONE]" {
             self.ended = true;
             return Passage::End;
@@ -108,7 +135,8 @@ impl Streamed {
         if choices.as_ref().is_none_or(|choices| choices.is_empty()) && self.usage.is_some() {
             return if own_usage { Passage::End } else { Passage::Dropped };
         }
-        let passages: Vec<Passage> = choices.into_iter().flatten().map(|choice| self.take(choice)).collect();
+        let choices = choices.into_iter().flatten().filter_map(Value::as_object_mut);
+        let passages: Vec<Passage> = choices.map(|choice| self.take(choice, keep)).collect();
         let is = |passage| passages.contains(&passage);
         match (is(Passage::Tool), is(Passage::End)) {
             (true, _) => Passage::Tool,
@@ -117,13 +145,14 @@ impl Streamed {
         }
     }
 
-    fn take(&mut self, choice: &mut Value) -> Passage {
-        let into = self.choices.entry(choice["index"].as_u64().unwrap_or(0)).or_default();
-        if let Some(reason) = choice["finish_reason"].as_str() {
+    fn take(&mut self, choice: &mut Map<String, Value>, keep: bool) -> Passage {
+        let into = self.choices.entry(choice.get("index").and_then(Value::as_u64).unwrap_or(0)).or_default();
+        let finished = choice.get("finish_reason").and_then(Value::as_str);
+        if let Some(reason) = finished {
             into.finish_reason = Some(reason.to_owned());
         }
-        let mut passage = if choice["finish_reason"].is_string() { Passage::End } else { Passage::On };
-        let Some(delta) = choice["delta"].as_object_mut() else { return passage };
+        let mut passage = if finished.is_some() { Passage::End } else { Passage::On };
+        let Some(delta) = choice.get_mut("delta").and_then(Value::as_object_mut) else { return passage };
         for (name, value) in std::mem::take(delta) {
             match (name.as_str(), value) {
                 (_, Value::Null) => {}
@@ -131,18 +160,21 @@ impl Streamed {
                     passage = Passage::Tool;
                     for call in calls {
                         self.bytes += call["function"]["arguments"].as_str().map_or(0, str::len);
-                        let at = call["index"].as_u64().unwrap_or(0);
-                        add_call(into.calls.entry(at).or_insert_with(|| json!({})), call);
+                        if keep && let Value::Object(call) = call {
+                            add_call(&mut into.calls, call);
+                        }
                     }
                 }
                 ("role", value) => drop(into.message.insert(name, value)),
                 (_, Value::String(text)) => {
                     self.bytes += text.len();
                     match into.message.get_mut(&name) {
+                        _ if !keep => {}
                         Some(Value::String(all)) => all.push_str(&text),
                         _ => drop(into.message.insert(name, text.into())),
                     }
                 }
+                (_, _) if !keep => {}
                 (_, Value::Array(more)) => match into.message.get_mut(&name) {
                     Some(Value::Array(all)) => all.extend(more),
                     _ => drop(into.message.insert(name, more.into())),
@@ -173,7 +205,7 @@ impl Streamed {
             message.entry("role").or_insert_with(|| "assistant".into());
             message.entry("content").or_insert(Value::Null);
             if !choice.calls.is_empty() {
-                message.insert("tool_calls".to_owned(), choice.calls.values().cloned().collect());
+                message.insert("tool_calls".to_owned(), choice.calls.iter().map(Call::whole).collect());
             }
             json!({"index": index, "message": message, "finish_reason": choice.finish_reason})
         });
@@ -185,23 +217,42 @@ impl Streamed {
     }
 }
 
-/// A piece of a tool call: names and ids come whole, arguments bit by bit.
-fn add_call(into: &mut Value, piece: Value) {
-    let Value::Object(piece) = piece else { return };
-    for (name, value) in piece {
-        match (name.as_str(), value) {
-            ("index", _) | (_, Value::Null) => {}
-            ("function", Value::Object(function)) => {
-                for (name, value) in function {
-                    let there = &mut into["function"][&name];
-                    match (there.is_string(), value) {
-                        (true, Value::String(more)) => *there = format!("{}{more}", there.as_str().unwrap_or_default()).into(),
-                        (_, Value::Null) => {}
-                        (_, value) => *there = value,
-                    }
-                }
+impl Call {
+    fn whole(&self) -> Value {
+        let mut function = self.function.clone();
+        function.insert("arguments".to_owned(), self.arguments.clone().into());
+        let mut call = self.fields.clone();
+        call.entry("type").or_insert_with(|| "function".into());
+        call.insert("function".to_owned(), function.into());
+        call.into()
+    }
+}
+
+/// A piece of a tool call: names and ids come whole, arguments bit by bit. Some say no index, or always the same one: another id is another
+/// call.
+fn add_call(calls: &mut Vec<Call>, mut piece: Map<String, Value>) {
+    let index = piece.remove("index").and_then(|index| index.as_u64()).unwrap_or(0);
+    let id = piece.get("id").and_then(Value::as_str).filter(|id| !id.is_empty()).map(str::to_owned);
+    let of_same = |call: &Call| call.index == index && (id.is_none() || call.fields.get("id").is_none_or(|other| Some(other) == id.as_ref().map(|id| Value::from(id.as_str())).as_ref()));
+    let at = calls.iter().rposition(of_same).unwrap_or_else(|| {
+        calls.push(Call { index, ..Call::default() });
+        calls.len() - 1
+    });
+    let Some(call) = calls.get_mut(at) else { return };
+    if let Some(Value::Object(function)) = piece.remove("function") {
+        for (name, value) in function {
+            match (name.as_str(), value) {
+                ("arguments", Value::String(more)) => call.arguments.push_str(&more),
+                ("arguments", Value::Null) => {}
+                ("arguments", whole) => call.arguments = whole.to_string(),
+                (_, Value::Null) => {}
+                (_, value) => drop(call.function.insert(name, value)),
             }
-            (_, value) => into[&name] = value,
+        }
+    }
+    for (name, value) in piece {
+        if !value.is_null() && value != "" {
+            call.fields.insert(name, value);
         }
     }
 }
@@ -217,20 +268,20 @@ mod tests {
             json!({"id": "c1", "model": "m", "object": "chat.completion.chunk", "choices": [{"index": 0, "delta": delta, "finish_reason": finish}]})
                 .to_string()
         };
-        assert_eq!(streamed.push(&chunk(json!({"role": "assistant", "content": ""}), Value::Null), false), Passage::On);
-        assert_eq!(streamed.push(&chunk(json!({"content": "Hel"}), Value::Null), false), Passage::On);
-        assert_eq!(streamed.push(&chunk(json!({"content": "lo"}), Value::Null), false), Passage::On);
+        assert_eq!(streamed.push(&chunk(json!({"role": "assistant", "content": ""}), Value::Null), false, true), Passage::On);
+        assert_eq!(streamed.push(&chunk(json!({"content": "Hel"}), Value::Null), false, true), Passage::On);
+        assert_eq!(streamed.push(&chunk(json!({"content": "lo"}), Value::Null), false, true), Passage::On);
         let first = json!({"tool_calls": [{"index": 0, "id": "t1", "type": "function", "function": {"name": "crm__find", "arguments": ""}}]});
-        assert_eq!(streamed.push(&chunk(first, Value::Null), false), Passage::Tool);
+        assert_eq!(streamed.push(&chunk(first, Value::Null), false, true), Passage::Tool);
         for piece in ["{\"a\":", "1}"] {
             let more = json!({"tool_calls": [{"index": 0, "function": {"arguments": piece}}]});
-            assert_eq!(streamed.push(&chunk(more, Value::Null), false), Passage::Tool);
+            assert_eq!(streamed.push(&chunk(more, Value::Null), false, true), Passage::Tool);
         }
-        assert_eq!(streamed.push(&chunk(json!({}), "tool_calls".into()), false), Passage::End);
+        assert_eq!(streamed.push(&chunk(json!({}), "tool_calls".into()), false, true), Passage::End);
         let usage = json!({"id": "c1", "choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10,
             "prompt_tokens_details": {"cached_tokens": 2}}});
-        assert_eq!(streamed.push(&usage.to_string(), false), Passage::Dropped);
-        assert_eq!(streamed.push("[DONE]", false), Passage::End);
+        assert_eq!(streamed.push(&usage.to_string(), false, true), Passage::Dropped);
+        assert_eq!(streamed.push("[DONE]", false, true), Passage::End);
         assert!(streamed.ended());
         let answer = streamed.answer();
         assert_eq!(answer["choices"][0]["message"]["content"], "Hello");
@@ -239,6 +290,34 @@ mod tests {
         assert_eq!(read.calls, [ToolUse { id: "t1".into(), name: "crm__find".into(), arguments: "{\"a\":1}".into() }]);
         assert_eq!(read.usage, Some(Usage { input: 7, cached_input: 2, output: 3, ..Usage::default() }));
         assert_eq!(streamed.bytes, "Hello".len() + "{\"a\":1}".len());
+    }
+
+    #[test]
+    fn what_no_provider_should_send_breaks_nothing() {
+        for odd in [
+            "1", "[]", "\"x\"", "null", "{}", r#"{"choices":["x"]}"#, r#"{"choices":[{"delta":"x"}]}"#, r#"{"choices":{"a":1}}"#,
+            r#"{"choices":[{"delta":{"tool_calls":["x",{"function":"x"},{"function":{"arguments":{"a":1}}}]}}]}"#, r#"{"usage":7,"choices":[]}"#,
+        ] {
+            let mut streamed = Streamed::default();
+            streamed.push(odd, false, true);
+            streamed.push(r#"{"choices":[{"delta":{"tool_calls":[{"function":{"name":"n","arguments":"{}"}}]}}]}"#, false, true);
+            assert!(read(&streamed.answer()).calls.len() <= 2, "{odd}");
+        }
+        let mut streamed = Streamed::default();
+        assert_eq!(streamed.push(r#"{"error":{"message":"out of memory"}}"#, false, true), Passage::Dropped);
+        assert_eq!(streamed.error.as_deref(), Some("out of memory"));
+    }
+
+    #[test]
+    fn calls_are_told_apart_by_index_or_by_id() {
+        let mut streamed = Streamed::default();
+        for (index, id, arguments) in [(0, "a", "{\"x\""), (0, "", ":1}"), (0, "b", "{}"), (1, "c", "{\"y\":2}")] {
+            let piece = json!({"index": index, "id": id, "function": {"name": "n", "arguments": arguments}});
+            streamed.push(&json!({"choices": [{"delta": {"tool_calls": [piece]}}]}).to_string(), false, true);
+        }
+        let calls: Vec<_> = read(&streamed.answer()).calls.into_iter().map(|call| (call.id, call.arguments)).collect();
+        let expected = [("a", "{\"x\":1}"), ("b", "{}"), ("c", "{\"y\":2}")].map(|(id, text)| (id.to_owned(), text.to_owned()));
+        assert_eq!(calls, expected);
     }
 
     #[test]

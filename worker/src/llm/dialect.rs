@@ -53,6 +53,8 @@ pub struct ToolResult {
 pub struct Read {
     /// Nothing where the provider has not said.
     pub usage: Option<Usage>,
+    /// Who has answered, in the provider's words.
+    pub model: Option<String>,
     pub finish_reason: Option<String>,
     pub calls: Vec<ToolUse>,
 }
@@ -151,7 +153,8 @@ impl Dialect {
         let number = |name| body.get(name).and_then(Value::as_u64);
         match self {
             Self::Chat => {
-                let most = number("max_completion_tokens").or_else(|| number("max_tokens"))?;
+                // A server heeds one of them, and nobody knows which.
+                let most = number("max_completion_tokens").max(number("max_tokens"))?;
                 Some(most.saturating_mul(number("n").unwrap_or(1).max(1)))
             }
             Self::Responses => number("max_output_tokens"),
@@ -160,46 +163,73 @@ impl Dialect {
         }
     }
 
-    /// Have the provider stop after so many tokens, where the caller has set no end.
-    pub fn limit_output(self, body: &mut Map<String, Value>, tokens: u64) {
-        let name = match self {
-            Self::Chat => "max_completion_tokens",
-            Self::Responses => "max_output_tokens",
-            Self::Messages => "max_tokens",
-            Self::Embeddings => return,
-        };
-        if self.max_output(body).is_none() {
-            body.insert(name.to_owned(), tokens.into());
-        }
+    /// Numbers that bound what a request costs, and are none: a provider might read them all the same.
+    #[must_use]
+    pub fn odd_number(self, body: &Map<String, Value>) -> Option<&'static str> {
+        let names = ["max_completion_tokens", "max_tokens", "max_output_tokens", "n", "best_of"];
+        names.into_iter().find(|name| body.get(*name).is_some_and(|value| !value.is_null() && value.as_u64().is_none()))
     }
 
-    /// Whether a body leads to content that is not in it: its bytes do not bound its tokens.
+    /// Have the provider stop after so many tokens. `base` is its address: OpenAI itself knows the newer name alone, others the older one.
+    pub fn limit_output(self, body: &mut Map<String, Value>, tokens: u64, base: &str) {
+        let openai = base.contains(".openai.com") || base.contains(".azure.com");
+        let name = match self {
+            Self::Chat if openai => "max_completion_tokens",
+            Self::Chat | Self::Messages => "max_tokens",
+            Self::Responses => "max_output_tokens",
+            Self::Embeddings => return,
+        };
+        body.insert(name.to_owned(), tokens.into());
+    }
+
+    /// Why nobody can say before what a request may cost: it runs tools at the provider, or lets another model answer.
+    #[must_use]
+    pub fn unbounded(self, body: &Map<String, Value>) -> Option<&'static str> {
+        let own = |tool: &Value| {
+            let kind = tool["type"].as_str();
+            // Anthropic's tools of a caller's have no type, or this one.
+            kind.is_none_or(|kind| kind == "function" || kind == "custom" || kind == "namespace")
+        };
+        if body.get("tools").and_then(Value::as_array).is_some_and(|tools| !tools.iter().all(own)) {
+            return Some("it has the provider run tools of its own");
+        }
+        for (name, why) in [
+            ("mcp_servers", "it has the provider call MCP servers"),
+            ("models", "it lets other models answer"),
+            ("prompt", "it uses a prompt that is stored at the provider"),
+            ("service_tier", "it asks for another tier of service"),
+            ("web_search_options", "it has the provider search the web"),
+            ("container", "it has the provider run programs"),
+        ] {
+            let is_set = |value: &Value| !value.is_null() && !(name == "service_tier" && matches!(value.as_str(), Some("auto" | "default" | "standard_only")));
+            if body.get(name).is_some_and(is_set) && !(name == "prompt" && self != Self::Responses) {
+                return Some(why);
+            }
+        }
+        None
+    }
+
+    /// Whether a body leads to content whose tokens its bytes do not bound: pictures, sounds, documents, and what is not in it.
     #[must_use]
     pub fn reaches_out(self, body: &Map<String, Value>) -> bool {
-        const REFERENCES: [&str; 7] =
-            ["previous_response_id", "conversation", "file_id", "file_url", "image_url", "container", "prompt_id"];
+        const REFERENCES: [&str; 8] =
+            ["previous_response_id", "conversation", "file_id", "file_url", "file_data", "image_url", "input_audio", "container_id"];
+        const PARTS: [&str; 9] =
+            ["image", "image_url", "input_image", "input_file", "file", "document", "input_audio", "audio", "item_reference"];
         fn any(value: &Value) -> bool {
             match value {
                 Value::Array(items) => items.iter().any(any),
-                Value::Object(fields) => fields.iter().any(|(name, value)| {
-                    let refers = REFERENCES.contains(&name.as_str()) && !value.is_null() && !inline(value);
-                    let source = name == "source" && matches!(value["type"].as_str(), Some("url" | "file"));
-                    refers || source || any(value)
-                }),
+                Value::Object(fields) => {
+                    fields.get("type").and_then(Value::as_str).is_some_and(|kind| PARTS.contains(&kind))
+                        || fields.iter().any(|(name, value)| is_reference(name, value) || any(value))
+                }
                 _ => false,
             }
         }
-        /// A data URL brings its bytes along; `{"url": ..}` holds one of either kind.
-        fn inline(value: &Value) -> bool {
-            match value {
-                Value::String(url) => url.starts_with("data:"),
-                Value::Object(fields) => fields.get("url").is_some_and(inline),
-                _ => false,
-            }
+        fn is_reference(name: &str, value: &Value) -> bool {
+            REFERENCES.contains(&name) && !value.is_null()
         }
-        body.iter().any(|(name, value)| {
-            name != "tools" && (REFERENCES.contains(&name.as_str()) && !value.is_null() && !inline(value) || any(value))
-        })
+        body.iter().any(|(name, value)| name != "tools" && (is_reference(name, value) || any(value)))
     }
 
     /// What an answer that came at once says of itself.
@@ -245,6 +275,13 @@ impl Dialect {
     }
 }
 
+/// What an error of a provider's says.
+#[must_use]
+pub fn words_of(error: &Value) -> String {
+    let words = error["message"].as_str().or_else(|| error.as_str()).unwrap_or("it does not say what");
+    words.chars().filter(|c| !c.is_control()).take(2_000).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -281,21 +318,38 @@ mod tests {
         }
         for own in [
             json!({"messages": [{"content": "https://x"}], "previous_response_id": null}),
-            json!({"messages": [{"content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA"}}]}]}),
             json!({"tools": [{"parameters": {"properties": {"file_id": {"type": "string"}}}}]}),
         ] {
             assert!(!Dialect::Chat.reaches_out(&body(own.clone())), "{own}");
         }
+        let picture = json!({"messages": [{"content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA"}}]}]});
+        assert!(Dialect::Chat.reaches_out(&body(picture)), "what a picture costs goes with its size on the screen");
     }
 
     #[test]
-    fn an_end_is_set_only_where_there_is_none() {
-        let mut set = body(json!({"max_tokens": 5, "n": 3}));
-        assert_eq!(Dialect::Chat.max_output(&set), Some(15));
-        Dialect::Chat.limit_output(&mut set, 9);
-        assert_eq!(set.get("max_completion_tokens"), None);
+    fn what_runs_elsewhere_has_no_bound() {
+        for unbounded in [
+            json!({"tools": [{"type": "web_search"}]}), json!({"tools": [{"type": "function"}, {"type": "mcp"}]}), json!({"mcp_servers": [{}]}),
+            json!({"models": ["a"]}), json!({"service_tier": "priority"}), json!({"prompt": {"id": "p"}}),
+        ] {
+            assert!(Dialect::Responses.unbounded(&body(unbounded.clone())).is_some(), "{unbounded}");
+        }
+        for fine in [json!({"tools": [{"type": "function"}, {"name": "anthropic"}]}), json!({"service_tier": "auto", "models": null}), json!({})] {
+            assert_eq!(Dialect::Chat.unbounded(&body(fine.clone())), None, "{fine}");
+        }
+    }
+
+    #[test]
+    fn an_answer_has_the_larger_of_its_ends_and_numbers_are_numbers() {
+        assert_eq!(Dialect::Chat.max_output(&body(json!({"max_tokens": 5, "n": 3}))), Some(15));
+        assert_eq!(Dialect::Chat.max_output(&body(json!({"max_tokens": 500, "max_completion_tokens": 1}))), Some(500));
+        assert_eq!(Dialect::Chat.max_output(&body(json!({}))), None);
+        for (odd, name) in [(json!({"max_tokens": 5.0}), "max_tokens"), (json!({"n": "5"}), "n"), (json!({"max_output_tokens": -1}), "max_output_tokens")] {
+            assert_eq!(Dialect::Chat.odd_number(&body(odd)), Some(name));
+        }
         let mut open = body(json!({}));
-        Dialect::Chat.limit_output(&mut open, 9);
-        assert_eq!(Dialect::Chat.max_output(&open), Some(9));
+        Dialect::Chat.limit_output(&mut open, 9, "https://api.openai.com/v1");
+        Dialect::Chat.limit_output(&mut open, 9, "http://localhost:8000/v1");
+        assert_eq!(Value::from(open), json!({"max_completion_tokens": 9, "max_tokens": 9}));
     }
 }

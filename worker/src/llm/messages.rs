@@ -30,6 +30,7 @@ pub fn read(answer: &Value) -> Read {
     let blocks = answer["content"].as_array().into_iter().flatten();
     Read {
         usage: usage(&answer["usage"]),
+        model: answer["model"].as_str().map(str::to_owned),
         finish_reason: answer["stop_reason"].as_str().map(str::to_owned),
         calls: blocks.filter_map(tool_use).collect(),
     }
@@ -81,86 +82,112 @@ pub fn error_type(status: StatusCode) -> &'static str {
 /// Puts a streamed answer together.
 #[derive(Debug, Default)]
 pub struct Streamed {
-    message: Value,
+    message: Map<String, Value>,
+    usage: Map<String, Value>,
     blocks: BTreeMap<u64, Block>,
     /// Bytes of content that came.
     pub bytes: usize,
     ended: bool,
+    /// What the provider says went wrong.
+    pub error: Option<String>,
 }
 
 #[derive(Debug, Default)]
 struct Block {
-    block: Value,
+    block: Map<String, Value>,
     /// The arguments of a tool call, bit by bit.
     json: String,
 }
 
+impl Block {
+    fn passage(&self) -> Passage {
+        if self.block.get("type").is_some_and(|kind| kind == "tool_use") { Passage::Tool } else { Passage::On }
+    }
+}
+
 impl Streamed {
-    /// Take in one event.
-    pub fn push(&mut self, data: &str) -> Passage {
-        let Ok(mut event) = serde_json::from_str::<Value>(data) else { return Passage::On };
-        let index = event["index"].as_u64().unwrap_or(0);
-        match event["type"].as_str().unwrap_or_default() {
+    /// Take in one event. Without `keep` nothing of its content is kept.
+    pub fn push(&mut self, data: &str, keep: bool) -> Passage {
+        let Ok(Value::Object(mut event)) = serde_json::from_str::<Value>(data) else { return Passage::On };
+        let index = event.get("index").and_then(Value::as_u64).unwrap_or(0);
+        let mut object = |name: &str| match event.remove(name) {
+            Some(Value::Object(fields)) => fields,
+            _ => Map::new(),
+        };
+        let (mut message, block, delta, usage) = (object("message"), object("content_block"), object("delta"), object("usage"));
+        match event.get("type").and_then(Value::as_str).unwrap_or_default() {
             "message_start" => {
-                self.message = event["message"].take();
+                if let Some(Value::Object(usage)) = message.remove("usage") {
+                    self.usage = usage;
+                }
+                self.message = message;
                 Passage::On
             }
             "content_block_start" => {
-                let block = event["content_block"].take();
-                let passage = passage(&block);
-                self.blocks.insert(index, Block { block, json: String::new() });
+                let block = Block { block, json: String::new() };
+                let passage = block.passage();
+                if keep {
+                    self.blocks.insert(index, block);
+                }
                 passage
             }
-            "content_block_delta" => self.delta(index, &event["delta"]),
+            "content_block_delta" => self.delta(index, &delta, keep),
             "content_block_stop" => {
-                let Some(Block { block, json }) = self.blocks.get_mut(&index) else { return Passage::On };
-                if !json.is_empty() {
+                let Some(block) = self.blocks.get_mut(&index) else { return Passage::On };
+                if !block.json.is_empty() {
+                    let json = std::mem::take(&mut block.json);
                     // What does not parse is the model's mistake, and the tool call says so.
-                    block["input"] = serde_json::from_str(json).unwrap_or_else(|_| Value::String(std::mem::take(json)));
+                    let input = serde_json::from_str(&json).unwrap_or_else(|_| Value::String(json));
+                    block.block.insert("input".to_owned(), input);
                 }
-                passage(block)
+                block.passage()
             }
             "message_delta" => {
-                for (name, value) in event["delta"].as_object().into_iter().flatten() {
-                    self.message[name] = value.clone();
-                }
-                for (name, value) in event["usage"].as_object().into_iter().flatten() {
-                    self.message["usage"][name] = value.clone();
-                }
+                self.message.extend(delta);
+                self.usage.extend(usage);
                 Passage::End
             }
             "message_stop" => {
                 self.ended = true;
                 Passage::End
             }
+            "error" => {
+                self.error = Some(super::dialect::words_of(event.get("error").unwrap_or(&Value::Null)));
+                Passage::Dropped
+            }
             _ => Passage::On,
         }
     }
 
-    fn delta(&mut self, index: u64, delta: &Value) -> Passage {
-        let Some(Block { block, json }) = self.blocks.get_mut(&index) else { return Passage::On };
-        let mut append = |name: &str, text: &Value| {
-            let text = text.as_str().unwrap_or_default();
-            self.bytes += text.len();
-            let all = format!("{}{text}", block[name].as_str().unwrap_or_default());
-            block[name] = all.into();
+    fn delta(&mut self, index: u64, delta: &Map<String, Value>, keep: bool) -> Passage {
+        let field = |name: &str| delta.get(name).and_then(Value::as_str).unwrap_or_default();
+        let kind = field("type");
+        let name = match kind {
+            "text_delta" => "text",
+            "thinking_delta" => "thinking",
+            "signature_delta" => "signature",
+            "input_json_delta" => "partial_json",
+            _ => "",
         };
-        match delta["type"].as_str().unwrap_or_default() {
-            "text_delta" => append("text", &delta["text"]),
-            "thinking_delta" => append("thinking", &delta["thinking"]),
-            "signature_delta" => append("signature", &delta["signature"]),
-            "input_json_delta" => {
-                let piece = delta["partial_json"].as_str().unwrap_or_default();
-                self.bytes += piece.len();
-                json.push_str(piece);
+        self.bytes += field(name).len();
+        let Some(block) = self.blocks.get_mut(&index) else { return Passage::On };
+        match (kind, keep) {
+            (_, false) => {}
+            ("input_json_delta", true) => block.json.push_str(field(name)),
+            ("citations_delta", true) => {
+                let citation = delta.get("citation").cloned().unwrap_or_default();
+                match block.block.get_mut("citations") {
+                    Some(Value::Array(all)) => all.push(citation),
+                    _ => drop(block.block.insert("citations".to_owned(), json!([citation]))),
+                }
             }
-            "citations_delta" => match block["citations"].as_array_mut() {
-                Some(all) => all.push(delta["citation"].clone()),
-                None => block["citations"] = json!([delta["citation"]]),
+            (_, true) if !name.is_empty() => match block.block.get_mut(name) {
+                Some(Value::String(all)) => all.push_str(field(name)),
+                _ => drop(block.block.insert(name.to_owned(), field(name).into())),
             },
             _ => {}
         }
-        passage(block)
+        block.passage()
     }
 
     #[must_use]
@@ -168,32 +195,33 @@ impl Streamed {
         self.ended
     }
 
+    /// What is known so far; of the output only once the answer has ended, because before that it is not yet the count of it.
     #[must_use]
     pub fn usage(&self) -> Option<Usage> {
-        // What `message_start` says of the output is not yet the count of it.
-        self.message["stop_reason"].is_string().then(|| usage(&self.message["usage"])).flatten()
+        if !self.message.get("stop_reason").is_some_and(Value::is_string) {
+            return None;
+        }
+        usage(&Value::Object(self.usage.clone()))
     }
 
-    /// How many blocks there are.
+    /// The input, which the provider counts at the beginning.
     #[must_use]
-    pub fn blocks(&self) -> u64 {
-        self.blocks.len().try_into().unwrap_or(u64::MAX)
+    pub fn input(&self) -> Option<Usage> {
+        let usage = usage(&Value::Object(self.usage.clone())).filter(|usage| usage.input > 0)?;
+        Some(Usage { output: 0, ..usage })
     }
 
     /// The answer as it would have come at once.
     #[must_use]
     pub fn answer(&self) -> Value {
-        let mut answer = self.message.clone();
-        if answer.is_null() {
-            return answer;
+        if self.message.is_empty() {
+            return Value::Null;
         }
-        answer["content"] = self.blocks.values().map(|block| block.block.clone()).collect();
-        answer
+        let mut answer = self.message.clone();
+        answer.insert("content".to_owned(), self.blocks.values().map(|block| Value::Object(block.block.clone())).collect());
+        answer.insert("usage".to_owned(), self.usage.clone().into());
+        answer.into()
     }
-}
-
-fn passage(block: &Value) -> Passage {
-    if block["type"] == "tool_use" { Passage::Tool } else { Passage::On }
 }
 
 /// An event of a later turn, with the number that its block has in the caller's one stream.
@@ -241,7 +269,7 @@ mod tests {
         ];
         assert_eq!(streamed.usage(), None);
         for (event, passage) in events {
-            assert_eq!(streamed.push(&event.to_string()), passage, "{event}");
+            assert_eq!(streamed.push(&event.to_string(), true), passage, "{event}");
         }
         assert!(streamed.ended());
         let answer = streamed.answer();
@@ -250,6 +278,14 @@ mod tests {
         assert_eq!(read.calls, [ToolUse { id: "t1".into(), name: "crm__find".into(), arguments: "{\"a\":1}".into() }]);
         assert_eq!(read.usage, Some(Usage { input: 7, cached_input: 2, output: 9, ..Usage::default() }));
         assert_eq!(read.finish_reason.as_deref(), Some("tool_use"));
+        for odd in [r#"{"type":"message_start","message":"x"}"#, r#"{"type":"content_block_start","content_block":"x"}"#, "7", r#"{"type":"content_block_delta","index":9,"delta":3}"#] {
+            let mut streamed = Streamed::default();
+            streamed.push(odd, true);
+            let _ = streamed.answer();
+        }
+        let mut failed = Streamed::default();
+        failed.push(r#"{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}"#, true);
+        assert_eq!(failed.error.as_deref(), Some("Overloaded"));
         assert_eq!(renumbered(r#"{"type":"content_block_stop","index":1}"#, 3), r#"{"type":"content_block_stop","index":4}"#);
     }
 }

@@ -2,14 +2,12 @@
 
 use std::{
     collections::HashMap,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicI64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use bytes::Bytes;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use tollgate_domain::{ProviderId, Sealer, llm::ProviderKind};
@@ -34,9 +32,11 @@ const REFUSED: Duration = Duration::from_secs(60);
 /// Between two tries with the same key: doubled each time, and a part of it by chance.
 const PAUSE: Duration = Duration::from_millis(200);
 const PAUSE_AT_MOST: Duration = Duration::from_secs(4);
-/// Retries that a worker may have in hand, in tenths: each request earns one tenth, so that retries stay a tenth of the requests when
-/// everything fails at once.
-const RETRIES: i64 = 200;
+/// Retries that one provider may have in hand, in tenths: each request earns one tenth, so that retries stay a tenth of the requests when
+/// all of it fails. To go to another provider takes none.
+const RETRIES: u32 = 200;
+/// Keys of one provider that are tried where others come after it.
+const KEYS_EACH: usize = 2;
 /// Of an answer that says what went wrong.
 const MAX_ERROR: usize = 64 << 10;
 /// What is told of it.
@@ -67,6 +67,47 @@ pub struct Answering {
     pub candidate: Candidate,
     /// Between two pieces of its answer.
     pub patience: Duration,
+    /// Who has to know how it went on.
+    pub health: Answerer,
+    secret: Secret,
+}
+
+/// The key with which a provider answers.
+#[derive(Debug, Clone)]
+pub struct Answerer {
+    providers: Providers,
+    of: (ProviderId, String),
+}
+
+impl Answerer {
+    /// How an answer ended that had begun.
+    pub fn ended(&self, well: bool) {
+        if well {
+            self.providers.0.health().remove(&self.of);
+        } else {
+            self.providers.unwell(&self.of, Next::Again, None);
+        }
+    }
+}
+
+/// Never shown.
+struct Secret(String);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
+impl Answering {
+    /// Bytes of the answer without the gateway's own key, should the provider have put it there.
+    #[must_use]
+    pub fn clean(&self, bytes: Bytes) -> Bytes {
+        match std::str::from_utf8(&bytes) {
+            Ok(text) if text.contains(&self.secret.0) => text.replace(&self.secret.0, "[key]").into(),
+            _ => bytes,
+        }
+    }
 }
 
 /// Nobody has answered.
@@ -94,7 +135,8 @@ struct Inner {
     sealer: Sealer,
     health: Mutex<HashMap<(ProviderId, String), Health>>,
     opened: Mutex<HashMap<(ProviderId, i32), Arc<HashMap<String, String>>>>,
-    retries: AtomicI64,
+    /// In hand, by provider.
+    retries: Mutex<HashMap<ProviderId, u32>>,
 }
 
 impl std::fmt::Debug for Inner {
@@ -115,12 +157,12 @@ impl Providers {
     /// When the HTTP client cannot be built.
     pub fn new(sealer: Sealer, private: bool) -> reqwest::Result<Self> {
         let client = crate::upstream::http_client(private)?;
-        let (health, opened, retries) = (Mutex::default(), Mutex::default(), AtomicI64::new(RETRIES));
+        let (health, opened, retries) = (Mutex::default(), Mutex::default(), Mutex::default());
         Ok(Self(Arc::new(Inner { client, private, sealer, health, opened, retries })))
     }
 
     /// Ask the candidates in their order until one begins to answer. What was refused before anything came may be asked again elsewhere; what
-    /// may have been answered is not.
+    /// may have been answered is not. `limit`: tokens after which the answer has to stop, where the body says nothing of that.
     ///
     /// # Errors
     /// [`Failed`], after the last try.
@@ -128,29 +170,39 @@ impl Providers {
         &self,
         candidates: &[Candidate],
         dialect: Dialect,
-        body: &Map<String, Value>,
+        (body, limit): (&Map<String, Value>, Option<u64>),
         headers: &HeaderMap,
         attempts: &mut Vec<Attempt>,
     ) -> Result<Answering, Failed> {
-        self.0.retries.fetch_add(1, Ordering::Relaxed);
-        self.0.retries.fetch_min(RETRIES, Ordering::Relaxed);
         let tries = self.tries(candidates);
+        for candidate in candidates {
+            let mut retries = self.0.retries();
+            let left = retries.entry(candidate.provider.id).or_insert(RETRIES);
+            *left = (*left + 1).min(RETRIES);
+        }
         let mut last = none_left();
-        let mut same = 0;
-        for (number, &(candidate, ref key)) in tries.iter().enumerate() {
-            if number > 0 {
-                if !self.may_retry() {
-                    break;
+        let (mut same, mut before): (u32, Option<(&Candidate, &ProviderKey)>) = (0, None);
+        // Providers that cannot serve this request, whatever the key.
+        let mut out: Vec<ProviderId> = Vec::new();
+        for (candidate, key) in &tries {
+            let id = candidate.provider.id;
+            if out.contains(&id) {
+                continue;
+            }
+            if let Some((earlier, earlier_key)) = before {
+                if earlier.provider.id == id && !self.may_retry(id) {
+                    out.push(id);
+                    continue;
                 }
-                let before = &tries[number - 1];
-                let again = before.1.name == key.name && before.0.provider.id == candidate.provider.id;
+                let again = earlier.provider.id == id && earlier_key.name == key.name;
                 same = if again { same + 1 } else { 0 };
                 if again {
                     tokio::time::sleep(pause(same, last.retry_after)).await;
                 }
             }
+            before = Some((candidate, key));
             let started = Instant::now();
-            let one = self.one(candidate, key, dialect, body, headers).await;
+            let one = self.one(candidate, key, dialect, (body, limit), headers).await;
             let mut attempt = Attempt {
                 provider: candidate.provider.name.clone(),
                 key: key.name.clone(),
@@ -159,22 +211,25 @@ impl Providers {
                 error: None,
                 latency_us: u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX),
             };
+            let of = (id, key.name.clone());
             match one {
-                Ok(response) => {
+                Ok((response, secret)) => {
                     attempt.status = Some(response.status().as_u16());
                     attempts.push(attempt);
-                    self.well(candidate, key);
+                    let health = Answerer { providers: self.clone(), of };
                     let patience = patience(&candidate.provider);
-                    return Ok(Answering { response, candidate: candidate.clone(), patience });
+                    return Ok(Answering { response, candidate: (*candidate).clone(), patience, health, secret: Secret(secret) });
                 }
                 Err((failed, status, next)) => {
                     attempt.status = status.map(|status| status.as_u16());
                     attempt.error = Some(failed.message.clone());
                     attempts.push(attempt);
-                    self.unwell(candidate, key, next, failed.retry_after);
-                    last = failed;
-                    if next == Next::Stop {
-                        break;
+                    self.unwell(&of, next, failed.retry_after);
+                    last = Failed { sent: failed.sent || last.sent, ..failed };
+                    match next {
+                        Next::Stop | Next::Silent => break,
+                        Next::Elsewhere => out.push(id),
+                        Next::Again | Next::OtherKey => {}
                     }
                 }
             }
@@ -182,33 +237,43 @@ impl Providers {
         Err(last)
     }
 
-    /// Each key of each candidate, those that rest at the end; a single one more than once.
+    /// Each key of each candidate, those that rest at the end; a single one more than once. Every candidate has its turn.
     fn tries<'a>(&self, candidates: &'a [Candidate]) -> Vec<(&'a Candidate, ProviderKey)> {
-        let all = candidates.iter().flat_map(|candidate| {
-            let keys = shuffled(candidate.provider.keys.clone(), |key| key.weight);
-            keys.into_iter().map(move |key| (candidate, key))
-        });
+        let each = if candidates.len() > 1 { KEYS_EACH } else { TRIES };
         let now = Instant::now();
         let health = self.0.health();
-        let rests = |(candidate, key): &(&Candidate, ProviderKey)| {
+        let rests = |candidate: &Candidate, key: &ProviderKey| {
             let health = health.get(&(candidate.provider.id, key.name.clone()));
             health.and_then(|health| health.rests_until).is_some_and(|until| until > now)
         };
-        let (resting, mut tries): (Vec<_>, Vec<_>) = all.partition(rests);
+        let all = candidates.iter().flat_map(|candidate| {
+            let keys = shuffled(candidate.provider.keys.clone(), |key| key.weight);
+            let (resting, mut keys): (Vec<_>, Vec<_>) = keys.into_iter().partition(|key| rests(candidate, key));
+            keys.extend(resting);
+            keys.into_iter().take(each).map(move |key| (candidate, key))
+        });
+        let (resting, mut tries): (Vec<_>, Vec<_>) = all.partition(|(candidate, key)| rests(candidate, key));
         tries.extend(resting);
-        tries.truncate(TRIES);
+        tries.truncate(TRIES.max(candidates.len()));
         if let [one] = &tries[..] {
             tries = vec![one.clone(); TRIES_OF_ONE];
         }
         tries
     }
 
-    fn may_retry(&self) -> bool {
-        let taken = self.0.retries.try_update(Ordering::Relaxed, Ordering::Relaxed, |left| (left >= 10).then_some(left - 10));
-        if taken.is_err() {
-            metrics::counter!("tollgate_llm_retries_spared_total").increment(1);
+    fn may_retry(&self, provider: ProviderId) -> bool {
+        let mut retries = self.0.retries();
+        let left = retries.entry(provider).or_insert(RETRIES);
+        match left.checked_sub(10) {
+            Some(rest) => {
+                *left = rest;
+                true
+            }
+            None => {
+                metrics::counter!("tollgate_llm_retries_spared_total").increment(1);
+                false
+            }
         }
-        taken.is_ok()
     }
 
     async fn one(
@@ -216,9 +281,9 @@ impl Providers {
         candidate: &Candidate,
         key: &ProviderKey,
         dialect: Dialect,
-        body: &Map<String, Value>,
+        (body, limit): (&Map<String, Value>, Option<u64>),
         headers: &HeaderMap,
-    ) -> Result<reqwest::Response, (Failed, Option<StatusCode>, Next)> {
+    ) -> Result<(reqwest::Response, String), (Failed, Option<StatusCode>, Next)> {
         let provider = &candidate.provider;
         let fail = |status, code, message: String| Failed {
             candidate: Some(candidate.clone()),
@@ -240,6 +305,9 @@ impl Providers {
         }
         let mut sent = body.clone();
         sent.insert("model".to_owned(), candidate.model.clone().into());
+        if let Some(limit) = limit {
+            dialect.limit_output(&mut sent, limit, &provider.base_url);
+        }
         let headers = provider_headers(provider.kind, &secret, headers)
             .ok_or_else(|| unusable("the provider's key is no header's value"))?;
         let bytes = serde_json::to_vec(&sent).unwrap_or_default();
@@ -253,19 +321,19 @@ impl Providers {
             Ok(Err(_)) => {
                 let told = format!("the connection to the provider \"{}\" broke before it answered", provider.name);
                 let failed = Failed { sent: true, ..fail(StatusCode::BAD_GATEWAY, "provider_unreachable", told) };
-                return Err((failed, None, Next::Again));
+                // It may have answered: asked again, it would be paid twice.
+                return Err((failed, None, Next::Silent));
             }
             Err(_) => {
                 let told =
                     format!("the provider \"{}\" has not begun to answer within {} ms", provider.name, provider.timeout_ms);
                 let failed =
                     Failed { timed_out: true, sent: true, ..fail(StatusCode::GATEWAY_TIMEOUT, "provider_timeout", told) };
-                // It may be at work on it: asked again, it would be paid twice.
-                return Err((failed, None, Next::Stop));
+                return Err((failed, None, Next::Silent));
             }
         };
         if response.status().is_success() {
-            return Ok(response);
+            return Ok((response, secret));
         }
         let status = response.status();
         let (failed, next) = refused(candidate, response, &secret).await;
@@ -286,34 +354,25 @@ impl Providers {
         found
     }
 
-    fn well(&self, candidate: &Candidate, key: &ProviderKey) {
-        self.0.health().remove(&(candidate.provider.id, key.name.clone()));
-    }
-
-    fn unwell(&self, candidate: &Candidate, key: &ProviderKey, next: Next, retry_after: Option<Duration>) {
-        let rest = |failures: u32| match (next, retry_after) {
-            (_, Some(after)) => Some(after.min(COOL_AT_MOST)),
-            (Next::OtherKey, None) => Some(REFUSED),
-            (Next::Again, None) if failures >= TRIPS => {
-                Some((COOL * 2_u32.saturating_pow(failures - TRIPS).min(16)).min(COOL_AT_MOST))
-            }
-            _ => None,
-        };
+    fn unwell(&self, of: &(ProviderId, String), next: Next, retry_after: Option<Duration>) {
         if matches!(next, Next::Stop | Next::Elsewhere) && retry_after.is_none() {
             return;
         }
         let mut health = self.0.health();
-        let of = health.entry((candidate.provider.id, key.name.clone())).or_default();
-        of.failures += 1;
-        if let Some(rest) = rest(of.failures) {
-            of.rests_until = Some(Instant::now() + rest);
+        let kept = health.entry(of.clone()).or_default();
+        kept.failures += 1;
+        let rest = match (next, retry_after) {
+            (_, Some(after)) => Some(after.min(COOL_AT_MOST)),
+            (Next::OtherKey, None) => Some(REFUSED),
+            (_, None) if kept.failures >= TRIPS => {
+                Some((COOL * 2_u32.saturating_pow(kept.failures - TRIPS).min(16)).min(COOL_AT_MOST))
+            }
+            _ => None,
+        };
+        if let Some(rest) = rest {
+            kept.rests_until = Some(Instant::now() + rest);
             metrics::counter!("tollgate_llm_keys_rested_total").increment(1);
-            tracing::warn!(
-                provider = candidate.provider.name,
-                key = key.name,
-                seconds = rest.as_secs(),
-                "a provider's key is left alone"
-            );
+            tracing::warn!(provider = %of.0, key = of.1, seconds = rest.as_secs(), "a provider's key is left alone");
         }
     }
 }
@@ -321,6 +380,10 @@ impl Providers {
 impl Inner {
     fn health(&self) -> MutexGuard<'_, HashMap<(ProviderId, String), Health>> {
         self.health.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn retries(&self) -> MutexGuard<'_, HashMap<ProviderId, u32>> {
+        self.retries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn opened(&self) -> MutexGuard<'_, HashMap<(ProviderId, i32), Arc<HashMap<String, String>>>> {
@@ -337,8 +400,10 @@ enum Next {
     OtherKey,
     /// Not at this provider.
     Elsewhere,
-    /// It is the request that is wrong, or may have been answered.
+    /// It is the request that is wrong.
     Stop,
+    /// It may have been answered, and is not sent again; that nobody heard of it speaks against the provider.
+    Silent,
 }
 
 fn none_left() -> Failed {
@@ -398,28 +463,34 @@ async fn refused(candidate: &Candidate, mut response: reqwest::Response, secret:
     let status = response.status();
     let retry_after = response.headers().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
     let mut body = Vec::new();
-    while let Ok(Ok(Some(piece))) = tokio::time::timeout(Duration::from_secs(5), response.chunk()).await {
-        body.extend_from_slice(&piece);
-        if body.len() > MAX_ERROR {
-            break;
+    let read = async {
+        while let Ok(Some(piece)) = response.chunk().await {
+            body.extend_from_slice(&piece);
+            if body.len() > MAX_ERROR {
+                break;
+            }
         }
-    }
+    };
+    // What it says is of use, and not needed.
+    let _ = tokio::time::timeout(Duration::from_secs(5), read).await;
     let parsed: Value = serde_json::from_slice(&body).unwrap_or_default();
     let words = parsed["error"]["message"].as_str().or_else(|| parsed["message"].as_str()).unwrap_or_default();
     let words: String = words.replace(secret, "[key]").chars().filter(|c| !c.is_control()).take(MAX_TOLD).collect();
     let name = &candidate.provider.name;
+    let answers = || format!("the provider \"{name}\" answers {status}: {words}");
     let (told, code, message, next) = match status.as_u16() {
-        401 | 403 => {
+        401 => {
             let message = format!("the provider \"{name}\" does not take the gateway's key ({status})");
             (StatusCode::BAD_GATEWAY, "provider_refused_key", message, Next::OtherKey)
         }
+        402 => (StatusCode::BAD_GATEWAY, "provider_refused_key", format!("the gateway's account at \"{name}\" is out of credit"), Next::OtherKey),
+        // Of the request as often as of the key: a model that is not for it, a filter.
+        403 => (StatusCode::FORBIDDEN, "provider_refused", answers(), Next::Elsewhere),
         429 => (status, "provider_rate_limited", format!("the provider \"{name}\" is asked too often: {words}"), Next::Again),
-        404 => {
-            (StatusCode::NOT_FOUND, "model_not_found", format!("the provider \"{name}\" answers 404: {words}"), Next::Elsewhere)
-        }
-        408 | 409 | 500..=599 => {
-            (StatusCode::BAD_GATEWAY, "provider_error", format!("the provider \"{name}\" answers {status}: {words}"), Next::Again)
-        }
+        404 => (StatusCode::NOT_FOUND, "model_not_found", answers(), Next::Elsewhere),
+        // Somebody on the way has lost patience; the provider may be at work.
+        408 | 504 | 524 => (StatusCode::GATEWAY_TIMEOUT, "provider_timeout", answers(), Next::Silent),
+        409 | 500..=599 => (StatusCode::BAD_GATEWAY, "provider_error", answers(), Next::Again),
         400..=499 => (status, "provider_refused", words, Next::Stop),
         _ => {
             let message = format!("the provider \"{name}\" answers {status}, which says nothing");
@@ -428,7 +499,8 @@ async fn refused(candidate: &Candidate, mut response: reqwest::Response, secret:
     };
     let retry_after = retry_after.map(Duration::from_secs);
     let candidate = Some(candidate.clone());
-    (Failed { candidate, status: told, code, message, retry_after, timed_out: false, sent: false }, next)
+    let silent = next == Next::Silent;
+    (Failed { candidate, status: told, code, message, retry_after, timed_out: silent, sent: silent }, next)
 }
 
 #[cfg(test)]

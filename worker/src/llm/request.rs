@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use serde_json::{Map, Value};
 use tollgate_domain::{
     Durability, LlmRequestId, Origin, Outcome, Picos,
-    budget::Spender,
+    budget::{Enforcement, Spender},
     llm::{Counted, Mode, estimate},
     llm_price::{LlmQuote, PriceSource, Usage, shipped},
     policy::Reason,
@@ -30,10 +30,12 @@ use crate::{
 /// How often a request asks for other leases when the ones that it drew from have ended.
 const LEASES: u32 = 3;
 /// Tokens that a provider is let answer with at most, where a budget covers the request and the caller has set no end: what a request may
-/// cost has to be known before it is sent.
-const OUTPUT: u64 = 16_384;
-/// Tokens of input that are drawn for at least where a request leads to content that is not in it.
+/// cost has to be known before it is sent. No more than the smallest models in use can answer with.
+const OUTPUT: u64 = 4_096;
+/// Tokens of input that are drawn for at least where a request leads to content whose tokens its bytes do not bound.
 const CONTEXT: u64 = 200_000;
+/// What a provider may put around a body: templates, and how it tells a model of tools.
+const AROUND: u64 = 2_048;
 
 /// A request in its surroundings.
 #[derive(Debug, Clone)]
@@ -62,6 +64,21 @@ pub struct Refusal {
     pub code: &'static str,
     pub message: String,
     pub retry_after: Option<Duration>,
+    /// Tool calls that were made before it came to this: whoever sends the request again makes them again.
+    pub done: Vec<Value>,
+}
+
+impl Refusal {
+    #[must_use]
+    pub fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+        Self { status, code, message: message.into(), retry_after: None, done: Vec::new() }
+    }
+
+    /// Whether official clients, which send again what failed, had better not.
+    #[must_use]
+    pub fn is_final(&self) -> bool {
+        !self.done.is_empty() || matches!(self.code, "provider_timeout" | "budget_exhausted")
+    }
 }
 
 impl From<AuditError> for Refusal {
@@ -79,7 +96,7 @@ impl From<AuditError> for Refusal {
 impl From<Failed> for Refusal {
     fn from(failed: Failed) -> Self {
         let Failed { status, code, message, retry_after, .. } = failed;
-        Self { status, code, message, retry_after }
+        Self { retry_after, ..Self::new(status, code, message) }
     }
 }
 
@@ -96,21 +113,24 @@ impl Denied {
             Reason::ModelNotAllowed => (StatusCode::FORBIDDEN, "model_not_allowed"),
             // 402 rather than 429: official clients would send the latter again and again.
             Reason::BudgetExhausted => (StatusCode::PAYMENT_REQUIRED, "budget_exhausted"),
+            Reason::UnboundedCost => (StatusCode::BAD_REQUEST, "unbounded_cost"),
             _ => (StatusCode::TOO_MANY_REQUESTS, "rate_limited"),
         };
         let message = match note {
             Some(note) => format!("{}: {note}", reason.told()),
             None => reason.told().to_owned(),
         };
-        Self { reason, refusal: Refusal { status, code, message, retry_after } }
+        Self { reason, refusal: Refusal { retry_after, ..Refusal::new(status, code, message) } }
     }
 }
 
-/// A request that has its row, and of which a provider has heard or nobody would.
-pub struct Open {
+/// A request that has its row, and of which a provider has heard or nobody would. Dropped without an end, it gets one that says so.
+pub struct Open(Option<Inner>);
+
+struct Inner {
     gate: Gate,
     caller: Caller,
-    pub id: LlmRequestId,
+    id: LlmRequestId,
     started: Instant,
     guard: InFlightGuard,
     /// It is under way, for limits of that.
@@ -119,62 +139,117 @@ pub struct Open {
     quotes: Vec<(Candidate, Option<LlmQuote>)>,
     quoted: Picos,
     prompt_bytes: usize,
-    /// Taken from limits of tokens.
-    taken: u32,
+    taken: Taken,
     attempts: Vec<Attempt>,
-    pub first_token: Option<Duration>,
+    first_token: Option<Duration>,
+}
+
+/// Tokens that were taken from limits of tokens: given back, unless the request is made.
+struct Taken {
+    gate: Gate,
+    caller: Caller,
+    tokens: u32,
+}
+
+impl Taken {
+    fn spender(caller: &Caller) -> Spender {
+        Spender { team: caller.team, key: caller.key, upstream: None, tool: None }
+    }
+
+    /// What the request has used in truth.
+    async fn settle(mut self, used: u64) {
+        let difference = i64::try_from(used).unwrap_or(i64::MAX).saturating_sub(i64::from(self.tokens));
+        self.tokens = 0;
+        let limits = &self.caller.config().limits;
+        self.gate.rates.correct(self.caller.tenant(), limits, &Self::spender(&self.caller), difference).await;
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        if self.tokens == 0 {
+            return;
+        }
+        let (rates, caller, tokens) = (self.gate.rates.clone(), self.caller.clone(), i64::from(self.tokens));
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        runtime.spawn(async move {
+            rates.correct(caller.tenant(), &caller.config().limits, &Self::spender(&caller), -tokens).await;
+        });
+    }
 }
 
 /// How a request ended.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Ended {
-    pub outcome: Outcome,
+    pub outcome: Option<Outcome>,
     pub error: Option<String>,
     pub candidate: Option<Candidate>,
     /// What the answer says of itself; of one that was cut off, what is known of it.
     pub read: Read,
+    /// Of an answer that was cut off: what the provider has counted of the input.
+    pub input: Option<Usage>,
     /// Bytes of what the model has said, where it was cut off.
     pub bytes: usize,
     /// The provider may have counted tokens.
     pub sent: bool,
+    /// And nobody knows how many: it is charged with all that was drawn.
+    pub unknown: bool,
     /// JSON text.
     pub answer: Option<Vec<u8>>,
 }
 
-/// Open a request and send it. `carry` is written with it; what is left in it afterwards is not.
+/// Open a request and send it.
 ///
 /// # Errors
 /// [`Refusal`]; a request that was refused by a rule, or that no provider took, has its row.
-pub async fn begin(
-    asking: &Asking<'_>,
-    id: LlmRequestId,
-    body: &mut Map<String, Value>,
-    carry: &mut Entry,
-) -> Result<(Open, Answering), Refusal> {
+pub async fn begin(asking: &Asking<'_>, id: LlmRequestId, body: &Map<String, Value>) -> Result<(Open, Answering), Refusal> {
     let Asking { gate, caller, dialect, .. } = *asking;
     let at = gate.clock.now();
     let guard = gate.in_flight.enter(id.uuid());
     let found = match candidates(caller, dialect.kind(), asking.model) {
         Ok(found) => found,
-        Err(reason) => return Err(refuse(asking, id, body, carry, Denied::of(reason, None, None)).await),
+        Err(reason) => return Err(refuse(asking, id, body, Denied::of(reason, None, None)).await),
     };
     let quotes = quotes(caller, found, at);
-    let spender = Spender { team: caller.team, key: caller.key, upstream: None, tool: None };
-    let bound = bound(caller, dialect, body, &quotes, &spender);
-    let stated = dialect.max_output(body).unwrap_or(0);
-    let taken = u32::try_from(estimate(bound.bytes).saturating_add(stated)).unwrap_or(u32::MAX);
-    let slots = match count(gate, caller, &spender, taken, asking.told).await? {
-        Ok(slots) => slots,
-        Err(denied) => return Err(refuse(asking, id, body, carry, denied).await),
+    let spender = Taken::spender(caller);
+    let bound = match bound(caller, dialect, body, &quotes, &spender) {
+        Ok(bound) => bound,
+        Err(why) => return Err(refuse(asking, id, body, Denied::of(Reason::UnboundedCost, Some(why), None)).await),
+    };
+    let tokens = estimate(bound.bytes).saturating_add(dialect.max_output(body).unwrap_or(0));
+    let tokens = u32::try_from(tokens).unwrap_or(u32::MAX);
+    let (slots, taken) = match count(gate, caller, &spender, tokens, asking.told).await? {
+        Ok(counted) => counted,
+        Err(denied) => return Err(refuse(asking, id, body, denied).await),
     };
     let mut hold = match draw(gate, caller, (id, at), &spender, bound.amount).await? {
         Ok(hold) => hold, // before, never after
-        Err(denied) => {
-            give_back(gate, caller, &spender, taken);
-            return Err(refuse(asking, id, body, carry, denied).await);
-        }
+        Err(denied) => return Err(refuse(asking, id, body, denied).await),
     };
-    let mut open = Open {
+    let (mut tries, mut guard) = (0, Some(guard));
+    loop {
+        let row = row(asking, id, body, (bound.amount, &hold), None, at).await;
+        match gate.audit.intent(Entry { request: Some(row), ..Entry::default() }).await {
+            Ok(()) => break hold.written(), // durable before the provider hears of it
+            Err((AuditError::Overloaded, _)) => {
+                hold.unwritten();
+                return Err(AuditError::Overloaded.into());
+            }
+            // Taken for dead, this worker has lost what it held; it asks anew.
+            Err((AuditError::LeaseEnded, _)) if tries < LEASES => tries += 1,
+            Err((AuditError::LeaseEnded, _)) => return Err(AuditError::Overloaded.into()),
+            Err((error, fate)) => {
+                abandon(gate, caller, id, guard.take(), fate);
+                return Err(error.into());
+            }
+        }
+        hold = match draw(gate, caller, (id, at), &spender, bound.amount).await? {
+            Ok(hold) => hold,
+            Err(denied) => return Err(refuse(asking, id, body, denied).await),
+        };
+    }
+    let guard = guard.unwrap_or_else(|| gate.in_flight.enter(id.uuid()));
+    let mut open = Inner {
         gate: gate.clone(),
         caller: caller.clone(),
         id,
@@ -188,42 +263,29 @@ pub async fn begin(
         attempts: Vec::new(),
         first_token: None,
     };
-    let mut tries = 0;
-    loop {
-        let row = row(asking, id, body, (bound.amount, &hold), None, at).await;
-        let entry = Entry { request: Some(row), ..std::mem::take(carry) };
-        match gate.audit.intent(entry).await {
-            Ok(()) => break hold.written(), // durable before the provider hears of it
-            Err((AuditError::Overloaded, _)) => {
-                hold.unwritten();
-                return Err(AuditError::Overloaded.into());
-            }
-            // Taken for dead, this worker has lost what it held; it asks anew.
-            Err((AuditError::LeaseEnded, _)) if tries < LEASES => tries += 1,
-            Err((AuditError::LeaseEnded, _)) => return Err(AuditError::Overloaded.into()),
-            Err((error, fate)) => {
-                open.abandon(fate);
-                return Err(error.into());
-            }
-        }
-        hold = match draw(gate, caller, (id, at), &spender, bound.amount).await? {
-            Ok(hold) => hold,
-            Err(denied) => return Err(refuse(asking, id, body, carry, denied).await),
-        };
-    }
-    open.started = Instant::now();
     let candidates: Vec<Candidate> = open.quotes.iter().map(|(candidate, _)| candidate.clone()).collect();
-    match gate.providers.ask(&candidates, dialect, body, asking.headers, &mut open.attempts).await {
-        Ok(answering) => Ok((open, answering)),
-        Err(failed) => {
+    let mut attempts = Vec::new();
+    let open = {
+        let asked = gate.providers.ask(&candidates, dialect, (body, bound.limit), asking.headers, &mut attempts);
+        // Whatever becomes of this task, the row gets its end.
+        open.attempts = Vec::new();
+        let mut open = Open(Some(open));
+        let asked = asked.await;
+        if let Some(inner) = &mut open.0 {
+            inner.attempts = attempts;
+        }
+        (open, asked)
+    };
+    match open {
+        (open, Ok(answering)) => Ok((open, answering)),
+        (open, Err(failed)) => {
             let ended = Ended {
-                outcome: if failed.timed_out { Outcome::Timeout } else { Outcome::UpstreamError },
+                outcome: Some(if failed.timed_out { Outcome::Timeout } else { Outcome::UpstreamError }),
                 error: Some(failed.message.clone()),
                 candidate: failed.candidate.clone(),
-                read: Read::default(),
-                bytes: 0,
                 sent: failed.sent,
-                answer: None,
+                unknown: failed.sent,
+                ..Ended::default()
             };
             open.close(ended).await?;
             Err(failed.into())
@@ -245,30 +307,41 @@ struct Bound {
     amount: Picos,
     /// Of its body.
     bytes: usize,
+    /// Tokens after which its answer has to stop, where the caller has not said and money depends on it.
+    limit: Option<u64>,
 }
 
-/// Every token is at least a byte, so the bytes of a body are more than its tokens. Where the answer has no end, and money depends on it,
-/// it is given one.
+/// Every token is at least a byte, so the bytes of a text are more than its tokens. Of what a hard budget covers it has to be known what it
+/// can come to; the sentence says why it is not.
 fn bound(
     caller: &Caller,
     dialect: Dialect,
-    body: &mut Map<String, Value>,
+    body: &Map<String, Value>,
     quotes: &[(Candidate, Option<LlmQuote>)],
     spender: &Spender,
-) -> Bound {
+) -> Result<Bound, String> {
     let bytes = serde_json::to_vec(body).map_or(0, |text| text.len());
-    let budgets = &caller.config().budgets;
-    let covered = budgets.iter().any(|budget| budget.scope.covers(spender)) && quotes.iter().any(|(_, quote)| quote.is_some());
-    if covered {
-        dialect.limit_output(body, OUTPUT);
+    let covering = || caller.config().budgets.iter().filter(|budget| budget.scope.covers(spender));
+    if let Some(hard) = covering().find(|budget| budget.enforcement == Enforcement::Hard) {
+        let told = |why: &str| format!("budget \"{}\" covers it, and {why}, so nobody can say what it may cost", hard.name);
+        if let Some((candidate, _)) = quotes.iter().find(|(_, quote)| quote.is_none()) {
+            let Candidate { provider, model } = candidate;
+            return Err(told(&format!("\"{model}\" at \"{}\" has no price (POST /llm-prices sets one; 0 is one as well)", provider.name)));
+        }
+        if let Some(why) = dialect.unbounded(body) {
+            return Err(told(why));
+        }
     }
-    let mut input = u64::try_from(bytes).unwrap_or(u64::MAX);
+    let priced = quotes.iter().any(|(_, quote)| quote.is_some());
+    let open = dialect.max_output(body).is_none();
+    let limit = (open && priced && covering().next().is_some()).then_some(OUTPUT);
+    let mut input = u64::try_from(bytes).unwrap_or(u64::MAX).saturating_add(AROUND);
     if dialect.reaches_out(body) {
-        input = input.max(CONTEXT);
+        input = input.saturating_add(CONTEXT);
     }
     let output = dialect.max_output(body).unwrap_or(OUTPUT);
     let most = |quote: &Option<LlmQuote>| quote.as_ref().map_or(Picos(0), |quote| quote.bound(input, output));
-    Bound { amount: quotes.iter().map(|(_, quote)| most(quote)).max().unwrap_or_default(), bytes }
+    Ok(Bound { amount: quotes.iter().map(|(_, quote)| most(quote)).max().unwrap_or_default(), bytes, limit })
 }
 
 async fn count(
@@ -277,7 +350,7 @@ async fn count(
     spender: &Spender,
     tokens: u32,
     told: &Told,
-) -> Result<Result<Vec<Slot>, Denied>, AuditError> {
+) -> Result<Result<(Vec<Slot>, Taken), Denied>, AuditError> {
     let limits = &caller.config().limits;
     let slow = |slow: Slow| match slow {
         Slow::Unavailable => Err(AuditError::Overloaded),
@@ -291,15 +364,9 @@ async fn count(
         Err(error) => return slow(error).map(Err),
     };
     match gate.rates.take(caller.tenant(), limits, spender, tokens, told).await {
-        Ok(()) => Ok(Ok(slots)),
+        Ok(()) => Ok(Ok((slots, Taken { gate: gate.clone(), caller: caller.clone(), tokens }))),
         Err(error) => slow(error).map(Err),
     }
-}
-
-/// Tokens that were taken for a request that is not made.
-fn give_back(gate: &Gate, caller: &Caller, spender: &Spender, taken: u32) {
-    let (rates, caller, spender) = (gate.rates.clone(), caller.clone(), *spender);
-    tokio::spawn(async move { rates.correct(caller.tenant(), &caller.config().limits, &spender, -i64::from(taken)).await });
 }
 
 async fn draw(
@@ -357,37 +424,63 @@ async fn row(
 }
 
 /// A request that is not made is a row as well.
-async fn refuse(asking: &Asking<'_>, id: LlmRequestId, body: &Map<String, Value>, carry: &mut Entry, denied: Denied) -> Refusal {
+async fn refuse(asking: &Asking<'_>, id: LlmRequestId, body: &Map<String, Value>, denied: Denied) -> Refusal {
     let Asking { gate, .. } = asking;
     let none = Hold::default();
     let row = row(asking, id, body, (Picos(0), &none), Some(denied.reason), gate.clock.now()).await;
     none.unwritten();
-    let happened = !carry.is_empty();
-    let entry = Entry { request: Some(row), ..std::mem::take(carry) };
     metrics::counter!("tollgate_llm_requests_total", "outcome" => Outcome::Denied.as_str()).increment(1);
-    let written = if happened { gate.audit.after(entry).await } else { gate.audit.before(entry).await };
-    match written {
+    match gate.audit.before(Entry { request: Some(row), ..Entry::default() }).await {
         Ok(()) => denied.refusal,
         Err(error) => error.into(),
     }
 }
 
-impl Open {
-    /// Since it was sent.
-    #[must_use]
-    pub fn elapsed(&self) -> Duration {
-        self.started.elapsed()
-    }
+/// A row that may yet become durable though nobody acted on it: say so behind it.
+fn abandon(gate: &Gate, caller: &Caller, id: LlmRequestId, guard: Option<InFlightGuard>, fate: Option<Fate>) {
+    let (audit, tenant, at) = (gate.audit.clone(), caller.tenant(), gate.clock.now());
+    tokio::spawn(async move {
+        // Not before it: an end that is sealed without its beginning is settled with no budget.
+        if let Some(fate) = fate
+            && !fate.may_stand().await
+        {
+            return;
+        }
+        let end = LlmEnd {
+            tenant,
+            id,
+            outcome: Outcome::UpstreamError,
+            error: Some("the request was not sent: its row could not be confirmed in time".to_owned()),
+            provider: None,
+            model: None,
+            attempts: "[]".to_owned(),
+            counted: Counted::None,
+            usage: Usage::default(),
+            price: None,
+            amount: Picos(0),
+            latency: Duration::ZERO,
+            first_token: None,
+            finish_reason: None,
+            answer: None,
+            at,
+        };
+        let keep: Option<Keep> = guard.map(|guard| Box::new(guard) as Keep);
+        let _ = audit.after_keeping(Entry { llm_ends: vec![end], ..Entry::default() }, keep).await;
+    });
+}
 
+impl Inner {
     /// Its last row, and what keeps it in the register until that is durable.
-    pub async fn end(self, ended: Ended) -> (LlmEnd, Keep) {
-        let Self { gate, caller, id, started, guard, slots, quotes, quoted, prompt_bytes, taken, attempts, first_token, .. } =
-            self;
+    async fn end(self, ended: Ended) -> (LlmEnd, Keep) {
+        let Self { gate, caller, id, started, guard, slots, quotes, quoted, prompt_bytes, taken, attempts, first_token } = self;
+        let outcome = ended.outcome.unwrap_or(Outcome::Unknown);
+        let guess = || {
+            let input = ended.input.unwrap_or_else(|| Usage { input: estimate(prompt_bytes), ..Usage::default() });
+            Usage { output: estimate(ended.bytes), ..input }
+        };
         let (counted, usage) = match (ended.read.usage, ended.sent) {
             (Some(usage), _) => (Counted::Reported, usage),
-            (None, true) => {
-                (Counted::Estimated, Usage { input: estimate(prompt_bytes), output: estimate(ended.bytes), ..Usage::default() })
-            }
+            (None, true) => (Counted::Estimated, guess()),
             (None, false) => (Counted::None, Usage::default()),
         };
         let served = |candidate: &Candidate| {
@@ -395,22 +488,29 @@ impl Open {
             quotes.iter().find(|(other, _)| same(other)).and_then(|(_, quote)| *quote)
         };
         let quote = ended.candidate.as_ref().and_then(served);
-        let amount = if counted == Counted::None { Picos(0) } else { quote.map_or(Picos(0), |quote| quote.settle(&usage)) };
+        let amount = match counted {
+            Counted::None => Picos(0),
+            // The provider may have done all that it was asked for.
+            Counted::Estimated if ended.unknown => quoted,
+            Counted::Reported | Counted::Estimated => quote.map_or(Picos(0), |quote| quote.settle(&usage)),
+        };
         if amount > quoted {
-            tracing::warn!(request = %id, %amount, %quoted, "a request has cost more than was drawn for it: it led to content that was not in it");
+            metrics::counter!("tollgate_llm_beyond_bound_total").increment(1);
+            tracing::warn!(request = %id, %amount, %quoted, "a request has cost more than was drawn for it: its tokens were more than its bytes let expect");
         }
         let trail = &caller.config().trail;
         let words = async |text: Option<String>| match text {
             Some(text) => Some(trail.words(text).await),
             None => None,
         };
+        let model = ended.read.model.or_else(|| ended.candidate.as_ref().map(|candidate| candidate.model.clone()));
         let end = LlmEnd {
             tenant: caller.tenant(),
             id,
-            outcome: ended.outcome,
+            outcome,
             error: words(ended.error).await,
             provider: ended.candidate.as_ref().map(|candidate| (candidate.provider.id, candidate.provider.name.clone())),
-            model: ended.candidate.map(|candidate| candidate.model),
+            model: model.map(|model| model.chars().take(256).collect()),
             attempts: words(serde_json::to_string(&attempts).ok()).await.unwrap_or_else(|| "[]".to_owned()),
             counted,
             usage,
@@ -428,20 +528,15 @@ impl Open {
             },
             at: gate.clock.now(),
         };
-        metrics::counter!("tollgate_llm_requests_total", "outcome" => ended.outcome.as_str()).increment(1);
-        metrics::histogram!("tollgate_llm_request_seconds", "outcome" => ended.outcome.as_str()).record(end.latency);
-        let spender = Spender { team: caller.team, key: caller.key, upstream: None, tool: None };
-        let used = i64::try_from(usage.input.saturating_add(usage.output)).unwrap_or(i64::MAX);
-        gate.rates.correct(caller.tenant(), &caller.config().limits, &spender, used.saturating_sub(i64::from(taken))).await;
+        metrics::counter!("tollgate_llm_requests_total", "outcome" => outcome.as_str()).increment(1);
+        metrics::histogram!("tollgate_llm_request_seconds", "outcome" => outcome.as_str()).record(end.latency);
         drop(slots);
+        // Whoever counts the tokens does not hold up the row.
+        tokio::spawn(taken.settle(usage.input.saturating_add(usage.output)));
         (end, Box::new(guard))
     }
 
-    /// Write its last row: what is left of its answer is released after this.
-    ///
-    /// # Errors
-    /// When that cannot be written in time. It is written later.
-    pub async fn close(self, ended: Ended) -> Result<(), AuditError> {
+    async fn close(self, ended: Ended) -> Result<(), AuditError> {
         let (audit, durability) = (self.gate.audit.clone(), self.caller.config().trail.durability);
         let (end, keep) = self.end(ended).await;
         let entry = Entry { llm_ends: vec![end], ..Entry::default() };
@@ -450,26 +545,40 @@ impl Open {
             Durability::Relaxed => audit.trailing(entry, Some(keep)).await,
         }
     }
+}
 
-    /// Its row may yet become durable though nobody acted on it: say so behind it.
-    fn abandon(self, fate: Option<Fate>) {
-        tokio::spawn(async move {
-            // Not before it: an end that is sealed without its beginning is settled with no budget.
-            if let Some(fate) = fate
-                && !fate.may_stand().await
-            {
-                return;
-            }
-            let ended = Ended {
-                outcome: Outcome::UpstreamError,
-                error: Some("the request was not sent: its row could not be confirmed in time".to_owned()),
-                candidate: None,
-                read: Read::default(),
-                bytes: 0,
-                sent: false,
-                answer: None,
-            };
-            let _ = self.close(ended).await;
-        });
+impl Open {
+    /// The first piece of its answer has come.
+    pub fn first_token(&mut self) {
+        if let Some(inner) = &mut self.0 {
+            let elapsed = inner.started.elapsed();
+            inner.first_token.get_or_insert(elapsed);
+        }
+    }
+
+    #[must_use]
+    pub fn id(&self) -> Option<LlmRequestId> {
+        self.0.as_ref().map(|inner| inner.id)
+    }
+
+    /// Write its last row: what is left of its answer is released after this.
+    ///
+    /// # Errors
+    /// When that cannot be written in time. It is written later.
+    pub async fn close(mut self, ended: Ended) -> Result<(), AuditError> {
+        match self.0.take() {
+            Some(inner) => inner.close(ended).await,
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        let Some(inner) = self.0.take() else { return };
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        let error = Some("the gateway failed in the middle of this request".to_owned());
+        let ended = Ended { outcome: Some(Outcome::Unknown), error, sent: true, unknown: true, ..Ended::default() };
+        runtime.spawn(inner.close(ended));
     }
 }

@@ -25,6 +25,7 @@ pub fn read(answer: &Value) -> Read {
     let items = answer["output"].as_array().into_iter().flatten();
     Read {
         usage: usage(&answer["usage"]),
+        model: answer["model"].as_str().map(str::to_owned),
         finish_reason: answer["status"].as_str().map(str::to_owned),
         calls: items.filter_map(tool_use).collect(),
     }
@@ -38,7 +39,7 @@ pub fn tool_use(item: &Value) -> Option<ToolUse> {
     Some(ToolUse {
         id: item["call_id"].as_str()?.to_owned(),
         name: item["name"].as_str()?.to_owned(),
-        arguments: item["arguments"].as_str().filter(|text| !text.is_empty()).unwrap_or("{}").to_owned(),
+        arguments: super::chat::arguments(&item["arguments"]),
     })
 }
 
@@ -55,9 +56,7 @@ pub fn go_on(body: &mut Map<String, Value>, answer: &Value, results: &[ToolResul
         items.extend(answer["output"].as_array().into_iter().flatten().cloned());
         items.extend(results.iter().map(result));
     }
-    if body.get("tool_choice").is_some_and(|choice| choice != "none") {
-        body.insert("tool_choice".to_owned(), "auto".into());
-    }
+    super::chat::free(body);
 }
 
 /// What a streamed answer says of itself: the last event holds all of it.
@@ -67,21 +66,33 @@ pub struct Streamed {
     /// Bytes of content that came.
     pub bytes: usize,
     ended: bool,
+    /// What the provider says went wrong.
+    pub error: Option<String>,
 }
 
 impl Streamed {
     /// Take in one event.
     pub fn push(&mut self, data: &str) -> Passage {
-        let Ok(mut event) = serde_json::from_str::<Value>(data) else { return Passage::On };
-        self.bytes += event["delta"].as_str().map_or(0, str::len);
-        match event["type"].as_str().unwrap_or_default() {
-            "response.completed" | "response.incomplete" | "response.failed" => {
-                self.answer = event["response"].take();
+        let Ok(Value::Object(mut event)) = serde_json::from_str::<Value>(data) else { return Passage::On };
+        let field = |name: &str| event.get(name).and_then(Value::as_str).unwrap_or_default();
+        self.bytes += field("delta").len();
+        match field("type") {
+            "response.completed" | "response.incomplete" => {
+                self.answer = event.remove("response").unwrap_or_default();
                 self.ended = true;
                 Passage::End
             }
+            "response.failed" => {
+                self.answer = event.remove("response").unwrap_or_default();
+                self.error = Some(super::dialect::words_of(&self.answer["error"]));
+                Passage::Dropped
+            }
+            "error" => {
+                self.error = Some(super::dialect::words_of(&Value::Object(event)));
+                Passage::Dropped
+            }
             "response.function_call_arguments.delta" | "response.function_call_arguments.done" => Passage::Tool,
-            _ if event["item"]["type"] == "function_call" => Passage::Tool,
+            _ if event.get("item").is_some_and(|item| item["type"] == "function_call") => Passage::Tool,
             _ => Passage::On,
         }
     }

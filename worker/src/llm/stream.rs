@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tollgate_domain::Outcome;
 
 use super::{
-    dialect::{Dialect, Passage, Read},
+    dialect::{Dialect, Passage, Read, words_of},
     messages,
     provider::Answering,
     request::{Ended, Open},
@@ -22,6 +22,12 @@ pub type Out = mpsc::Sender<Bytes>;
 
 /// An answer that came at once at most.
 const MAX_ANSWER: usize = 64 << 20;
+/// What is held back of one turn at most.
+const MAX_HELD: usize = 8 << 20;
+/// A caller who takes nothing for so long has gone.
+const SLOW: Duration = Duration::from_secs(60);
+/// Where the caller has gone, the provider is listened to for so long: perhaps it comes to say what the answer cost.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// What is held back of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,8 +54,9 @@ pub struct Place {
 #[derive(Debug)]
 pub struct Turned {
     pub ended: Ended,
-    /// Its answer, put together.
+    /// Its answer, put together; and as it came, where it came at once.
     pub answer: Value,
+    pub bytes: Bytes,
     pub read: Read,
     /// What was held back, in its order.
     pub held: Vec<Bytes>,
@@ -68,146 +75,194 @@ enum Why {
     Broken(String),
 }
 
-/// Pass on a stream until it ends, breaks, or nobody listens.
-pub async fn pump(open: &mut Open, answering: Answering, dialect: Dialect, out: &Out, place: Place) -> Turned {
-    let Answering { mut response, candidate, patience } = answering;
-    let mut streamed = Streamed::new(dialect, place.own_usage);
-    let (mut frames, mut held, mut seen) = (Frames::default(), Vec::new(), 0);
-    let why = loop {
-        let piece = tokio::select! {
-            biased;
-            () = out.closed() => break Why::Gone,
-            piece = tokio::time::timeout(patience, response.chunk()) => piece,
+/// What goes by, and what of it is held back.
+struct Passing {
+    streamed: Streamed,
+    place: Place,
+    held: Vec<Bytes>,
+    held_bytes: usize,
+    blocks: u64,
+}
+
+impl Passing {
+    /// The event, where it goes on at once.
+    fn pass(&mut self, frame: Bytes) -> Option<Bytes> {
+        // A comment of the provider's is a sign of life.
+        let Some(data) = sse::data(&frame) else { return Some(frame) };
+        let passage = self.streamed.push(&data);
+        let event = (self.place.blocks > 0 || !self.place.first).then(|| serde_json::from_str::<Value>(&data).unwrap_or_default());
+        let kind = event.as_ref().and_then(|event| event["type"].as_str());
+        if passage == Passage::Dropped || kind == Some("message_start") {
+            return None;
+        }
+        let renumbered = kind.filter(|kind| kind.starts_with("content_block") && self.place.blocks > 0);
+        let is_block = data.contains("\"content_block_start\"");
+        let frame = match renumbered {
+            Some(name) => sse::frame(Some(name), &messages::renumbered(&data, self.place.blocks)),
+            None => frame.clone(),
         };
-        match piece {
-            Err(_) => break Why::Silent(patience),
-            Ok(Err(_)) => break Why::Broken("the connection to the provider broke in the middle of its answer".to_owned()),
-            Ok(Ok(None)) => {
-                // The last event may have no blank line behind it.
-                let rest = frames.rest();
-                if let Some(frame) = (!rest.is_empty()).then(|| pass(&mut streamed, rest, place, &mut held)).flatten() {
-                    let _ = out.send(frame).await;
-                }
-                break Why::End;
-            }
-            Ok(Ok(Some(piece))) => {
-                open.first_token.get_or_insert(open.elapsed());
-                if let Err(error) = frames.push(&piece) {
-                    break Why::Broken(error.to_string());
-                }
+        let behind = !self.held.is_empty() && data.trim_start().starts_with('{') && kind != Some("ping");
+        match (passage, self.place.hold) {
+            (Passage::Tool, Hold::Calls) | (Passage::End, _) => self.hold(frame),
+            // What comes behind a tool call that is held would overtake it.
+            _ if behind => self.hold(frame),
+            _ => {
+                self.blocks += u64::from(is_block);
+                Some(frame)
             }
         }
-        let mut gone = false;
-        while let Some(frame) = frames.next() {
-            let on = pass(&mut streamed, frame, place, &mut held);
-            if let Some(frame) = on {
-                seen = seen.max(streamed.blocks());
-                gone |= out.send(frame).await.is_err();
-            }
+    }
+
+    fn hold(&mut self, frame: Bytes) -> Option<Bytes> {
+        self.held_bytes += frame.len();
+        self.held.push(frame);
+        None
+    }
+
+    /// Why it cannot go on.
+    fn broken(&self) -> Option<String> {
+        match self.streamed.error() {
+            Some(words) => Some(format!("the provider broke off: {words}")),
+            None if self.held_bytes > MAX_HELD => Some("the model's tool calls are too large".to_owned()),
+            None => None,
         }
-        if gone {
-            break Why::Gone;
+    }
+}
+
+/// Pass on a stream until it ends, breaks, or nobody listens.
+pub async fn pump(open: &mut Open, mut answering: Answering, dialect: Dialect, out: &Out, place: Place) -> Turned {
+    let mut passing =
+        Passing { streamed: Streamed::new(dialect, place.own_usage), place, held: Vec::new(), held_bytes: 0, blocks: 0 };
+    let mut frames = Frames::default();
+    let why = go_by(open, &mut answering, &mut passing, &mut frames, Some(out)).await;
+    let why = match why {
+        Why::Gone => {
+            let rest = go_by(open, &mut answering, &mut passing, &mut frames, None);
+            let _ = tokio::time::timeout(GRACE, rest).await;
+            Why::Gone
         }
-        if streamed.ended() {
-            break Why::End;
-        }
+        why => why,
     };
+    let Passing { streamed, held, blocks, .. } = passing;
     let (answer, read) = streamed.answer(dialect);
     // Some say how the answer finished, and then just stop.
-    let whole = streamed.ended() || (matches!(why, Why::End) && read.finish_reason.is_some());
+    let whole = matches!(why, Why::End) && (streamed.ended() || read.finish_reason.is_some());
     let (outcome, error) = match why {
         Why::End if whole => (Outcome::Ok, None),
         Why::End => (Outcome::UpstreamError, Some("the provider's answer ended in the middle".to_owned())),
         Why::Gone => (Outcome::Cancelled, Some("the caller went away before the answer had ended".to_owned())),
-        Why::Silent(patience) => (
-            Outcome::Timeout,
-            Some(format!("the provider was silent for {} ms in the middle of its answer", patience.as_millis())),
-        ),
+        Why::Silent(patience) => {
+            (Outcome::Timeout, Some(format!("the provider was silent for {} ms in the middle of its answer", patience.as_millis())))
+        }
         Why::Broken(error) => (Outcome::UpstreamError, Some(error)),
     };
+    if outcome != Outcome::Cancelled {
+        answering.health.ended(whole);
+    }
     let kept = (!streamed.is_too_large() && !answer.is_null()).then(|| answer.to_string().into_bytes());
     let ended = Ended {
-        outcome,
+        outcome: Some(outcome),
         error,
-        candidate: Some(candidate),
+        candidate: Some(answering.candidate),
         read: read.clone(),
+        input: streamed.input(),
         bytes: streamed.bytes(),
         sent: true,
+        unknown: false,
         answer: kept,
     };
-    Turned { ended, answer, read, held, blocks: seen, whole }
+    Turned { ended, answer, bytes: Bytes::new(), read, held, blocks, whole }
 }
 
-/// The event, where it goes on at once.
-fn pass(streamed: &mut Streamed, frame: Bytes, place: Place, held: &mut Vec<Bytes>) -> Option<Bytes> {
-    // A comment of the provider's is a sign of life.
-    let Some(data) = sse::data(&frame) else { return Some(frame) };
-    let passage = streamed.push(&data);
-    let starts_anew = !place.first && is_start(&data);
-    let frame = if place.blocks > 0 && !starts_anew { renumber(&frame, &data, place.blocks) } else { frame.clone() };
-    match (passage, place.hold) {
-        (Passage::Dropped, _) => None,
-        _ if starts_anew => None,
-        (Passage::On, _) | (Passage::Tool, Hold::End) => Some(frame),
-        (Passage::Tool, Hold::Calls) | (Passage::End, _) => {
-            held.push(frame);
-            None
+/// Without `out`, nobody is left to hear it.
+async fn go_by(open: &mut Open, answering: &mut Answering, passing: &mut Passing, frames: &mut Frames, out: Option<&Out>) -> Why {
+    loop {
+        let gone = async {
+            match out {
+                Some(out) => out.closed().await,
+                None => std::future::pending().await,
+            }
+        };
+        let piece = tokio::select! {
+            biased;
+            () = gone => return Why::Gone,
+            piece = tokio::time::timeout(answering.patience, answering.response.chunk()) => piece,
+        };
+        let mut last = None;
+        match piece {
+            Err(_) => return Why::Silent(answering.patience),
+            Ok(Err(_)) => return Why::Broken("the connection to the provider broke in the middle of its answer".to_owned()),
+            // The last event may have no blank line behind it.
+            Ok(Ok(None)) => last = Some(frames.rest()),
+            Ok(Ok(Some(piece))) => {
+                open.first_token();
+                if let Err(error) = frames.push(&piece) {
+                    return Why::Broken(error.to_string());
+                }
+            }
+        }
+        let is_last = last.is_some();
+        while let Some(frame) = frames.next().or_else(|| last.take().filter(|rest| !rest.is_empty())) {
+            let frame = answering.clean(frame);
+            let on = passing.pass(frame);
+            if let Some(error) = passing.broken() {
+                return Why::Broken(error);
+            }
+            if let (Some(frame), Some(out)) = (on, out)
+                && !matches!(tokio::time::timeout(SLOW, out.send(frame)).await, Ok(Ok(())))
+            {
+                return Why::Gone;
+            }
+        }
+        if is_last || passing.streamed.ended() {
+            return Why::End;
         }
     }
 }
 
-fn is_start(data: &str) -> bool {
-    data.contains("\"message_start\"") && serde_json::from_str::<Value>(data).is_ok_and(|event| event["type"] == "message_start")
-}
-
-fn renumber(frame: &Bytes, data: &str, blocks: u64) -> Bytes {
-    let Ok(event) = serde_json::from_str::<Value>(data) else { return frame.clone() };
-    match (event["index"].is_u64(), event["type"].as_str()) {
-        (true, Some(name)) if name.starts_with("content_block") => sse::frame(Some(name), &messages::renumbered(data, blocks)),
-        _ => frame.clone(),
-    }
-}
-
 /// An answer that comes at once.
-pub async fn whole(open: &mut Open, answering: Answering, dialect: Dialect) -> Turned {
-    let Answering { mut response, candidate, patience } = answering;
+pub async fn whole(open: &mut Open, mut answering: Answering, dialect: Dialect) -> Turned {
     let mut body = Vec::new();
     let error = loop {
-        match tokio::time::timeout(patience, response.chunk()).await {
+        match tokio::time::timeout(answering.patience, answering.response.chunk()).await {
             Ok(Ok(Some(piece))) if body.len() + piece.len() <= MAX_ANSWER => {
-                open.first_token.get_or_insert(open.elapsed());
+                open.first_token();
                 body.extend_from_slice(&piece);
             }
             Ok(Ok(Some(_))) => break Some((Outcome::UpstreamError, "the provider's answer is too large".to_owned())),
             Ok(Ok(None)) => break None,
             Ok(Err(_)) => {
-                break Some((
-                    Outcome::UpstreamError,
-                    "the connection to the provider broke in the middle of its answer".to_owned(),
-                ));
+                break Some((Outcome::UpstreamError, "the connection to the provider broke in the middle of its answer".to_owned()));
             }
             Err(_) => break Some((Outcome::Timeout, "the provider fell silent in the middle of its answer".to_owned())),
         }
     };
-    let parsed = serde_json::from_slice::<Value>(&body).ok().filter(Value::is_object);
-    let (outcome, error) = match (error, &parsed) {
-        (Some((outcome, error)), _) => (outcome, Some(error)),
-        (None, None) => (Outcome::UpstreamError, Some("the provider's answer is no JSON object".to_owned())),
-        (None, Some(_)) => (Outcome::Ok, None),
+    let bytes = answering.clean(body.into());
+    let parsed = serde_json::from_slice::<Value>(&bytes).ok().filter(Value::is_object);
+    let failed = parsed.as_ref().map(|answer| &answer["error"]).filter(|error| error.is_object() || error.is_string());
+    let (outcome, error) = match (error, &parsed, failed) {
+        (Some((outcome, error)), ..) => (outcome, Some(error)),
+        (None, None, _) => (Outcome::UpstreamError, Some("the provider's answer is no JSON object".to_owned())),
+        (None, Some(_), Some(error)) => (Outcome::UpstreamError, Some(format!("the provider failed: {}", words_of(error)))),
+        (None, Some(_), None) => (Outcome::Ok, None),
     };
+    let whole = outcome == Outcome::Ok;
+    answering.health.ended(whole);
     let answer = parsed.unwrap_or_default();
     let read = dialect.read(&answer);
     let ended = Ended {
-        outcome,
+        outcome: Some(outcome),
         error,
-        candidate: Some(candidate),
+        candidate: Some(answering.candidate),
         read: read.clone(),
-        bytes: body.len(),
+        input: None,
+        bytes: bytes.len(),
         sent: true,
+        unknown: false,
         // As it came, byte by byte; what cannot be read is no evidence of anything but itself.
-        answer: (outcome == Outcome::Ok).then_some(body),
+        answer: whole.then(|| bytes.to_vec()),
     };
-    Turned { whole: outcome == Outcome::Ok, ended, answer, read, held: Vec::new(), blocks: 0 }
+    Turned { whole, ended, answer, bytes, read, held: Vec::new(), blocks: 0 }
 }
 
 /// Whether an answer comes as events.

@@ -42,10 +42,30 @@ impl Streamed {
     /// Take in one event.
     pub fn push(&mut self, data: &str) -> Passage {
         self.came += data.len();
+        let keep = !self.is_too_large();
         match &mut self.inner {
-            Inner::Chat(streamed) => streamed.push(data, self.own_usage),
+            Inner::Chat(streamed) => streamed.push(data, self.own_usage, keep),
             Inner::Responses(streamed) => streamed.push(data),
-            Inner::Messages(streamed) => streamed.push(data),
+            Inner::Messages(streamed) => streamed.push(data, keep),
+        }
+    }
+
+    /// What the provider says went wrong, in the middle of its answer.
+    #[must_use]
+    pub fn error(&self) -> Option<&str> {
+        match &self.inner {
+            Inner::Chat(streamed) => streamed.error.as_deref(),
+            Inner::Responses(streamed) => streamed.error.as_deref(),
+            Inner::Messages(streamed) => streamed.error.as_deref(),
+        }
+    }
+
+    /// Of an answer that was cut off: what the provider has counted of the input.
+    #[must_use]
+    pub fn input(&self) -> Option<Usage> {
+        match &self.inner {
+            Inner::Messages(streamed) => streamed.input(),
+            Inner::Chat(_) | Inner::Responses(_) => None,
         }
     }
 
@@ -80,15 +100,6 @@ impl Streamed {
             Inner::Chat(streamed) => streamed.usage(),
             Inner::Responses(streamed) => streamed.usage(),
             Inner::Messages(streamed) => streamed.usage(),
-        }
-    }
-
-    /// Blocks of content, where the dialect numbers them.
-    #[must_use]
-    pub fn blocks(&self) -> u64 {
-        match &self.inner {
-            Inner::Messages(streamed) => streamed.blocks(),
-            Inner::Chat(_) | Inner::Responses(_) => 0,
         }
     }
 

@@ -6,7 +6,10 @@ use tollgate_evidence::{
     Hash,
     bundle::{CatalogLine, Content, Writer},
     erasure::{self, Erased},
-    line::{AdminEvent, CallEnd, CallIntent, Commitment, Kept, Line, LlmRequest, Part, ScriptEnd, ScriptJournal, ScriptStart},
+    line::{
+        AdminEvent, CallEnd, CallIntent, Commitment, Forward, Kept, Line, LlmEnd, LlmRequest, Part, ScriptEnd, ScriptJournal,
+        ScriptStart,
+    },
     merkle::{self, Growing, Nodes},
     seal::{ConsistencyProof, InclusionProof, Seal, SignedSeal},
     sign::Signer,
@@ -91,8 +94,57 @@ impl Maker {
             model: None,
             client: Some("test 1".into()),
             prompt_tokens_avoided: None,
+            forward: None,
         };
         (Line::LlmRequest(line), Vec::new())
+    }
+
+    /// A request that was forwarded to a provider, and its end.
+    fn forwarded(&mut self) -> Vec<Row> {
+        let (mut row, _) = self.request();
+        let (prompt, asked) = self.payload(Part::Prompt, "{\"messages\":[]}");
+        let (answer, said) = self.payload(Part::Answer, "{\"choices\":[]}");
+        let Line::LlmRequest(line) = &mut row else { unreachable!("it was made a request") };
+        let id = line.id;
+        line.origin = "llm".into();
+        line.forward = Some(Forward {
+            root_id: id,
+            turn: 1,
+            mode: "manual".into(),
+            streaming: true,
+            worker_id: WorkerId::from_uuid(Uuid::from_u128(8)),
+            decision: "permitted".into(),
+            reason: None,
+            tools_offered: 2,
+            tools_tokens: 300,
+            quoted_picos: 9,
+            currency: "USD".into(),
+            prompt,
+        });
+        let end = LlmEnd {
+            tenant_id: self.tenant,
+            id,
+            at: self.at,
+            outcome: "ok".into(),
+            error: None,
+            provider_id: None,
+            provider_name: Some("p".into()),
+            model_served: Some("m".into()),
+            attempts: "[]".into(),
+            usage: "reported".into(),
+            input_tokens: 1,
+            cached_tokens: 0,
+            cache_write_tokens: 0,
+            output_tokens: 2,
+            reasoning_tokens: 0,
+            price: None,
+            amount_picos: 3,
+            latency_us: Some(4),
+            first_token_us: Some(2),
+            finish_reason: Some("stop".into()),
+            answer: Some(answer),
+        };
+        vec![(row, vec![asked]), (Line::LlmEnd(end), vec![said])]
     }
 
     fn intent(&mut self, id: CallId, place: Option<(ScriptRunId, i32)>) -> Row {
@@ -258,6 +310,9 @@ impl Maker {
             }
             if seal == 0 || seal == 4 {
                 rows.extend(self.script(seal == 0));
+            }
+            if seal == 2 {
+                rows.extend(self.forwarded());
             }
             rows.push(if seal == 5 { self.erasure(signer) } else { self.event() });
             seals.push(rows);
