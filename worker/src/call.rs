@@ -12,7 +12,7 @@ use tollgate_domain::{
     ApprovalId, CallId, Decision, Durability, LlmRequestId, Origin, Outcome, TenantId, ToolId,
     budget::Spender,
     policy::{self, Permit, Reason, Verdict},
-    price::{Measured, Quote},
+    price::Quote,
     redact::MARKER,
     scope::ScopedTool,
     tool::Tool,
@@ -28,7 +28,7 @@ use crate::{
     approve,
     caller::Caller,
     gate::{Gate, InFlightGuard},
-    price::NoNumber,
+    price::{NoNumber, measured},
     rates::{Slot, Slow, Told},
     spend::{Hold, Short},
     upstream::{Answer, Dispatch, Ended, Progress},
@@ -501,17 +501,6 @@ impl Open<'_> {
         }
         Ok(Reply { id: intent.id, outcome: ended.outcome, answer: Reached::Answer(ended.answer), journal, whole })
     }
-}
-
-/// What the call came to, as far as anyone knows.
-fn measured(ended: &Ended, time: Duration) -> Measured {
-    let result_bytes = match &ended.answer {
-        Answer::Result(result) => Some(u64::try_from(result.get().len()).unwrap_or(u64::MAX)),
-        // It may have been answered, and the answer lost.
-        Answer::Error(_) | Answer::None(_) if ended.outcome == Outcome::Unknown => None,
-        Answer::Error(_) | Answer::None(_) => Some(0),
-    };
-    Measured { result_bytes, time: Some(time) }
 }
 
 fn script_answer(tool: &Tool, answer: &Answer) -> wire::Answer {

@@ -4,13 +4,16 @@ use std::{sync::Arc, time::Duration};
 
 use chrono::{DateTime, NaiveDate, Utc};
 use tollgate_domain::{
-    TenantId,
-    price::{Bounds, Quote, Target},
+    Outcome, TenantId,
+    price::{Bounds, Measured, Quote, Target},
     tool::Tool,
 };
 use tollgate_store::{Store, prices::volumes, snapshot::TenantConfig};
 
-use crate::combine::Combiner;
+use crate::{
+    combine::Combiner,
+    upstream::{Answer, Ended},
+};
 
 /// Whose calls are counted together.
 type Counter = (TenantId, Target, NaiveDate);
@@ -69,4 +72,16 @@ impl Prices {
         };
         self.numbers.ask(counter, (), draw).await.flatten().ok_or(NoNumber)
     }
+}
+
+/// What the call came to, as far as anyone knows.
+#[must_use]
+pub fn measured(ended: &Ended, time: Duration) -> Measured {
+    let result_bytes = match &ended.answer {
+        Answer::Result(result) => Some(u64::try_from(result.get().len()).unwrap_or(u64::MAX)),
+        // It may have been answered, and the answer lost.
+        Answer::Error(_) | Answer::None(_) if ended.outcome == Outcome::Unknown => None,
+        Answer::Error(_) | Answer::None(_) => Some(0),
+    };
+    Measured { result_bytes, time: Some(time) }
 }

@@ -111,6 +111,7 @@ pub fn read(bytes: &[u8], currency: Currency, checks: &mut Checks) -> (usize, Ve
     let mut reader =
         csv::ReaderBuilder::new().delimiter(separator(text)).flexible(true).trim(csv::Trim::All).from_reader(text.as_bytes());
     let Some(header) = Header::read(&mut reader, checks) else { return (0, Vec::new()) };
+    let mut place = Place { text: text.as_bytes(), at: 0, line: 1 };
     let (mut lines, mut count) = (Vec::new(), 0);
     for record in reader.records() {
         let record = match record {
@@ -129,9 +130,30 @@ pub fn read(bytes: &[u8], currency: Currency, checks: &mut Checks) -> (usize, Ve
             checks.refuse("", format!("the file has more than {MAX_LINES} lines: import it in parts"));
             return (count, Vec::new());
         }
-        lines.extend(line(&record, &header, currency, checks));
+        lines.extend(line((place.of(&record), &record), &header, currency, checks));
     }
     (count, entries(lines, checks))
+}
+
+/// How far the lines of the file were counted.
+struct Place<'a> {
+    text: &'a [u8],
+    at: usize,
+    line: u64,
+}
+
+impl Place<'_> {
+    /// The line on which a record begins. The reader's own count stops in front of what is left of the line before, and of empty ones.
+    fn of(&mut self, record: &csv::StringRecord) -> u64 {
+        let byte = record.position().map_or(0, csv::Position::byte);
+        let start = usize::try_from(byte).unwrap_or(usize::MAX).min(self.text.len());
+        let blank = self.text[start..].iter().take_while(|byte| matches!(byte, b'\n' | b'\r')).count();
+        let end = start + blank;
+        let breaks = self.text[self.at.min(end)..end].iter().filter(|byte| **byte == b'\n').count();
+        self.line += u64::try_from(breaks).unwrap_or(0);
+        self.at = end;
+        self.line
+    }
 }
 
 /// By the first line: commas, unless it has none and another one.
@@ -180,8 +202,7 @@ fn plain(cell: &str) -> &str {
     }
 }
 
-fn line(record: &csv::StringRecord, header: &Header, currency: Currency, checks: &mut Checks) -> Option<Line> {
-    let number = record.position().map_or(0, csv::Position::line);
+fn line((number, record): (u64, &csv::StringRecord), header: &Header, currency: Currency, checks: &mut Checks) -> Option<Line> {
     if record.iter().skip(header.width).any(|cell| !cell.is_empty()) {
         checks.refuse(format!("/{number}"), "the line has more cells than the header: write decimals with a point");
         return None;

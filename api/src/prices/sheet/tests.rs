@@ -93,6 +93,8 @@ fn what_cannot_be_accepted_is_named_by_line_and_column() {
     for (line, pointer, part) in [
         (",a,call,,1,,,", "/2/upstream", "empty"),
         ("crm,,call,,1,,,", "/2/tool", "empty"),
+        ("\r\n\r\n,,,,,,,\r\ncrm,,call,,1,,,", "/5/tool", "empty"),
+        ("\n\ncrm,,call,,1,,,", "/4/tool", "empty"),
         ("crm,a,,,1,,,", "/2/unit", "empty"),
         ("crm,a,hour,,1,,,", "/2/unit", "successful_call"),
         ("crm,a,call,,,,,", "/2/amount", "0 is free"),
