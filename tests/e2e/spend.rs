@@ -329,7 +329,7 @@ async fn over_midnight(
         // Some come late to their own lease: the day may have ended since they were opened.
         tokio::time::sleep(Duration::from_millis((me * 7 + n * 3) % 40)).await;
         let of = (tenant, TimeZone::UTC, std::slice::from_ref(&budget));
-        match wallets.reserve(of, (CallId::mint(at), at), &spender, Picos(1)).await {
+        match wallets.reserve(of, (CallId::mint(at).uuid(), at), &spender, Picos(1)).await {
             Ok(hold) => {
                 let leases = hold.leases();
                 assert_eq!(leases.len(), 1, "from one day, not from two");

@@ -141,7 +141,11 @@ impl Door {
         let task = async move { if streaming { streamed(session).await } else { whole(session).await } };
         let task = self.gate.shutdown.spawn(tracing::Instrument::instrument(task, span));
         let answer = task.await.unwrap_or_else(|_| {
-            Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "The gateway failed on this request; it is not your fault"))
+            Err(Refusal::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "internal",
+                "The gateway failed on this request; it is not your fault",
+            ))
         });
         let mut answer =
             answer.unwrap_or_else(|refusal| refused(dialect, told.get().and_then(|standing| standing.retry_after), &refusal));
@@ -210,7 +214,23 @@ impl Door {
             None => None,
         };
         let (gate, gone) = (self.gate.clone(), CancellationToken::new());
-        Ok(Session { gate, caller, dialect, model, streaming, mode, turns, offer, own_usage, client, headers, told, root, body, gone })
+        Ok(Session {
+            gate,
+            caller,
+            dialect,
+            model,
+            streaming,
+            mode,
+            turns,
+            offer,
+            own_usage,
+            client,
+            headers,
+            told,
+            root,
+            body,
+            gone,
+        })
     }
 
     /// The request that a tool call names as its parent, or a new one.

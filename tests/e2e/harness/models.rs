@@ -187,6 +187,7 @@ fn events(memory: Shared, model: &str, frames: Vec<String>) -> Response {
     let stream = stream::unfold(state, move |(mut frames, mut watch)| async move {
         let Some((at, frame)) = frames.next() else {
             watch.1 = true;
+            drop(watch);
             return None;
         };
         if cut && at == 3 {

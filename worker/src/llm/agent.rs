@@ -279,7 +279,7 @@ impl Started {
         let hold = if session.mode == Mode::Agent { Hold::Calls } else { Hold::End };
         loop {
             let place = Place { hold, own_usage: session.own_usage, blocks: done.blocks, first: done.turn == 1 };
-            let Turned { ended, answer, read, held, blocks, whole } =
+            let Turned { ended, answer, read, held, blocks, whole, .. } =
                 stream::pump(&mut open, answering, session.dialect, &out, place).await;
             done.blocks += blocks;
             if !whole {

@@ -233,7 +233,14 @@ impl Call {
 fn add_call(calls: &mut Vec<Call>, mut piece: Map<String, Value>) {
     let index = piece.remove("index").and_then(|index| index.as_u64()).unwrap_or(0);
     let id = piece.get("id").and_then(Value::as_str).filter(|id| !id.is_empty()).map(str::to_owned);
-    let of_same = |call: &Call| call.index == index && (id.is_none() || call.fields.get("id").is_none_or(|other| Some(other) == id.as_ref().map(|id| Value::from(id.as_str())).as_ref()));
+    let of_same = |call: &Call| {
+        call.index == index
+            && (id.is_none()
+                || call
+                    .fields
+                    .get("id")
+                    .is_none_or(|other| Some(other) == id.as_ref().map(|id| Value::from(id.as_str())).as_ref()))
+    };
     let at = calls.iter().rposition(of_same).unwrap_or_else(|| {
         calls.push(Call { index, ..Call::default() });
         calls.len() - 1
@@ -295,8 +302,16 @@ mod tests {
     #[test]
     fn what_no_provider_should_send_breaks_nothing() {
         for odd in [
-            "1", "[]", "\"x\"", "null", "{}", r#"{"choices":["x"]}"#, r#"{"choices":[{"delta":"x"}]}"#, r#"{"choices":{"a":1}}"#,
-            r#"{"choices":[{"delta":{"tool_calls":["x",{"function":"x"},{"function":{"arguments":{"a":1}}}]}}]}"#, r#"{"usage":7,"choices":[]}"#,
+            "1",
+            "[]",
+            "\"x\"",
+            "null",
+            "{}",
+            r#"{"choices":["x"]}"#,
+            r#"{"choices":[{"delta":"x"}]}"#,
+            r#"{"choices":{"a":1}}"#,
+            r#"{"choices":[{"delta":{"tool_calls":["x",{"function":"x"},{"function":{"arguments":{"a":1}}}]}}]}"#,
+            r#"{"usage":7,"choices":[]}"#,
         ] {
             let mut streamed = Streamed::default();
             streamed.push(odd, false, true);

@@ -201,7 +201,10 @@ impl Dialect {
             ("web_search_options", "it has the provider search the web"),
             ("container", "it has the provider run programs"),
         ] {
-            let is_set = |value: &Value| !value.is_null() && !(name == "service_tier" && matches!(value.as_str(), Some("auto" | "default" | "standard_only")));
+            let is_set = |value: &Value| {
+                !value.is_null()
+                    && !(name == "service_tier" && matches!(value.as_str(), Some("auto" | "default" | "standard_only")))
+            };
             if body.get(name).is_some_and(is_set) && !(name == "prompt" && self != Self::Responses) {
                 return Some(why);
             }
@@ -212,8 +215,16 @@ impl Dialect {
     /// Whether a body leads to content whose tokens its bytes do not bound: pictures, sounds, documents, and what is not in it.
     #[must_use]
     pub fn reaches_out(self, body: &Map<String, Value>) -> bool {
-        const REFERENCES: [&str; 8] =
-            ["previous_response_id", "conversation", "file_id", "file_url", "file_data", "image_url", "input_audio", "container_id"];
+        const REFERENCES: [&str; 8] = [
+            "previous_response_id",
+            "conversation",
+            "file_id",
+            "file_url",
+            "file_data",
+            "image_url",
+            "input_audio",
+            "container_id",
+        ];
         const PARTS: [&str; 9] =
             ["image", "image_url", "input_image", "input_file", "file", "document", "input_audio", "audio", "item_reference"];
         fn any(value: &Value) -> bool {
@@ -322,19 +333,28 @@ mod tests {
         ] {
             assert!(!Dialect::Chat.reaches_out(&body(own.clone())), "{own}");
         }
-        let picture = json!({"messages": [{"content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA"}}]}]});
+        let picture =
+            json!({"messages": [{"content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA"}}]}]});
         assert!(Dialect::Chat.reaches_out(&body(picture)), "what a picture costs goes with its size on the screen");
     }
 
     #[test]
     fn what_runs_elsewhere_has_no_bound() {
         for unbounded in [
-            json!({"tools": [{"type": "web_search"}]}), json!({"tools": [{"type": "function"}, {"type": "mcp"}]}), json!({"mcp_servers": [{}]}),
-            json!({"models": ["a"]}), json!({"service_tier": "priority"}), json!({"prompt": {"id": "p"}}),
+            json!({"tools": [{"type": "web_search"}]}),
+            json!({"tools": [{"type": "function"}, {"type": "mcp"}]}),
+            json!({"mcp_servers": [{}]}),
+            json!({"models": ["a"]}),
+            json!({"service_tier": "priority"}),
+            json!({"prompt": {"id": "p"}}),
         ] {
             assert!(Dialect::Responses.unbounded(&body(unbounded.clone())).is_some(), "{unbounded}");
         }
-        for fine in [json!({"tools": [{"type": "function"}, {"name": "anthropic"}]}), json!({"service_tier": "auto", "models": null}), json!({})] {
+        for fine in [
+            json!({"tools": [{"type": "function"}, {"name": "anthropic"}]}),
+            json!({"service_tier": "auto", "models": null}),
+            json!({}),
+        ] {
             assert_eq!(Dialect::Chat.unbounded(&body(fine.clone())), None, "{fine}");
         }
     }
@@ -344,7 +364,11 @@ mod tests {
         assert_eq!(Dialect::Chat.max_output(&body(json!({"max_tokens": 5, "n": 3}))), Some(15));
         assert_eq!(Dialect::Chat.max_output(&body(json!({"max_tokens": 500, "max_completion_tokens": 1}))), Some(500));
         assert_eq!(Dialect::Chat.max_output(&body(json!({}))), None);
-        for (odd, name) in [(json!({"max_tokens": 5.0}), "max_tokens"), (json!({"n": "5"}), "n"), (json!({"max_output_tokens": -1}), "max_output_tokens")] {
+        for (odd, name) in [
+            (json!({"max_tokens": 5.0}), "max_tokens"),
+            (json!({"n": "5"}), "n"),
+            (json!({"max_output_tokens": -1}), "max_output_tokens"),
+        ] {
             assert_eq!(Dialect::Chat.odd_number(&body(odd)), Some(name));
         }
         let mut open = body(json!({}));

@@ -278,7 +278,12 @@ mod tests {
         assert_eq!(read.calls, [ToolUse { id: "t1".into(), name: "crm__find".into(), arguments: "{\"a\":1}".into() }]);
         assert_eq!(read.usage, Some(Usage { input: 7, cached_input: 2, output: 9, ..Usage::default() }));
         assert_eq!(read.finish_reason.as_deref(), Some("tool_use"));
-        for odd in [r#"{"type":"message_start","message":"x"}"#, r#"{"type":"content_block_start","content_block":"x"}"#, "7", r#"{"type":"content_block_delta","index":9,"delta":3}"#] {
+        for odd in [
+            r#"{"type":"message_start","message":"x"}"#,
+            r#"{"type":"content_block_start","content_block":"x"}"#,
+            "7",
+            r#"{"type":"content_block_delta","index":9,"delta":3}"#,
+        ] {
             let mut streamed = Streamed::default();
             streamed.push(odd, true);
             let _ = streamed.answer();

@@ -483,7 +483,12 @@ async fn refused(candidate: &Candidate, mut response: reqwest::Response, secret:
             let message = format!("the provider \"{name}\" does not take the gateway's key ({status})");
             (StatusCode::BAD_GATEWAY, "provider_refused_key", message, Next::OtherKey)
         }
-        402 => (StatusCode::BAD_GATEWAY, "provider_refused_key", format!("the gateway's account at \"{name}\" is out of credit"), Next::OtherKey),
+        402 => (
+            StatusCode::BAD_GATEWAY,
+            "provider_refused_key",
+            format!("the gateway's account at \"{name}\" is out of credit"),
+            Next::OtherKey,
+        ),
         // Of the request as often as of the key: a model that is not for it, a filter.
         403 => (StatusCode::FORBIDDEN, "provider_refused", answers(), Next::Elsewhere),
         429 => (status, "provider_rate_limited", format!("the provider \"{name}\" is asked too often: {words}"), Next::Again),

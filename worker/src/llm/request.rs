@@ -83,13 +83,9 @@ impl Refusal {
 
 impl From<AuditError> for Refusal {
     fn from(_: AuditError) -> Self {
-        Self {
-            status: StatusCode::SERVICE_UNAVAILABLE,
-            code: "unavailable",
-            message: "Tollgate cannot write its audit trail at present, so nothing is sent to a model; try again in a moment"
-                .to_owned(),
-            retry_after: Some(Duration::from_secs(1)),
-        }
+        let told = "Tollgate cannot write its audit trail at present, so nothing is sent to a model; try again in a moment";
+        let refusal = Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", told);
+        Self { retry_after: Some(Duration::from_secs(1)), ..refusal }
     }
 }
 
@@ -249,7 +245,7 @@ pub async fn begin(asking: &Asking<'_>, id: LlmRequestId, body: &Map<String, Val
         };
     }
     let guard = guard.unwrap_or_else(|| gate.in_flight.enter(id.uuid()));
-    let mut open = Inner {
+    let open = Inner {
         gate: gate.clone(),
         caller: caller.clone(),
         id,
@@ -268,7 +264,6 @@ pub async fn begin(asking: &Asking<'_>, id: LlmRequestId, body: &Map<String, Val
     let open = {
         let asked = gate.providers.ask(&candidates, dialect, (body, bound.limit), asking.headers, &mut attempts);
         // Whatever becomes of this task, the row gets its end.
-        open.attempts = Vec::new();
         let mut open = Open(Some(open));
         let asked = asked.await;
         if let Some(inner) = &mut open.0 {
@@ -326,7 +321,10 @@ fn bound(
         let told = |why: &str| format!("budget \"{}\" covers it, and {why}, so nobody can say what it may cost", hard.name);
         if let Some((candidate, _)) = quotes.iter().find(|(_, quote)| quote.is_none()) {
             let Candidate { provider, model } = candidate;
-            return Err(told(&format!("\"{model}\" at \"{}\" has no price (POST /llm-prices sets one; 0 is one as well)", provider.name)));
+            return Err(told(&format!(
+                "\"{model}\" at \"{}\" has no price (POST /llm-prices sets one; 0 is one as well)",
+                provider.name
+            )));
         }
         if let Some(why) = dialect.unbounded(body) {
             return Err(told(why));

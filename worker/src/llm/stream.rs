@@ -90,7 +90,8 @@ impl Passing {
         // A comment of the provider's is a sign of life.
         let Some(data) = sse::data(&frame) else { return Some(frame) };
         let passage = self.streamed.push(&data);
-        let event = (self.place.blocks > 0 || !self.place.first).then(|| serde_json::from_str::<Value>(&data).unwrap_or_default());
+        let event =
+            (self.place.blocks > 0 || !self.place.first).then(|| serde_json::from_str::<Value>(&data).unwrap_or_default());
         let kind = event.as_ref().and_then(|event| event["type"].as_str());
         if passage == Passage::Dropped || kind == Some("message_start") {
             return None;
@@ -151,9 +152,10 @@ pub async fn pump(open: &mut Open, mut answering: Answering, dialect: Dialect, o
         Why::End if whole => (Outcome::Ok, None),
         Why::End => (Outcome::UpstreamError, Some("the provider's answer ended in the middle".to_owned())),
         Why::Gone => (Outcome::Cancelled, Some("the caller went away before the answer had ended".to_owned())),
-        Why::Silent(patience) => {
-            (Outcome::Timeout, Some(format!("the provider was silent for {} ms in the middle of its answer", patience.as_millis())))
-        }
+        Why::Silent(patience) => (
+            Outcome::Timeout,
+            Some(format!("the provider was silent for {} ms in the middle of its answer", patience.as_millis())),
+        ),
         Why::Broken(error) => (Outcome::UpstreamError, Some(error)),
     };
     if outcome != Outcome::Cancelled {
@@ -232,7 +234,10 @@ pub async fn whole(open: &mut Open, mut answering: Answering, dialect: Dialect) 
             Ok(Ok(Some(_))) => break Some((Outcome::UpstreamError, "the provider's answer is too large".to_owned())),
             Ok(Ok(None)) => break None,
             Ok(Err(_)) => {
-                break Some((Outcome::UpstreamError, "the connection to the provider broke in the middle of its answer".to_owned()));
+                break Some((
+                    Outcome::UpstreamError,
+                    "the connection to the provider broke in the middle of its answer".to_owned(),
+                ));
             }
             Err(_) => break Some((Outcome::Timeout, "the provider fell silent in the middle of its answer".to_owned())),
         }
