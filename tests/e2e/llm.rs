@@ -338,7 +338,7 @@ async fn money_is_drawn_before_a_request_and_settled_to_the_token() {
     // 0.1 a token of input, 1 a token of output.
     world.tenant.post("llm-prices", json!({"model": "echo", "input": "100000", "output": "1000000"})).await.expect(201);
     let scope = json!({"key_id": world.key.id});
-    let budget = json!({"name": "Models", "scope": scope, "limit": "100", "period": "month", "thresholds": []});
+    let budget = json!({"name": "Models", "scope": scope, "limit": "400", "period": "month", "thresholds": []});
     let budget = world.tenant.post("budgets", budget).await.expect(201);
     tokio::time::sleep(Duration::from_millis(1_200)).await;
     let ask =
