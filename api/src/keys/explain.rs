@@ -10,7 +10,7 @@ use tollgate_domain::{
     tool::{Tool, ToolStatus},
 };
 use tollgate_store::{
-    Tx, budgets,
+    budgets,
     snapshot::{self, KeyConfig, TenantConfig},
 };
 use utoipa::{IntoParams, ToSchema};
@@ -117,8 +117,9 @@ pub async fn handle(ctx: Ctx, Id(id): Id<KeyId>, Query(asked): Query<ExplainQuer
     if let Some(tool) = tool {
         let quote = config.rates.quote(tool.id, tool.upstream.id, ctx.now);
         (explained.amount, explained.price_id) = (quote.amount, quote.price_id);
-        let mut tx = ctx.app.store.tenant_snapshot(ctx.tenant).await?;
-        stand(&ctx, &mut tx, (&config, key, tool), &mut explained).await?;
+        let spender = Spender { team: key.team, key: key.id, upstream: Some(tool.upstream.id), tool: Some(tool.id) };
+        budgets_stand(&ctx, &config, &spender, &mut explained).await?;
+        limits_stand(&ctx, &config, &spender, &mut explained).await?;
     }
     decide(&ctx, (&config, key, tool), &mut explained);
     Ok(ctx.ok(&explained))
@@ -133,15 +134,10 @@ fn find<'a>(config: &'a TenantConfig, asked: &str) -> Option<&'a Tool> {
     config.tools.iter().find(is).map(AsRef::as_ref)
 }
 
-async fn stand(
-    ctx: &Ctx,
-    tx: &mut Tx,
-    (config, key, tool): (&TenantConfig, &KeyConfig, &Tool),
-    explained: &mut Explanation,
-) -> Result<(), Stop> {
-    let spender = Spender { team: key.team, key: key.id, upstream: Some(tool.upstream.id), tool: Some(tool.id) };
-    for budget in config.budgets.iter().filter(|budget| budget.scope.covers(&spender)) {
-        let (window, standing) = budgets::standing(tx, ctx.tenant, budget, (config.zone, ctx.now)).await?;
+async fn budgets_stand(ctx: &Ctx, config: &TenantConfig, spender: &Spender, explained: &mut Explanation) -> Result<(), Stop> {
+    let mut tx = ctx.app.store.tenant_snapshot(ctx.tenant).await?;
+    for budget in config.budgets.iter().filter(|budget| budget.scope.covers(spender)) {
+        let (window, standing) = budgets::standing(&mut tx, ctx.tenant, budget, (config.zone, ctx.now)).await?;
         let left = i128::from(budget.limit.0) - standing.spent;
         explained.budgets.push(BudgetStanding {
             id: budget.id,
@@ -155,7 +151,12 @@ async fn stand(
             fits: i128::from(explained.amount.0) <= left || budget.enforcement == Enforcement::Alert,
         });
     }
-    for limit in config.limits.iter().filter(|limit| limit.scope.covers(&spender)) {
+    Ok(())
+}
+
+/// Holding no connection: counters may need one of their own.
+async fn limits_stand(ctx: &Ctx, config: &TenantConfig, spender: &Spender, explained: &mut Explanation) -> Result<(), Stop> {
+    for limit in config.limits.iter().filter(|limit| limit.scope.covers(spender)) {
         let standing = ctx.app.counters.standing(ctx.tenant, limit).await?;
         explained.rate_limits.push(LimitStanding {
             id: limit.id,
