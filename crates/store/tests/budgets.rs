@@ -63,7 +63,9 @@ async fn sum_of_rows(pool: &PgPool, tenant: TenantId) -> i128 {
 
 /// A worker's leases are no longer renewed.
 async fn expire(pool: &PgPool, worker: WorkerId) {
-    let expire = sqlx::query("UPDATE budget_leases SET expires_at = clock_timestamp() - interval '1 s' WHERE worker_id = $1");
+    let expire = sqlx::query(
+        "UPDATE budget_leases SET expires_at = clock_timestamp() - interval '1 s' WHERE worker_id = $1 AND closed_at IS NULL",
+    );
     expire.bind(worker.uuid()).execute(pool).await.unwrap();
 }
 
@@ -312,7 +314,7 @@ async fn play(pool: PgPool, audit: AuditWriter, (operations, seed): (usize, u64)
     for n in 0..operations {
         play.step().await;
         // It reads all rows there are.
-        if n % (operations / 500).max(50) == 0 {
+        if n % (operations / 100).max(50) == 0 {
             play.check().await;
         }
     }
