@@ -245,3 +245,6 @@ fn used_up(limit: &RateLimit, retry_after: Duration) -> Slow {
     let per = limit.measure.per().unwrap_or(Per::Second);
     Slow::Limited { name: limit.name.as_str().into(), max: limit.max, what, per, retry_after }
 }
+
+#[cfg(test)]
+mod tests;

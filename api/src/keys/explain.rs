@@ -11,7 +11,7 @@ use tollgate_domain::{
     tool::{Tool, ToolStatus},
 };
 use tollgate_store::{
-    Tx, budgets,
+    budgets,
     prices::volumes,
     snapshot::{self, KeyConfig, TenantConfig},
 };
@@ -131,9 +131,10 @@ pub async fn handle(ctx: Ctx, Id(id): Id<KeyId>, Query(asked): Query<ExplainQuer
         rate_limits: Vec::new(),
     };
     if let Some(tool) = tool {
-        let mut tx = ctx.app.store.tenant_snapshot(ctx.tenant).await?;
-        price(&ctx, &mut tx, (&config, tool), &mut explained).await?;
-        stand(&ctx, &mut tx, (&config, key, tool), &mut explained).await?;
+        price(&ctx, (&config, tool), &mut explained).await?;
+        let spender = Spender { team: key.team, key: key.id, upstream: Some(tool.upstream.id), tool: Some(tool.id) };
+        budgets_stand(&ctx, &config, &spender, &mut explained).await?;
+        limits_stand(&ctx, &config, &spender, &mut explained).await?;
     }
     decide(&ctx, (&config, key, tool), &mut explained);
     Ok(ctx.ok(&explained))
@@ -149,9 +150,10 @@ fn find<'a>(config: &'a TenantConfig, asked: &str) -> Option<&'a Tool> {
 }
 
 /// What the next call would cost at most.
-async fn price(ctx: &Ctx, tx: &mut Tx, (config, tool): (&TenantConfig, &Tool), explained: &mut Explanation) -> Result<(), Stop> {
+async fn price(ctx: &Ctx, (config, tool): (&TenantConfig, &Tool), explained: &mut Explanation) -> Result<(), Stop> {
     let Some(price) = config.rates.in_force(tool.id, tool.upstream.id, ctx.now) else { return Ok(()) };
-    let last = volumes::last(tx, ctx.tenant, price.target, volumes::month(config.zone, ctx.now)).await?;
+    let mut tx = ctx.app.store.tenant_snapshot(ctx.tenant).await?;
+    let last = volumes::last(&mut tx, ctx.tenant, price.target, volumes::month(config.zone, ctx.now)).await?;
     let result_bytes = u64::try_from(ctx.app.config.limits.tool_result_bytes).unwrap_or(u64::MAX);
     let quote = price.quote(last + 1, Bounds { result_bytes, time: tool.upstream.timeout });
     (explained.amount, explained.price_id) = (quote.amount, quote.price_id);
@@ -163,15 +165,10 @@ async fn price(ctx: &Ctx, tx: &mut Tx, (config, tool): (&TenantConfig, &Tool), e
     Ok(())
 }
 
-async fn stand(
-    ctx: &Ctx,
-    tx: &mut Tx,
-    (config, key, tool): (&TenantConfig, &KeyConfig, &Tool),
-    explained: &mut Explanation,
-) -> Result<(), Stop> {
-    let spender = Spender { team: key.team, key: key.id, upstream: Some(tool.upstream.id), tool: Some(tool.id) };
-    for budget in config.budgets.iter().filter(|budget| budget.scope.covers(&spender)) {
-        let (window, standing) = budgets::standing(tx, ctx.tenant, budget, (config.zone, ctx.now)).await?;
+async fn budgets_stand(ctx: &Ctx, config: &TenantConfig, spender: &Spender, explained: &mut Explanation) -> Result<(), Stop> {
+    let mut tx = ctx.app.store.tenant_snapshot(ctx.tenant).await?;
+    for budget in config.budgets.iter().filter(|budget| budget.scope.covers(spender)) {
+        let (window, standing) = budgets::standing(&mut tx, ctx.tenant, budget, (config.zone, ctx.now)).await?;
         let left = i128::from(budget.limit.0) - standing.spent;
         explained.budgets.push(BudgetStanding {
             id: budget.id,
@@ -185,7 +182,12 @@ async fn stand(
             fits: i128::from(explained.amount.0) <= left || budget.enforcement == Enforcement::Alert,
         });
     }
-    for limit in config.limits.iter().filter(|limit| limit.scope.covers(&spender)) {
+    Ok(())
+}
+
+/// Holding no connection: counters may need one of their own.
+async fn limits_stand(ctx: &Ctx, config: &TenantConfig, spender: &Spender, explained: &mut Explanation) -> Result<(), Stop> {
+    for limit in config.limits.iter().filter(|limit| limit.scope.covers(spender)) {
         let standing = ctx.app.counters.standing(ctx.tenant, limit).await?;
         explained.rate_limits.push(LimitStanding {
             id: limit.id,
