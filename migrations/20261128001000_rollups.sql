@@ -264,6 +264,12 @@ BEGIN
   END IF;
 END $$;
 
+-- The sums of these tenants cannot be kept: from now on their reports read the rows, and somebody counts from the beginning.
+CREATE FUNCTION tollgate_cost_give_up(tenants uuid[]) RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+  UPDATE cost_states SET counted_from = 'ffffffff-ffff-ffff-ffff-ffffffffffff' WHERE tenant_id = ANY (tenants)
+$$;
+
 -- Quarters as days in the tenant's zone: those that some of the days between `first` and `last` have, or all.
 CREATE FUNCTION tollgate_cost_cut(tenant uuid, first date, last date) RETURNS SETOF cost_days
 LANGUAGE sql STABLE SET search_path = public, pg_temp AS $$
@@ -316,6 +322,11 @@ BEGIN
   SELECT s.counted_from INTO upper FROM cost_states s WHERE s.tenant_id = tenant FOR NO KEY UPDATE;
   IF upper IS NULL OR upper = '00000000-0000-0000-0000-000000000000' THEN
     RETURN false;
+  END IF;
+  IF upper = 'ffffffff-ffff-ffff-ffff-ffffffffffff' THEN
+    -- From the beginning. Sums may stand there that were given up; those of rows that have been dropped are all that there is of them.
+    DELETE FROM cost_quarters q USING cost_states s WHERE s.tenant_id = tenant AND q.tenant_id = tenant AND q.quarter >= s.pruned_to;
+    PERFORM tollgate_cost_recut(tenant, NULL, NULL);
   END IF;
   SELECT max(n.at) INTO start FROM (
     (SELECT tollgate_quarter(e.call_id) AS at FROM tool_call_events e WHERE e.tenant_id = tenant AND e.call_id < upper ORDER BY e.call_id DESC LIMIT 1)
@@ -530,7 +541,7 @@ GRANT SELECT ON cost_states TO tollgate_control;
 
 REVOKE ALL ON FUNCTION tollgate_cost_rows(uuid, uuid, uuid, boolean, boolean), tollgate_cost_deltas(uuid[], uuid[], smallint[], text[]),
   tollgate_cost_add(tollgate_cost[]), tollgate_roll(uuid[], uuid[], smallint[], text[]), tollgate_cost_cut(uuid, date, date),
-  tollgate_cost_recut(uuid, date, date), tollgate_cost_rezone(text), tollgate_cost_build(uuid, integer),
+  tollgate_cost_recut(uuid, date, date), tollgate_cost_rezone(text), tollgate_cost_give_up(uuid[]), tollgate_cost_build(uuid, integer),
   tollgate_cost_span(uuid, timestamptz, timestamptz), tollgate_cost_drift(uuid, timestamptz, timestamptz),
   tollgate_cost_repair(uuid, timestamptz, timestamptz), tollgate_cost_stretch(uuid, integer, timestamptz),
   tollgate_cost_checked(uuid, timestamptz), tollgate_cost_pruned(uuid[], timestamptz), tollgate_cost_layout(timestamptz, timestamptz),
@@ -538,6 +549,6 @@ REVOKE ALL ON FUNCTION tollgate_cost_rows(uuid, uuid, uuid, boolean, boolean), t
 GRANT EXECUTE ON FUNCTION tollgate_cost_layout(timestamptz, timestamptz), tollgate_cost_tail(uuid, uuid),
   tollgate_cost_raw(uuid, uuid, boolean), tollgate_cost_rezone(text) TO tollgate_app;
 GRANT EXECUTE ON FUNCTION tollgate_roll(uuid[], uuid[], smallint[], text[]), tollgate_cost_build(uuid, integer),
-  tollgate_cost_repair(uuid, timestamptz, timestamptz) TO tollgate_sealer;
+  tollgate_cost_give_up(uuid[]), tollgate_cost_repair(uuid, timestamptz, timestamptz) TO tollgate_sealer;
 GRANT EXECUTE ON FUNCTION tollgate_cost_drift(uuid, timestamptz, timestamptz), tollgate_cost_stretch(uuid, integer, timestamptz),
   tollgate_cost_checked(uuid, timestamptz), tollgate_cost_pruned(uuid[], timestamptz) TO tollgate_control;

@@ -117,6 +117,13 @@ result = {{"sum": total, "content": read["content"], "observed": found["entities
         (&json!("tools/call"), &json!("minted"), &json!(key.id))
     );
 
+    // What it saved: of each request that used a tool of Code Mode, and of the key in sum.
+    assert!(parent["prompt_tokens_avoided"].as_i64() > Some(500), "{parent}");
+    let requests = tenant.get(&format!("llm-requests?key_id={}", key.id)).await.expect(200);
+    let avoided = requests["items"].as_array().expect("items").iter().filter_map(|item| item["prompt_tokens_avoided"].as_i64());
+    let keys = tenant.get("reports/costs?group_by=key").await.expect(200);
+    assert_eq!(keys["items"][0]["prompt_tokens_avoided"], avoided.sum::<i64>(), "{keys} {requests}");
+
     // Finance reads the same rows.
     let report = tenant.role("finance").await.get(&tenant.path("reports/costs?group_by=upstream")).await.expect(200);
     assert_eq!(

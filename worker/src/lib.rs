@@ -250,7 +250,10 @@ async fn roll(gate: Gate, shutdown: Shutdown) {
 
 async fn build_rollups(gate: &Gate) -> tollgate_store::StoreResult<()> {
     for tenant in rollup::uncounted(&gate.store).await? {
-        rollup::build(&gate.store, tenant).await?;
+        // One that cannot be counted does not keep the others from it.
+        if let Err(error) = rollup::build(&gate.store, tenant).await {
+            tracing::warn!(%tenant, %error, "the costs of a tenant were not counted; its reports read the rows");
+        }
     }
     Ok(())
 }

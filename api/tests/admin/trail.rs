@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use sqlx::PgPool;
 use tollgate_domain::{CallId, KeyId, LlmRequestId, ScriptRunId, TenantId, ids};
-use tollgate_store::payload;
+use tollgate_store::{Store, payload};
 
 use crate::world::World;
 
@@ -92,13 +92,37 @@ async fn one_row_is_read_as_a_call_a_sum_and_a_line(pool: PgPool) {
         "{}",
         costs.text
     );
-    assert_eq!((&item["latency_p50_us"], &item["amount"]), (&json!(1500), &json!("0.002")));
+    assert_eq!(
+        (&item["latency_p50_us"], &item["amount"]),
+        (&json!(1504), &json!("0.002")),
+        "the middle of a bucket of a histogram"
+    );
     assert_eq!(
         (&costs.json["total"], &costs.json["currency"]),
         (&json!({"calls": 1, "errors": 0, "amount": "0.002"}), &json!("USD"))
     );
     let csv = world.get(&auditor, &format!("{tenant}/reports/costs?group_by=outcome&format=csv")).await.text;
-    assert_eq!(csv, "outcome,calls,errors,amount,latency_p50_us,latency_p99_us,currency\r\nok,1,0,0.002,1500,1500,USD\r\n");
+    assert_eq!(csv, "outcome,calls,errors,amount,latency_p50_us,latency_p99_us,currency\r\nok,1,0,0.002,1504,1504,USD\r\n");
+    // The same, where the sums are kept: the worker of this installation builds them.
+    let id: TenantId = tenant.rsplit('/').next().unwrap().parse().unwrap();
+    tollgate_store::costs::rollup::build(&Store::from_pool(world.pool.clone()), id).await.unwrap();
+    let top = world.get(&auditor, &format!("{tenant}/reports/costs?group_by=key&top=1&compare=previous")).await;
+    assert_eq!(
+        (&top.json["items"][0]["previous"]["amount"], &top.json["items"][0]["rest_groups"]),
+        (&json!("0"), &Value::Null),
+        "{}",
+        top.text
+    );
+    assert_eq!((&top.json["previous"]["calls"], &top.json["total"]["prompt_tokens_avoided"]), (&json!(0), &json!(0)));
+    let (from, to) = (top.json["previous"]["from"].as_str().unwrap(), top.json["previous"]["to"].as_str().unwrap());
+    assert!(from < to, "{from} {to}");
+    let csv =
+        world.get(&auditor, &format!("{tenant}/reports/costs?group_by=origin&format=csv&top=5&compare=previous")).await.text;
+    let header = "origin,calls,errors,amount,latency_p50_us,latency_p99_us,prompt_tokens_avoided,rest_groups,previous_calls,\
+                  previous_errors,previous_amount,previous_latency_p50_us,previous_latency_p99_us,currency\r\n";
+    assert!(csv.starts_with(header) && csv.contains(",1,0,0.002,1504,1504,0,,0,0,0,,,USD\r\n"), "{csv}");
+    let file = world.get(&auditor, &format!("{tenant}/reports/costs?group_by=key&format=parquet&top=1&compare=previous")).await;
+    assert!(file.text.starts_with("PAR1") && file.text.contains("previous_amount"), "{}", file.text);
 
     let file = world.get(&auditor, &format!("{tenant}/reports/costs?group_by=tool,week,origin&format=parquet")).await;
     assert!(file.text.starts_with("PAR1") && file.text.ends_with("PAR1"), "{}", file.text);
@@ -151,6 +175,12 @@ async fn what_cannot_be_read_is_said(pool: PgPool) {
     for (path, pointer) in [
         ("reports/costs?group_by=tool,tools", "?group_by"),
         ("reports/costs?group_by=hour,day", "?group_by"),
+        ("reports/costs?group_by=tool&top=0", "?top"),
+        ("reports/costs?group_by=tool&top=1001", "?top"),
+        ("reports/costs?format=focus&top=3", "?top"),
+        ("reports/costs?format=focus&compare=previous", "?compare"),
+        ("reports/costs?compare=last", "?compare"),
+        ("reports/costs?group_by=day&compare=previous", "?compare"),
         ("reports/costs?from=2026-01-02T00:00:00Z&to=2026-01-01T00:00:00Z", "?from"),
         ("audit/export?from=2026-01-02T00:00:00Z&to=2026-01-01T00:00:00Z", "?from"),
         ("tool-calls?outcome=fine", "?outcome"),

@@ -55,6 +55,18 @@ impl TryFrom<Row> for Tenant {
     }
 }
 
+/// A zone that is known here has to be known to the database as well, whose days are those of reports.
+async fn check_zone(change: &mut Change, zone: TimeZone) -> StoreResult<()> {
+    let tried = sqlx::query("SELECT now() AT TIME ZONE $1").bind(zone.name()).execute(&mut *change.tx).await;
+    let unknown = |error: &sqlx::Error| error.as_database_error().and_then(|error| error.code()).as_deref() == Some("22023");
+    match tried {
+        Err(error) if unknown(&error) => {
+            Err(StoreError::invalid("/time_zone", "the database does not know this time zone: use another name of it"))
+        }
+        tried => Ok(tried.map(drop)?),
+    }
+}
+
 /// From here on the change is in `tenant`: what it reads and writes is that tenant's.
 pub(crate) async fn enter(change: &mut Change, tenant: TenantId) -> StoreResult<()> {
     if change.tenant != tenant {
@@ -78,6 +90,7 @@ pub async fn create(
 ) -> StoreResult<Tenant> {
     let id = TenantId::mint(change.now);
     enter(change, id).await?;
+    check_zone(change, zone).await?;
     for slug in slugs {
         // The other tenants cannot be seen from here; their slugs still count.
         let done = sqlx::query!(
@@ -168,6 +181,7 @@ pub async fn lock(change: &mut Change) -> StoreResult<Tenant> {
 /// # Errors
 /// When the database does not answer.
 pub async fn update(change: &mut Change, mut tenant: Tenant) -> StoreResult<Tenant> {
+    check_zone(change, tenant.zone).await?;
     tenant.version += 1;
     tenant.updated_at = change.now;
     sqlx::query!(

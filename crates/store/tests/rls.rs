@@ -316,6 +316,7 @@ async fn the_roles_hold_exactly_these_rights(pool: PgPool) {
             "tollgate_cost_build tollgate_sealer",
             "tollgate_cost_checked tollgate_control",
             "tollgate_cost_drift tollgate_control",
+            "tollgate_cost_give_up tollgate_sealer",
             "tollgate_cost_layout tollgate_app",
             "tollgate_cost_pruned tollgate_control",
             "tollgate_cost_raw tollgate_app",

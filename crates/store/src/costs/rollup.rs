@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use chrono::{DateTime, Utc};
 use serde_json::json;
+use sqlx::Acquire;
 use tollgate_domain::{TenantId, money::decimal};
 use tollgate_evidence::line::{Kind, Place};
 use uuid::Uuid;
@@ -47,15 +48,30 @@ impl Entries {
     }
 }
 
-/// Count what is sealed, while its batches are still there.
+/// Count what is sealed, while its batches are still there. The log does not wait for its sums: what cannot be counted (a time zone that
+/// the database does not know any more, for one) is sealed all the same, and its tenants' sums are given up.
 pub(crate) async fn count(tx: &mut Tx, entries: Entries) -> StoreResult<()> {
     let Entries { tenants, ids, kinds, xids } = entries;
     if ids.is_empty() {
         return Ok(());
     }
+    let mut point = tx.begin().await?;
     let roll = sqlx::query("SELECT tollgate_roll($1, $2, $3, $4)");
-    roll.bind(tenants).bind(ids).bind(kinds).bind(xids).execute(&mut **tx).await?;
+    let rolled = roll.bind(&tenants).bind(ids).bind(kinds).bind(xids).execute(&mut *point).await;
+    let Err(error) = rolled else { return Ok(point.commit().await?) };
+    if !is_of_the_data(&error) {
+        return Err(error.into());
+    }
+    tracing::error!(%error, "sums of costs cannot be kept; reports read the rows until they are counted anew");
+    point.rollback().await?;
+    sqlx::query("SELECT tollgate_cost_give_up($1)").bind(&tenants).execute(&mut **tx).await?;
     Ok(())
+}
+
+/// Whether the statement would fail as well another time: not for a lock, a limit or the machine.
+fn is_of_the_data(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    code.is_some_and(|code| ["21", "22", "23", "42", "P0"].iter().any(|class| code.starts_with(class)))
 }
 
 /// Tenants with rows that are not counted yet, or that nobody has looked at.

@@ -555,6 +555,28 @@ async fn t63_a_broken_sum_is_found_told_and_made_anew(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "tollgate_store::MIGRATOR")]
+async fn t62_what_cannot_be_counted_is_sealed_all_the_same(pool: PgPool) {
+    let (store, who) = calls_at(&pool, "UTC", &[("2026-11-20T10:00:00Z", 3)]).await;
+    let (_, other) = calls_at(&pool, "UTC", &[("2026-11-20T10:00:00Z", 1)]).await;
+    // The database has been moved to a machine that knows fewer time zones.
+    tamper(&pool, &format!("UPDATE cost_states SET zone = 'Mars/Olympus' WHERE tenant_id = '{}'", who.tenant.uuid())).await;
+    let audit = AuditWriter::start(&store, QUEUE);
+    audit.before(Entry { intent: Some(who.intent("{}")), ..Entry::default() }).await.unwrap();
+    assert_eq!(seal_all(&store).await.entries, 1);
+    let uncounted = rollup::uncounted(&store).await.unwrap();
+    assert_eq!(uncounted, [who.tenant], "and nobody else: {}", other.tenant);
+    let query = everything(vec![Dimension::Outcome]);
+    let report = || async { costs::report(&store, who.tenant, &query).await.unwrap() };
+    assert_equal(&report().await, &trail(&pool, who.tenant).await, &query, TimeZone::UTC);
+    assert!(rollup::build(&store, who.tenant).await.is_err());
+    tamper(&pool, "UPDATE cost_states SET zone = 'UTC'").await;
+    rollup::build(&store, who.tenant).await.unwrap();
+    assert_eq!(rollup::uncounted(&store).await.unwrap(), []);
+    assert_no_drift(&store, who.tenant).await;
+    assert_equal(&report().await, &trail(&pool, who.tenant).await, &query, TimeZone::UTC);
+}
+
+#[sqlx::test(migrator = "tollgate_store::MIGRATOR")]
 async fn t63_what_retention_drops_keeps_its_sums(pool: PgPool) {
     for month in ["2026-09-05", "2026-10-05", "2026-11-05"] {
         let ensure = sqlx::query("SELECT tollgate_ensure_partitions($1::timestamptz)").bind(at(&format!("{month}T00:00:00Z")));
@@ -659,4 +681,46 @@ async fn a_period_is_compared_with_the_one_before(pool: PgPool) {
     assert_eq!(report.lines[0].previous.unwrap().sums.amount, 6 * 2_000_000_000);
     let top = costs::report(&store, who.tenant, &CostQuery { top: Some(1), ..query }).await.unwrap();
     assert_eq!((top.lines.len(), top.lines[1].rest, top.lines[1].previous.unwrap().sums.calls), (2, Some(1), 2));
+}
+
+/// How much longer a round of the sealer takes that counts: `cargo test ... -- --ignored --nocapture a_round_of_four_thousand`.
+#[sqlx::test(migrator = "tollgate_store::MIGRATOR")]
+#[ignore = "it measures, and asserts nothing"]
+async fn a_round_of_four_thousand_entries(pool: PgPool) {
+    let store = Store::from_pool(pool.clone());
+    for (name, counted, tools, keys) in
+        [("warm", false, 1, 1), ("uncounted", false, 100, 200), ("counted", true, 100, 200), ("counted, few cells", true, 3, 3)]
+    {
+        let who = Who::new(tenant(&pool).await);
+        if counted {
+            rollup::build(&store, who.tenant).await.unwrap();
+        }
+        let audit = AuditWriter::start(&store, QUEUE);
+        audit.before(Entry { request: Some(who.request()), ..Entry::default() }).await.unwrap();
+        let (tools, keys): (Vec<ToolId>, Vec<KeyId>) =
+            ((0..tools).map(|_| ToolId::mint(now())).collect(), (0..keys).map(|_| KeyId::mint(now())).collect());
+        let mut dice = Dice(99);
+        let mut times = Vec::new();
+        for _ in 0..7 {
+            let mut tasks = Vec::new();
+            for _ in 0..2000 {
+                let intent = Intent { tool: Some(dice.pick(&tools)), key: dice.pick(&keys), ..who.intent("{}") };
+                let completions = vec![Completion {
+                    latency: std::time::Duration::from_micros(50_000 + dice.roll(100_000) as u64),
+                    ..who.completion(intent.id, Outcome::Ok, b"{}")
+                }];
+                let audit = audit.clone();
+                tasks.push(tokio::spawn(async move {
+                    audit.after(Entry { intent: Some(intent), completions, ..Entry::default() }).await.unwrap()
+                }));
+            }
+            for task in tasks {
+                task.await.unwrap();
+            }
+            let begun = std::time::Instant::now();
+            let round = tollgate_store::sealer::round(&store, now()).await.unwrap();
+            times.push((begun.elapsed(), round.entries));
+        }
+        println!("{name}: {times:?}");
+    }
 }

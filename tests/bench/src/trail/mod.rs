@@ -1,6 +1,7 @@
 //! A trail of many generated rows, and how fast it is exported, summed up and searched.
 
 mod copy;
+mod costs;
 mod exports;
 mod load;
 mod reads;
@@ -82,6 +83,7 @@ pub async fn run(args: Trail) -> Result<()> {
     loaded.print();
     sizes::print(&mut connection).await?;
     exports::run(&bench, &mut connection, args.export_rows).await?;
+    costs::run(&bench, &loaded).await?;
     reads::run(&bench, &loaded).await?;
     connection.close().await?;
     bench.api.stop().await

@@ -27,23 +27,23 @@ const ENOUGH: Duration = Duration::from_secs(30);
 const SEARCH_DAYS: i64 = 30;
 
 /// One question, asked several times.
-struct Question {
-    name: String,
-    path: String,
+pub struct Question {
+    pub name: String,
+    pub path: String,
 }
 
 /// What came back, and how long each time took.
-struct Answer {
+pub struct Answer {
     status: StatusCode,
     /// Lines of a report or of a page.
-    items: usize,
+    pub items: usize,
     /// What the API said of itself where it refused.
     detail: String,
     times: Vec<Duration>,
 }
 
 pub async fn run(bench: &Bench, loaded: &Loaded) -> Result<()> {
-    line("## Reports and searches\n");
+    line("## Searches\n");
     index(bench).await?;
     line(format_args!(
         "Of the largest tenant (70 % of {} calls), through the API, seconds; the first run and {} more, which find in memory what \
@@ -82,16 +82,10 @@ async fn index(bench: &Bench) -> Result<()> {
 fn questions(bench: &Bench, loaded: &Loaded) -> Vec<Question> {
     let tenant = bench.world.largest();
     let (busy_key, quiet_key) = (&tenant.keys[0].name, &tenant.keys[tenant.keys.len() - 1].name);
-    let month = format!("from={}&to={}", at(bench.to - TimeDelta::days(30)), at(bench.to));
-    let day = format!("from={}&to={}", at(bench.to - TimeDelta::days(1)), at(bench.to));
     let all = format!("from={}&to={}", at(bench.from), at(bench.to));
     let search = format!("from={}&to={}", at(bench.to - TimeDelta::days(SEARCH_DAYS)), at(bench.to));
     let ask = |name: &str, path: String| Question { name: name.to_owned(), path: bench.path(&path) };
     vec![
-        ask("costs per tool, 30 days", format!("reports/costs?group_by=tool&{month}")),
-        ask("costs by key and day, 30 days", format!("reports/costs?group_by=key,day&{month}")),
-        ask("costs per tool, 1 day", format!("reports/costs?group_by=tool&{day}")),
-        ask("costs per tool, 60 days", format!("reports/costs?group_by=tool&{all}")),
         ask("newest calls", "tool-calls?limit=50".to_owned()),
         ask("rare outcome, 60 days", format!("tool-calls?limit=50&outcome={RAREST}&{all}")),
         ask("a busy key, 60 days", format!("tool-calls?limit=50&key_id={busy_key}&{all}")),
@@ -104,7 +98,7 @@ fn questions(bench: &Bench, loaded: &Loaded) -> Vec<Question> {
 }
 
 impl Question {
-    async fn ask(&self, bench: &Bench) -> Result<Answer> {
+    pub async fn ask(&self, bench: &Bench) -> Result<Answer> {
         let (mut times, mut last) = (Vec::new(), (StatusCode::OK, Value::Null));
         for _ in 0..=bench.rounds {
             let begun = Instant::now();
@@ -142,6 +136,28 @@ impl Answer {
         let detail = ["detail", "title"].iter().find_map(|field| body[field].as_str()).unwrap_or_default();
         let errors = body["errors"][0]["message"].as_str().map(|message| format!(": {message}")).unwrap_or_default();
         Self { status, items: body["items"].as_array().map_or(0, Vec::len), detail: format!("{detail}{errors}"), times }
+    }
+
+    pub fn is_ok(&self) -> bool {
+        self.status.is_success()
+    }
+
+    /// What the API said of itself where it refused.
+    pub fn status(&self) -> String {
+        format!("{}: {}", self.status.as_u16(), self.detail)
+    }
+
+    /// Of the runs behind the first, or of that where there is no other.
+    pub fn p50(&self) -> Duration {
+        Duration::from_secs_f64(median(self.later().iter().map(Duration::as_secs_f64)))
+    }
+
+    pub fn max(&self) -> Duration {
+        self.later().iter().max().copied().unwrap_or_default()
+    }
+
+    fn later(&self) -> &[Duration] {
+        self.times.get(1..).filter(|later| !later.is_empty()).unwrap_or(&self.times)
     }
 
     fn cells(&self, name: String) -> Vec<String> {
