@@ -6,8 +6,8 @@
 --   cost_days      the same in a day of the tenant's time zone
 --
 -- A combination of everything is nearly as rare as a call. So each call is counted under several *faces* of it, each a cell of its own:
---   0 everything; 1 the tool's (no key, no team); 2 the key's (no tool, no upstream); 3 the pair's (no model, no origin)
--- Quarters keep faces 0 to 2, days keep 1 to 3: a report takes the smallest that knows what it asks for.
+--   0 everything; 1 tool, upstream; 2 key, team, model, origin; 3 tool, upstream, key, team; 4 model, origin (and the outcome in each)
+-- Quarters keep all but 3, days all but 0: a report takes the smallest that knows what it asks for.
 --
 -- **Why they cannot drift.** A row is counted once, by the transaction that gives it its place in the log: by the batch whose transaction
 -- wrote it (`xmin`), as budgets are settled. So a row that can be seen is counted unless its batch still stands in audit_batches,
@@ -59,7 +59,7 @@ CREATE TABLE cost_quarters (
   -- How many calls took how long: see tollgate_latency_bucket. Entries of six bytes: a bucket (2) and a number of calls (4, signed). A
   -- bucket may come more than once, so that adding is appending.
   latency   bytea NOT NULL,
-  -- Prompt tokens avoided, by face 2 alone: they belong to requests, which have no tool and no outcome.
+  -- Prompt tokens avoided, in faces 2 and 4 alone: they belong to requests, which have no tool and no outcome.
   tokens    bigint NOT NULL,
   PRIMARY KEY (tenant_id, face, quarter, cell)
 ) WITH (fillfactor = 80);
@@ -88,8 +88,9 @@ CREATE FUNCTION tollgate_day_start(day date, zone text) RETURNS timestamptz LANG
   WHERE (q AT TIME ZONE zone)::date >= day
 $$;
 
--- Microseconds below 32 have a bucket each; above, every power of two has sixteen. The middle of a bucket is at most 3.2 % off.
-CREATE FUNCTION tollgate_latency_bucket(us bigint) RETURNS smallint LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
+-- Microseconds below 32 have a bucket each; above, every power of two has sixteen. The middle of a bucket is at most 3.2 % off. (Not STRICT:
+-- a strict one would be called and not read into the statement.)
+CREATE FUNCTION tollgate_latency_bucket(us bigint) RETURNS smallint LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
   SELECT (CASE WHEN us < 16 THEN GREATEST(us, 0)
                ELSE (width_bucket(us, '{2,4,8,16,32,64,128,256,512,1024,2048,4096,8192,16384,32768,65536,131072,262144,524288,1048576,2097152,4194304,8388608,16777216,33554432,67108864,134217728,268435456,536870912,1073741824,2147483648,4294967296,8589934592,17179869184,34359738368,68719476736,137438953472,274877906944,549755813888,1099511627776,2199023255552,4398046511104,8796093022208,17592186044416,35184372088832,70368744177664,140737488355328,281474976710656,562949953421312,1125899906842624,2251799813685248,4503599627370496,9007199254740992,18014398509481984,36028797018963968,72057594037927936,144115188075855872,288230376151711744,576460752303423488,1152921504606846976,2305843009213693952,4611686018427387904}'::bigint[]) - 4) * 16 + (us >> (width_bucket(us, '{2,4,8,16,32,64,128,256,512,1024,2048,4096,8192,16384,32768,65536,131072,262144,524288,1048576,2097152,4194304,8388608,16777216,33554432,67108864,134217728,268435456,536870912,1073741824,2147483648,4294967296,8589934592,17179869184,34359738368,68719476736,137438953472,274877906944,549755813888,1099511627776,2199023255552,4398046511104,8796093022208,17592186044416,35184372088832,70368744177664,140737488355328,281474976710656,562949953421312,1125899906842624,2251799813685248,4503599627370496,9007199254740992,18014398509481984,36028797018963968,72057594037927936,144115188075855872,288230376151711744,576460752303423488,1152921504606846976,2305843009213693952,4611686018427387904}'::bigint[]) - 4)) END)::smallint
 $$;
@@ -104,11 +105,6 @@ CREATE FUNCTION tollgate_latency_sum(entries bytea) RETURNS bytea LANGUAGE sql I
                          | (get_byte(entries, 6 * i + 4) << 8) | get_byte(entries, 6 * i + 5) AS n
                 FROM generate_series(0, length(entries) / 6 - 1) i) e
           GROUP BY e.bucket HAVING sum(e.n) <> 0) s), ''::bytea) END
-$$;
-
--- Append, and sum up once in a while.
-CREATE FUNCTION tollgate_latency_add(kept bytea, more bytea) RETURNS bytea LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
-  SELECT CASE WHEN length(kept) / 600 = (length(kept) + length(more)) / 600 THEN kept || more ELSE tollgate_latency_sum(kept || more) END
 $$;
 
 CREATE FUNCTION tollgate_cost_cell(tool uuid, upstream uuid, key uuid, team uuid, outcome text, model text, origin text) RETURNS uuid
@@ -186,10 +182,11 @@ LANGUAGE sql STABLE SET search_path = public, pg_temp AS $$
            (array_agg(event ORDER BY (event).kind) FILTER (WHERE (event).kind > 0 AND NOT fresh))[1] AS b
     FROM events GROUP BY tenant, id),
   signed AS (
-    SELECT c.tenant, tollgate_quarter(c.id) AS quarter, (c.i).tool_id, (c.i).upstream_id, (c.i).key_id, (c.i).team_id, v.outcome, l.model,
+    SELECT c.tenant, tollgate_quarter(c.id) AS quarter, (c.i).tool_id, (c.i).upstream_id, (c.i).key_id, (c.i).team_id, v.outcome, c.model,
            (c.i).origin, (c.i).tool_name, (c.i).upstream_name, v.sign, v.sign * v.amount AS amount, tollgate_latency_bucket(v.latency) AS bucket
-    FROM calls c
-    LEFT JOIN llm_requests l ON l.tenant_id = c.tenant AND l.llm_request_id = (c.i).llm_request_id
+    -- Looked up, and never joined: however many requests there are.
+    FROM (SELECT c.*, (SELECT l.model FROM llm_requests l WHERE l.tenant_id = c.tenant AND l.llm_request_id = (c.i).llm_request_id) AS model
+          FROM calls c) c
     CROSS JOIN LATERAL (VALUES
       (1, COALESCE((c.d).outcome, (c.i).outcome), COALESCE((c.d).amount_picos, (c.i).amount_picos), COALESCE((c.d).latency_us, (c.i).latency_us)),
       (-1, COALESCE((c.b).outcome, (c.i).outcome), COALESCE((c.b).amount_picos, (c.i).amount_picos), COALESCE((c.b).latency_us, (c.i).latency_us)))
@@ -214,20 +211,21 @@ $$;
 
 -- ---------------------------------------------------------------- keeping them
 
--- Add to all faces. Whoever calls it holds the tenants' states.
+-- Add to all faces. Whoever calls it holds the tenants' states. Entries of latencies are appended, and summed up once in a while: that costs
+-- more than all else.
 CREATE FUNCTION tollgate_cost_add(costs tollgate_cost[]) RETURNS void
 LANGUAGE plpgsql SET search_path = public, pg_temp AS $$
 BEGIN
   WITH faces AS (
     SELECT c.tenant_id, f.face, c.quarter, s.zone,
-           CASE WHEN f.face <> 2 THEN c.tool_id END AS tool_id, CASE WHEN f.face <> 2 THEN c.upstream_id END AS upstream_id,
-           CASE WHEN f.face <> 1 THEN c.key_id END AS key_id, CASE WHEN f.face <> 1 THEN c.team_id END AS team_id, c.outcome,
-           CASE WHEN f.face <> 3 THEN c.model END AS model, CASE WHEN f.face <> 3 THEN c.origin END AS origin,
-           CASE WHEN f.face <> 2 THEN c.tool_name END AS tool_name, CASE WHEN f.face <> 2 THEN c.upstream_name END AS upstream_name,
-           c.calls, c.amount, c.latency, c.tokens
+           CASE WHEN f.face IN (0, 1, 3) THEN c.tool_id END AS tool_id, CASE WHEN f.face IN (0, 1, 3) THEN c.upstream_id END AS upstream_id,
+           CASE WHEN f.face IN (0, 2, 3) THEN c.key_id END AS key_id, CASE WHEN f.face IN (0, 2, 3) THEN c.team_id END AS team_id, c.outcome,
+           CASE WHEN f.face IN (0, 2, 4) THEN c.model END AS model, CASE WHEN f.face IN (0, 2, 4) THEN c.origin END AS origin,
+           CASE WHEN f.face IN (0, 1, 3) THEN c.tool_name END AS tool_name,
+           CASE WHEN f.face IN (0, 1, 3) THEN c.upstream_name END AS upstream_name, c.calls, c.amount, c.latency, c.tokens
     FROM UNNEST(costs) c JOIN cost_states s ON s.tenant_id = c.tenant_id
-    CROSS JOIN (VALUES (0::smallint), (1::smallint), (2::smallint), (3::smallint)) f(face)
-    WHERE f.face = 2 OR c.calls <> 0 OR c.amount <> 0 OR c.latency <> ''),
+    CROSS JOIN (VALUES (0::smallint), (1::smallint), (2::smallint), (3::smallint), (4::smallint)) f(face)
+    WHERE f.face IN (2, 4) OR c.calls <> 0 OR c.amount <> 0 OR c.latency <> ''),
   summed AS MATERIALIZED (
     SELECT tenant_id, face, quarter, zone, tool_id, upstream_id, key_id, team_id, outcome, model, origin, max(tool_name) AS tool_name,
            max(upstream_name) AS upstream_name, tollgate_cost_cell(tool_id, upstream_id, key_id, team_id, outcome, model, origin) AS cell,
@@ -241,16 +239,22 @@ BEGIN
     ON CONFLICT DO NOTHING),
   quarters AS (
     INSERT INTO cost_quarters AS k (tenant_id, face, quarter, cell, calls, amount, latency, tokens)
-    SELECT tenant_id, face, quarter, cell, calls, amount, tollgate_latency_sum(latency), tokens FROM summed WHERE face < 3
+    SELECT tenant_id, face, quarter, cell, calls, amount, CASE WHEN length(latency) > 600 THEN tollgate_latency_sum(latency) ELSE latency END, tokens
+    FROM summed WHERE face <> 3
     ORDER BY tenant_id, face, quarter, cell
     ON CONFLICT (tenant_id, face, quarter, cell) DO UPDATE SET calls = k.calls + EXCLUDED.calls, amount = k.amount + EXCLUDED.amount,
-      latency = tollgate_latency_add(k.latency, EXCLUDED.latency), tokens = k.tokens + EXCLUDED.tokens)
+      latency = CASE WHEN length(k.latency) / 600 = (length(k.latency) + length(EXCLUDED.latency)) / 600 THEN k.latency || EXCLUDED.latency
+                     ELSE tollgate_latency_sum(k.latency || EXCLUDED.latency) END,
+      tokens = k.tokens + EXCLUDED.tokens)
   INSERT INTO cost_days AS k (tenant_id, face, day, cell, calls, amount, latency, tokens)
   SELECT tenant_id, face, (quarter AT TIME ZONE zone)::date AS day, cell, sum(calls)::bigint, sum(amount),
-         tollgate_latency_sum(string_agg(latency, ''::bytea)), sum(tokens)::bigint
+         CASE WHEN sum(length(latency)) > 600 THEN tollgate_latency_sum(string_agg(latency, ''::bytea)) ELSE string_agg(latency, ''::bytea) END,
+         sum(tokens)::bigint
   FROM summed WHERE face > 0 GROUP BY tenant_id, face, day, cell ORDER BY tenant_id, face, day, cell
   ON CONFLICT (tenant_id, face, day, cell) DO UPDATE SET calls = k.calls + EXCLUDED.calls, amount = k.amount + EXCLUDED.amount,
-    latency = tollgate_latency_add(k.latency, EXCLUDED.latency), tokens = k.tokens + EXCLUDED.tokens;
+    latency = CASE WHEN length(k.latency) / 600 = (length(k.latency) + length(EXCLUDED.latency)) / 600 THEN k.latency || EXCLUDED.latency
+                     ELSE tollgate_latency_sum(k.latency || EXCLUDED.latency) END,
+    tokens = k.tokens + EXCLUDED.tokens;
 END $$;
 
 -- Count what is sealed now, in the sealer's transaction, while its batches are still there.
@@ -278,7 +282,7 @@ LANGUAGE sql STABLE SET search_path = public, pg_temp AS $$
   FROM cost_states s JOIN cost_quarters q ON q.tenant_id = s.tenant_id
   JOIN (SELECT c.face AS source, c.cell AS from_cell, CASE c.face WHEN 0 THEN 3::smallint ELSE c.face END AS face,
                CASE c.face WHEN 0 THEN tollgate_cost_cell(c.tool_id, c.upstream_id, c.key_id, c.team_id, c.outcome, NULL, NULL) ELSE c.cell END AS cell
-        FROM cost_cells c WHERE c.tenant_id = tenant AND c.face < 3 OFFSET 0) f ON f.source = q.face AND f.from_cell = q.cell
+        FROM cost_cells c WHERE c.tenant_id = tenant AND c.face <> 3 OFFSET 0) f ON f.source = q.face AND f.from_cell = q.cell
   WHERE s.tenant_id = tenant AND q.tenant_id = tenant
     AND q.quarter >= COALESCE(tollgate_day_start(first, s.zone), '-infinity') AND q.quarter < COALESCE(tollgate_day_start(last + 1, s.zone), 'infinity')
   GROUP BY q.tenant_id, f.face, day, f.cell
@@ -310,9 +314,9 @@ CREATE FUNCTION tollgate_cost_build(tenant uuid, most integer) RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
 DECLARE
   upper uuid;
-  newest uuid;
   lowest uuid;
   start timestamptz;
+  month timestamptz;
 BEGIN
   -- The sealer waits, so that nothing changes sides in between.
   PERFORM pg_advisory_xact_lock(7420003);
@@ -332,14 +336,15 @@ BEGIN
     (SELECT tollgate_quarter(e.call_id) AS at FROM tool_call_events e WHERE e.tenant_id = tenant AND e.call_id < upper ORDER BY e.call_id DESC LIMIT 1)
     UNION ALL
     (SELECT tollgate_quarter(q.llm_request_id) FROM llm_requests q WHERE q.tenant_id = tenant AND q.llm_request_id < upper
-       AND q.prompt_tokens_avoided IS NOT NULL ORDER BY q.llm_request_id DESC LIMIT 1)) n;
+     ORDER BY q.llm_request_id DESC LIMIT 1)) n;
   IF start IS NULL THEN
     UPDATE cost_states SET counted_from = '00000000-0000-0000-0000-000000000000' WHERE tenant_id = tenant;
     RETURN false;
   END IF;
-  SELECT e.call_id INTO lowest FROM tool_call_events e WHERE e.tenant_id = tenant AND e.call_id < upper AND e.call_id >= tollgate_uuid_floor(GREATEST(start - interval '1 day', to_timestamp(0)))
-  ORDER BY e.call_id DESC OFFSET most LIMIT 1;
-  start := COALESCE(LEAST(start, tollgate_quarter(lowest) + interval '15 minutes'), GREATEST(start - interval '1 day', to_timestamp(0)));
+  month := GREATEST(start - interval '1 month', to_timestamp(0));
+  SELECT e.call_id INTO lowest FROM tool_call_events e
+  WHERE e.tenant_id = tenant AND e.call_id < upper AND e.call_id >= tollgate_uuid_floor(month) ORDER BY e.call_id DESC OFFSET most LIMIT 1;
+  start := CASE WHEN lowest IS NULL THEN month ELSE LEAST(start, tollgate_quarter(lowest) + interval '15 minutes') END;
   lowest := tollgate_uuid_floor(start);
   PERFORM tollgate_cost_add(ARRAY(SELECT r FROM tollgate_cost_rows(tenant, lowest, upper, true, true) r));
   UPDATE cost_states SET counted_from = lowest WHERE tenant_id = tenant;
@@ -388,20 +393,27 @@ BEGIN
     HAVING sum(x.sign * x.calls) <> 0 OR sum(x.sign * x.amount) <> 0 OR sum(x.sign * x.tokens) <> 0
         OR COALESCE(tollgate_latency_sum(string_agg(x.latency, ''::bytea) FILTER (WHERE x.sign = 1)), '')
            IS DISTINCT FROM COALESCE(tollgate_latency_sum(string_agg(x.latency, ''::bytea) FILTER (WHERE x.sign = -1)), '')) d;
-  -- The other faces against that of everything.
+  -- The other faces against that of everything, and the tokens of one against the other's.
   SELECT count(*) INTO more FROM (
     SELECT FROM (
       SELECT -1 AS sign, f.face, q.quarter, CASE WHEN f.face = 1 THEN c.tool_id END AS tool, CASE WHEN f.face = 1 THEN c.upstream_id END AS upstream,
-             CASE WHEN f.face = 2 THEN c.key_id END AS key, CASE WHEN f.face = 2 THEN c.team_id END AS team, c.outcome, c.model, c.origin,
-             q.calls, q.amount, q.latency
-      FROM cost_quarters q JOIN cost_cells c ON c.tenant_id = q.tenant_id AND c.face = q.face AND c.cell = q.cell CROSS JOIN (VALUES (1), (2)) f(face)
+             CASE WHEN f.face = 2 THEN c.key_id END AS key, CASE WHEN f.face = 2 THEN c.team_id END AS team, c.outcome,
+             CASE WHEN f.face <> 1 THEN c.model END AS model, CASE WHEN f.face <> 1 THEN c.origin END AS origin,
+             q.calls, q.amount, q.latency, 0 AS tokens
+      FROM cost_quarters q JOIN cost_cells c ON c.tenant_id = q.tenant_id AND c.face = q.face AND c.cell = q.cell
+      CROSS JOIN (VALUES (1), (2), (4)) f(face)
       WHERE q.tenant_id = tenant AND q.face = 0 AND q.quarter >= low AND q.quarter < high
       UNION ALL
-      SELECT 1, q.face, q.quarter, c.tool_id, c.upstream_id, c.key_id, c.team_id, c.outcome, c.model, c.origin, q.calls, q.amount, q.latency
+      SELECT -1, 4, q.quarter, NULL, NULL, NULL, NULL, c.outcome, c.model, c.origin, 0, 0, '', q.tokens
       FROM cost_quarters q JOIN cost_cells c ON c.tenant_id = q.tenant_id AND c.face = q.face AND c.cell = q.cell
-      WHERE q.tenant_id = tenant AND q.face IN (1, 2) AND q.quarter >= low AND q.quarter < high) x
+      WHERE q.tenant_id = tenant AND q.face = 2 AND q.tokens <> 0 AND q.quarter >= low AND q.quarter < high
+      UNION ALL
+      SELECT 1, q.face, q.quarter, c.tool_id, c.upstream_id, c.key_id, c.team_id, c.outcome, c.model, c.origin, q.calls, q.amount, q.latency,
+             CASE q.face WHEN 4 THEN q.tokens ELSE 0 END
+      FROM cost_quarters q JOIN cost_cells c ON c.tenant_id = q.tenant_id AND c.face = q.face AND c.cell = q.cell
+      WHERE q.tenant_id = tenant AND q.face IN (1, 2, 4) AND q.quarter >= low AND q.quarter < high) x
     GROUP BY x.face, x.quarter, x.tool, x.upstream, x.key, x.team, x.outcome, x.model, x.origin
-    HAVING sum(x.sign * x.calls) <> 0 OR sum(x.sign * x.amount) <> 0
+    HAVING sum(x.sign * x.calls) <> 0 OR sum(x.sign * x.amount) <> 0 OR sum(x.sign * x.tokens) <> 0
         OR COALESCE(tollgate_latency_sum(string_agg(x.latency, ''::bytea) FILTER (WHERE x.sign = 1)), '')
            IS DISTINCT FROM COALESCE(tollgate_latency_sum(string_agg(x.latency, ''::bytea) FILTER (WHERE x.sign = -1)), '')) d;
   cells := cells + more;

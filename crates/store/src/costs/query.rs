@@ -22,6 +22,7 @@ enum Face {
     Tool = 1,
     Key = 2,
     Pair = 3,
+    Model = 4,
 }
 
 /// How a stretch of time is put together.
@@ -80,10 +81,11 @@ impl Face {
         let tool = by(&[Dimension::Tool, Dimension::Upstream]) || ask.tool_id.is_some() || ask.upstream_id.is_some();
         let key = by(&[Dimension::Key, Dimension::Team]) || ask.key_id.is_some() || ask.team_id.is_some();
         match (tool, key, by(&[Dimension::Model, Dimension::Origin])) {
-            (true, true, true) => Self::Everything,
+            (true, _, true) => Self::Everything,
             (true, true, false) => Self::Pair,
-            (true, false, _) => Self::Tool,
-            (false, ..) => Self::Key,
+            (true, false, false) => Self::Tool,
+            (false, true, _) => Self::Key,
+            (false, false, _) => Self::Model,
         }
     }
 
