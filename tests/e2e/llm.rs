@@ -6,7 +6,7 @@ use futures::StreamExt;
 use reqwest::header::HeaderMap;
 use serde_json::{Value, json};
 
-use crate::harness::{Key, LEAK, Models, Options, Recorder, Tenant, Tollgate, http_client, python, root, until};
+use crate::harness::{Key, LEAK, Models, Options, Recorder, Tenant, Tollgate, http_client, python, root, until, verify};
 
 /// A provider's key: it stands in no answer, row, log or export.
 pub const CANARY: &str = "sk-canary-0123456789abcdef";
@@ -262,6 +262,10 @@ async fn what_goes_wrong_at_a_provider_is_told_in_the_callers_dialect_and_withou
     }
     assert!(seen.contains("temperature is too high"), "what is about the request is told");
     assert!(!seen.contains(CANARY) && !seen.contains(LEAK), "{seen}");
+    let events = world.tenant.list("admin-events").await;
+    let log = world.tollgate.process.output();
+    assert!(events.iter().any(|event| event["action"] == "provider.create"));
+    assert!(!format!("{events:?}{log}").contains(CANARY), "neither in the events of admins nor in the log");
     // Twice refused, then answered: the row tells of all three.
     let answer = world.chat("busy", "x").await;
     assert_eq!(answer.status, 200, "{answer:?}");
@@ -365,6 +369,39 @@ async fn money_is_drawn_before_a_request_and_settled_to_the_token() {
     .await;
 }
 
+/// Prompts and answers are evidence like any payload: proved offline, and erased on request without the proof breaking.
+#[tokio::test]
+async fn requests_are_in_the_bundle_and_their_texts_can_be_erased() {
+    let world = World::new("LLM evidence").await;
+    let answer = world.chat("tools", "rec__echo {\"tag\": \"evidence\"}").await;
+    let asked = [("x-tollgate-mode", "agent")];
+    let body = json!({"model": "tools", "messages": [{"role": "user", "content": "rec__echo {\"tag\": \"secret-word\"}"}]});
+    let loops = world.ask_with("/v1/chat/completions", &asked, body).await;
+    assert_eq!((answer.status, loops.status), (200, 200));
+    let bundle = world.tollgate.scratch().join("llm.tar.zst");
+    let sound = async || {
+        until("it is sealed", Duration::from_secs(20), async || {
+            world.tenant.bundle(&bundle).await;
+            let verdict = verify(&bundle, &["--json"]);
+            (verdict.code == Some(0) && verdict.report()["entries"].as_u64() > Some(8)).then_some(verdict.report())
+        })
+        .await
+    };
+    sound().await;
+    let erase = json!({"reason": "asked for", "selection": {"key_id": world.key.id}});
+    let erased = world.tenant.post("audit/erasures", erase).await.expect(201);
+    assert_eq!(erased["requests"], 3, "one by hand, two turns: {erased}");
+    let row = world.row(&loops.id()).await;
+    assert_eq!((&row["prompt"], &row["answer"], &row["outcome"]), (&Value::Null, &Value::Null, &json!("ok")), "{row}");
+    assert!(!row.to_string().contains("secret-word"));
+    until("the erasure is sealed, and excuses what is missing", Duration::from_secs(20), async || {
+        world.tenant.bundle(&bundle).await;
+        let report = verify(&bundle, &["--json"]).report();
+        (report["erased"].as_u64() >= Some(6) && report["findings"].as_array().is_some_and(Vec::is_empty)).then_some(())
+    })
+    .await;
+}
+
 /// The official clients of OpenAI and Anthropic, with nothing changed but the address and the key.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_official_python_clients_work_by_changing_address_and_key() {
@@ -398,6 +435,47 @@ async fn the_official_python_clients_work_by_changing_address_and_key() {
         assert_eq!(report[name], value, "{name}: {report}");
     }
     assert!(!report.to_string().contains(CANARY) && !report.to_string().contains(LEAK));
+}
+
+/// What a provider does that it should not: nothing of it is taken for an answer, and nothing is lost.
+#[tokio::test]
+async fn errors_in_the_middle_odd_numbers_and_what_has_no_bound_are_told() {
+    let world = World::new("LLM odd").await;
+    let ask = |model: &str, stream: bool| json!({"model": model, "stream": stream, "messages": [{"role": "user", "content": "a b c d"}]});
+    for stream in [true, false] {
+        let answer = world.ask("/v1/chat/completions", ask("broken", stream)).await;
+        assert!(answer.text.contains("out of memory") && !answer.text.contains(CANARY), "{answer:?}");
+        assert!(answer.text.contains("[key]"), "the provider has put our key there: {answer:?}");
+        let row = world.row(&answer.id()).await;
+        assert_eq!(row["outcome"], "upstream_error", "{row}");
+        assert!(row["error"].as_str().is_some_and(|error| error.contains("out of memory")), "{row}");
+    }
+    for (body, says) in [
+        (json!({"model": "echo", "max_tokens": 5.5, "messages": []}), "max_tokens"),
+        (json!({"model": "echo", "n": "2", "messages": []}), "\"n\""),
+        (json!({"model": 7, "messages": []}), "model"),
+        (json!({"model": "echo", "background": true, "messages": []}), "background"),
+    ] {
+        let answer = world.ask("/v1/chat/completions", body).await;
+        assert_eq!(answer.status, 400, "{answer:?}");
+        assert!(answer.json()["error"]["message"].as_str().is_some_and(|message| message.contains(says)), "{answer:?}");
+    }
+    let budget =
+        json!({"name": "Hard", "scope": {"key_id": world.key.id}, "limit": "1000000", "period": "month", "thresholds": []});
+    world.tenant.post("budgets", budget).await.expect(201);
+    world.tenant.post("llm-prices", json!({"model": "echo", "input": "1", "output": "1"})).await.expect(201);
+    tokio::time::sleep(Duration::from_millis(1_200)).await;
+    let search = json!({"model": "echo", "input": "x", "tools": [{"type": "web_search"}]});
+    for (path, body, says) in [
+        ("/v1/chat/completions", ask("nobody-has-priced-this", false), "has no price"),
+        ("/v1/responses", search, "run tools of its own"),
+    ] {
+        let answer = world.ask(path, body).await;
+        assert_eq!((answer.status, &answer.json()["error"]["code"]), (400, &json!("unbounded_cost")), "{answer:?}");
+        assert!(answer.json()["error"]["message"].as_str().is_some_and(|message| message.contains(says)), "{answer:?}");
+        assert_eq!(world.row(&answer.id()).await["reason"], "unbounded_cost");
+    }
+    assert_eq!(world.ask("/v1/chat/completions", ask("echo", false)).await.status, 200);
 }
 
 /// What a worker was in the middle of when it died is resolved, and charged as drawn.

@@ -138,7 +138,7 @@ async fn an_erasure_leaves_the_row_and_a_record(pool: PgPool) {
     let foreseen = world.post(&admin, &path, body(true)).await;
     assert_eq!(
         (foreseen.status.as_u16(), &foreseen.json),
-        (200, &json!({"calls": 1, "runs": 1, "under_legal_hold": 0})),
+        (200, &json!({"calls": 1, "runs": 1, "requests": 0, "under_legal_hold": 0})),
         "{}",
         foreseen.text
     );

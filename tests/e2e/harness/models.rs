@@ -3,7 +3,7 @@
 //! `echo` repeats the last user message. `tools` makes the tool calls that the last user message names (one a line: `NAME {json}`), and once it
 //! has their results says `done: ` and these. `slow-<ms>` streams a word each so often; `cut` breaks off after two words; `mute` says two
 //! words and nothing more; `busy` answers 429 twice and then as `echo`; `down` answers 503; `shut` answers 401 with the key in its
-//! words; `garbage` answers what is no JSON; `silent` never begins.
+//! words; `garbage` answers what is no JSON; `silent` never begins; `broken` answers 200 with an error, and the key in it.
 
 use std::{
     net::{Ipv4Addr, SocketAddr, TcpListener},
@@ -109,7 +109,7 @@ fn note(memory: &Shared, path: &'static str, headers: &HeaderMap, body: &Value) 
 }
 
 /// What a model does before it says anything.
-async fn mood(model: &str, times: usize, headers: &HeaderMap) -> Option<Response> {
+async fn mood(model: &str, times: usize, headers: &HeaderMap, stream: bool) -> Option<Response> {
     let error = |status: StatusCode, message: &str| {
         let body = json!({"error": {"message": message, "type": "x"}}).to_string();
         (status, [(header::CONTENT_TYPE, "application/json"), (header::SERVER, LEAK)], body).into_response()
@@ -126,6 +126,16 @@ async fn mood(model: &str, times: usize, headers: &HeaderMap) -> Option<Response
             Some(error(StatusCode::UNAUTHORIZED, &format!("Incorrect API key provided: {}", key.unwrap_or_default())))
         }
         "wrong" => Some(error(StatusCode::BAD_REQUEST, &format!("temperature is too high for {}", credential(headers)))),
+        "broken" => {
+            let error =
+                json!({"error": {"message": format!("out of memory for {}", credential(headers)), "code": 500}}).to_string();
+            let (kind, body) = if stream {
+                ("text/event-stream", format!("data: {error}\n\ndata: [DONE]\n\n"))
+            } else {
+                ("application/json", error)
+            };
+            Some((StatusCode::OK, [(header::CONTENT_TYPE, kind)], body).into_response())
+        }
         "garbage" => Some((StatusCode::OK, [(header::CONTENT_TYPE, "application/json")], "<html>").into_response()),
         "silent" => {
             tokio::time::sleep(Duration::from_secs(600)).await;
@@ -220,7 +230,7 @@ async fn chat(State(memory): State<Shared>, headers: HeaderMap, body: Bytes) -> 
     let body: Value = serde_json::from_slice(&body).expect("JSON");
     let model = body["model"].as_str().expect("a model").to_owned();
     let times = note(&memory, "chat", &headers, &body);
-    if let Some(answer) = mood(&model, times, &headers).await {
+    if let Some(answer) = mood(&model, times, &headers, body["stream"] == true).await {
         return answer;
     }
     let said = body["messages"].as_array().expect("messages");
@@ -284,7 +294,7 @@ async fn messages(State(memory): State<Shared>, headers: HeaderMap, body: Bytes)
     let body: Value = serde_json::from_slice(&body).expect("JSON");
     let model = body["model"].as_str().expect("a model").to_owned();
     let times = note(&memory, "messages", &headers, &body);
-    if let Some(answer) = mood(&model, times, &headers).await {
+    if let Some(answer) = mood(&model, times, &headers, body["stream"] == true).await {
         return answer;
     }
     let said = body["messages"].as_array().expect("messages");
@@ -345,7 +355,7 @@ async fn responses(State(memory): State<Shared>, headers: HeaderMap, body: Bytes
     let body: Value = serde_json::from_slice(&body).expect("JSON");
     let model = body["model"].as_str().expect("a model").to_owned();
     let times = note(&memory, "responses", &headers, &body);
-    if let Some(answer) = mood(&model, times, &headers).await {
+    if let Some(answer) = mood(&model, times, &headers, body["stream"] == true).await {
         return answer;
     }
     let (last, results) = match &body["input"] {

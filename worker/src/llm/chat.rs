@@ -121,17 +121,21 @@ impl Streamed {
             self.ended = true;
             return Passage::End;
         }
-        let Ok(mut chunk) = serde_json::from_str::<Value>(data) else { return Passage::On };
+        let Ok(Value::Object(mut chunk)) = serde_json::from_str::<Value>(data) else { return Passage::On };
+        if let Some(error) = chunk.get("error").filter(|error| !error.is_null()) {
+            self.error = Some(super::dialect::words_of(error));
+            return Passage::Dropped;
+        }
         if self.head.is_empty() {
-            let fields =
-                chunk.as_object().into_iter().flatten().filter(|(name, _)| !["choices", "usage"].contains(&name.as_str()));
+            let fields = chunk.iter().filter(|(name, _)| !["choices", "usage"].contains(&name.as_str()));
             self.head = fields.map(|(name, value)| (name.clone(), value.clone())).collect();
         }
-        if let Some(usage) = usage(&chunk["usage"]) {
-            self.usage = Some(usage);
-            self.usage_text = chunk["usage"].take();
+        if let Some(text) = chunk.remove("usage")
+            && let Some(usage) = usage(&text)
+        {
+            (self.usage, self.usage_text) = (Some(usage), text);
         }
-        let choices = chunk["choices"].as_array_mut();
+        let choices = chunk.get_mut("choices").and_then(Value::as_array_mut);
         if choices.as_ref().is_none_or(|choices| choices.is_empty()) && self.usage.is_some() {
             return if own_usage { Passage::End } else { Passage::Dropped };
         }
