@@ -146,7 +146,10 @@ async fn an_erasure_leaves_the_row_and_a_record(pool: PgPool) {
     patch(&world, &admin, &format!("{tenant}/audit/settings"), json!({"legal_hold": true})).await;
     let held = world.post(&admin, &path, body(false)).await;
     assert!(held.is(409, "conflict").text.contains("legal hold"));
-    assert_eq!(world.post(&admin, &path, body(true)).await.json, json!({"calls": 1, "runs": 1, "under_legal_hold": 2}));
+    assert_eq!(
+        world.post(&admin, &path, body(true)).await.json,
+        json!({"calls": 1, "runs": 1, "requests": 0, "under_legal_hold": 2})
+    );
     patch(&world, &admin, &format!("{tenant}/audit/settings"), json!({"legal_hold": false})).await;
 
     let again = [("idempotency-key", "once")];

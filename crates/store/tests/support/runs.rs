@@ -3,10 +3,14 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::Value;
-use tollgate_domain::{CallId, Outcome, ScriptRunId, TenantId, ids};
+use tollgate_domain::{
+    CallId, Currency, LlmRequestId, Origin, Outcome, Picos, ScriptRunId, TenantId, ids,
+    llm::{Counted, Mode},
+    llm_price::Usage,
+};
 use tollgate_store::{
     Actor, Store, StoreError,
-    audit::{AuditWriter, Entry, Intent, JournalRow, NewRun, RunEnd, ScriptPlace},
+    audit::{AuditWriter, Entry, Forward, Intent, JournalRow, LlmEnd, NewRequest, NewRun, RunEnd, ScriptPlace},
     erasures::{self, Selection},
     payload,
     settings::{AuditSettings, TrailPolicy},
@@ -81,4 +85,45 @@ pub async fn erase(store: &Store, tenant: TenantId, selection: &Selection) -> Re
     let erasure = erasures::erase(&mut change, selection, &selected, "asked for".to_owned()).await?;
     change.commit().await?;
     Ok(erasure)
+}
+
+/// A request to a model, with its prompt, its answer and its end.
+pub async fn forwarded(who: &Who, audit: &AuditWriter, trail: &TrailPolicy, text: &str) -> LlmRequestId {
+    let id = fresh();
+    let json = Value::from(text).to_string();
+    let forward = Forward {
+        root: id,
+        turn: 1,
+        mode: Mode::Manual,
+        streaming: false,
+        worker: who.worker,
+        refused: None,
+        tools: (2, 300),
+        quoted: Picos(9),
+        leases: Vec::new(),
+        currency: Currency::USD,
+        prompt: trail.payload(json.as_bytes()).await,
+    };
+    let request = NewRequest { id, origin: Origin::Llm, model: Some("m".to_owned()), forward: Some(forward), ..who.request() };
+    audit.before(Entry { request: Some(request), ..Entry::default() }).await.unwrap();
+    let end = LlmEnd {
+        tenant: who.tenant,
+        id,
+        outcome: Outcome::Ok,
+        error: None,
+        provider: Some((fresh(), "p".to_owned())),
+        model: Some("m-1".to_owned()),
+        attempts: "[]".to_owned(),
+        counted: Counted::Reported,
+        usage: Usage { input: 5, cached_input: 1, cache_write: 0, output: 3, reasoning: 1 },
+        price: Some("default:2026-11-01".to_owned()),
+        amount: Picos(7),
+        latency: std::time::Duration::from_micros(1_500),
+        first_token: Some(std::time::Duration::from_micros(400)),
+        finish_reason: Some("stop".to_owned()),
+        answer: Some(trail.payload(json.as_bytes()).await),
+        at: now(),
+    };
+    audit.after(Entry { llm_ends: vec![end], ..Entry::default() }).await.unwrap();
+    id
 }
