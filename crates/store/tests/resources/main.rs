@@ -6,6 +6,7 @@ mod calls;
 mod costs;
 mod discovery;
 mod prices;
+mod rollup_cases;
 mod rollups;
 #[path = "../support/mod.rs"]
 mod support;
