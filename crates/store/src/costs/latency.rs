@@ -78,7 +78,7 @@ mod tests {
         let bytes = [entry(40, 2), entry(3, 1), entry(40, 1), entry(7, 1), entry(7, -1)].concat();
         let histogram = Histogram::read(&bytes).unwrap();
         assert_eq!(histogram.0, BTreeMap::from([(3, 1), (40, 3)]));
-        assert_eq!((histogram.percentile(25), histogram.percentile(26)), (Some(3), Some(50)));
+        assert_eq!((histogram.percentile(25), histogram.percentile(26)), (Some(3), Some(49)));
         assert_eq!(Histogram::read(&bytes[1..]).unwrap_err().to_string(), "corrupt row: a latency histogram of broken length");
         assert_eq!(Histogram::default().percentile(50), None);
     }
@@ -91,7 +91,7 @@ mod tests {
             let next = if bucket + 1 < 32 { i64::from(bucket) + 1 } else { middle(bucket + 1) - width(bucket + 1) / 2 };
             for value in [low, next - 1] {
                 let off = (middle(bucket) - value).abs();
-                assert!(off * 1000 <= value * 32, "{value} in bucket {bucket}: {off} off");
+                assert!(i128::from(off) * 1000 <= i128::from(value) * 32, "{value} in bucket {bucket}: {off} off");
             }
             (bucket, low) = (bucket + 1, next);
         }
