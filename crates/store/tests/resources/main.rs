@@ -8,6 +8,7 @@ mod credits;
 mod discovery;
 mod llm_prices;
 mod prices;
+mod rollup_cases;
 mod rollups;
 #[path = "../support/mod.rs"]
 mod support;

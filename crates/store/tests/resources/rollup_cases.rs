@@ -1,0 +1,249 @@
+//! Rollups in single cases: what breaks them, what is dropped, who is shown and what is compared.
+
+use chrono::DateTime;
+use sqlx::PgPool;
+use tollgate_domain::{KeyId, Outcome, TimeZone, ToolId};
+use tollgate_store::{
+    Store,
+    audit::{AuditWriter, Completion, Entry, Intent},
+    costs::{self, CostQuery, Dimension, Sums, rollup},
+    retention,
+};
+
+use crate::{
+    id_at,
+    rollups::{Dice, assert_equal, assert_no_drift, at, everything, plus, trail},
+    support::{QUEUE, Who, now, seal_all, tenant},
+    tamper,
+};
+
+/// One tenant with a few sealed calls at each of these times.
+async fn calls_at(pool: &PgPool, zone: &str, times: &[(&str, usize)]) -> (Store, Who) {
+    let store = Store::from_pool(pool.clone());
+    let who = Who::new(tenant(pool).await);
+    sqlx::query("UPDATE tenants SET time_zone = $2 WHERE tenant_id = $1")
+        .bind(who.tenant.uuid())
+        .bind(zone)
+        .execute(pool)
+        .await
+        .unwrap();
+    rollup::build(&store, who.tenant).await.unwrap();
+    let audit = AuditWriter::start(&store, QUEUE);
+    audit.before(Entry { request: Some(who.request()), ..Entry::default() }).await.unwrap();
+    for (time, calls) in times {
+        for _ in 0..*calls {
+            let intent = Intent { id: id_at(at(time)), at: at(time), ..who.intent("{}") };
+            let completions = vec![who.completion(intent.id, Outcome::Ok, b"{}")];
+            audit.after(Entry { intent: Some(intent), completions, ..Entry::default() }).await.unwrap();
+        }
+    }
+    seal_all(&store).await;
+    (store, who)
+}
+
+#[sqlx::test(migrator = "tollgate_store::MIGRATOR")]
+async fn t63_a_broken_sum_is_found_told_and_made_anew(pool: PgPool) {
+    let (store, who) = calls_at(&pool, "Asia/Kathmandu", &[("2026-11-20T10:00:00Z", 3), ("2026-11-21T10:00:00Z", 2)]).await;
+    assert_no_drift(&store, who.tenant).await;
+    for (sql, calls) in [
+        ("UPDATE cost_quarters SET calls = calls + 1 WHERE face = 0 AND calls = 3", 1),
+        ("UPDATE cost_quarters SET amount = amount - 1 WHERE face = 1 AND calls = 3", 0),
+        ("UPDATE cost_quarters SET latency = latency || '\\x000100000001' WHERE face = 2 AND calls = 3", 0),
+        ("UPDATE cost_quarters SET tokens = 5 WHERE face = 2 AND calls = 3", 0),
+        ("UPDATE cost_quarters SET tokens = 5 WHERE face = 4 AND calls = 3", 0),
+        ("UPDATE cost_days SET tokens = 5 WHERE face = 4 AND calls = 3", 0),
+        ("DELETE FROM cost_quarters WHERE calls = 2", -2),
+        ("UPDATE cost_days SET calls = calls * 2 WHERE face = 3 AND calls = 3", 0),
+        ("DELETE FROM cost_days", 0),
+    ] {
+        tamper(&pool, sql).await;
+        let rounds = [now(), now()].map(|now| rollup::check_round(&store, now));
+        let mut found = Vec::new();
+        for round in rounds {
+            found.extend(round.await.unwrap().into_iter().filter_map(|checked| checked.drift));
+        }
+        assert_eq!(found.iter().map(|drift| drift.calls).sum::<i64>(), calls, "{sql}: {found:?}");
+        assert!(found.iter().all(|drift| drift.sums > 0) && !found.is_empty(), "{sql}: {found:?}");
+        assert_no_drift(&store, who.tenant).await;
+        let query = everything(vec![Dimension::Day, Dimension::Key, Dimension::Tool]);
+        let report = costs::report(&store, who.tenant, &query).await.unwrap();
+        assert_equal(&report, &trail(&pool, who.tenant).await, &query, "Asia/Kathmandu".parse().unwrap());
+    }
+    let told: i64 = sqlx::query_scalar("SELECT count(*) FROM admin_events WHERE action = 'costs.drift' AND tenant_id = $1")
+        .bind(who.tenant.uuid())
+        .fetch_one(&pool)
+        .await
+        .unwrap();
+    assert!(told >= 7, "{told}");
+}
+
+#[sqlx::test(migrator = "tollgate_store::MIGRATOR")]
+async fn t62_what_cannot_be_counted_is_sealed_all_the_same(pool: PgPool) {
+    let (store, who) = calls_at(&pool, "UTC", &[("2026-11-20T10:00:00Z", 3)]).await;
+    let (_, other) = calls_at(&pool, "UTC", &[("2026-11-20T10:00:00Z", 1)]).await;
+    // The database has been moved to a machine that knows fewer time zones.
+    tamper(&pool, &format!("UPDATE cost_states SET zone = 'Mars/Olympus' WHERE tenant_id = '{}'", who.tenant.uuid())).await;
+    let audit = AuditWriter::start(&store, QUEUE);
+    audit.before(Entry { intent: Some(who.intent("{}")), ..Entry::default() }).await.unwrap();
+    assert_eq!(seal_all(&store).await.entries, 1);
+    let uncounted = rollup::uncounted(&store).await.unwrap();
+    assert_eq!(uncounted, [who.tenant], "and nobody else: {}", other.tenant);
+    let query = everything(vec![Dimension::Outcome]);
+    let report = || async { costs::report(&store, who.tenant, &query).await.unwrap() };
+    assert_equal(&report().await, &trail(&pool, who.tenant).await, &query, TimeZone::UTC);
+    assert!(rollup::build(&store, who.tenant).await.is_err());
+    tamper(&pool, "UPDATE cost_states SET zone = 'UTC'").await;
+    rollup::build(&store, who.tenant).await.unwrap();
+    assert_eq!(rollup::uncounted(&store).await.unwrap(), []);
+    assert_no_drift(&store, who.tenant).await;
+    assert_equal(&report().await, &trail(&pool, who.tenant).await, &query, TimeZone::UTC);
+}
+
+#[sqlx::test(migrator = "tollgate_store::MIGRATOR")]
+async fn t63_what_retention_drops_keeps_its_sums(pool: PgPool) {
+    for month in ["2026-09-05", "2026-10-05", "2026-11-05"] {
+        let ensure = sqlx::query("SELECT tollgate_ensure_partitions($1::timestamptz)").bind(at(&format!("{month}T00:00:00Z")));
+        ensure.execute(&pool).await.unwrap();
+    }
+    let (store, who) = calls_at(&pool, "Europe/Berlin", &[("2026-09-20T10:07:00Z", 4), ("2026-11-21T10:00:00Z", 2)]).await;
+    let report = || async { costs::report(&store, who.tenant, &everything(vec![Dimension::Month])).await.unwrap() };
+    let before = report().await;
+    sqlx::query("INSERT INTO audit_settings (tenant_id, retention_days, updated_at) VALUES ($1, 30, now())")
+        .bind(who.tenant.uuid())
+        .execute(&pool)
+        .await
+        .unwrap();
+    let gone = retention::run(&store, at("2026-11-28T00:00:00Z")).await.unwrap();
+    assert_eq!(gone.len(), 1, "{gone:?}");
+    assert_eq!(trail(&pool, who.tenant).await.len(), 2);
+    let after = report().await;
+    assert_eq!((after.lines, after.total.calls), (before.lines, 6));
+    for _ in 0..4 {
+        let checked = rollup::check_round(&store, at("2026-11-28T00:00:00Z")).await.unwrap();
+        assert!(checked.iter().all(|checked| checked.drift.is_none()), "{checked:?}");
+    }
+    assert_eq!(report().await.total.calls, 6);
+}
+
+#[sqlx::test(migrator = "tollgate_store::MIGRATOR")]
+async fn what_a_check_cannot_read_it_does_not_call_a_drift(pool: PgPool) {
+    let (store, who) = calls_at(&pool, "UTC", &[("2026-11-20T10:00:00Z", 3)]).await;
+    // The request goes with its month, and its calls of the next one stay: which model they were made by is not in the rows any more.
+    tamper(&pool, "UPDATE cost_cells SET model = 'm1' WHERE face IN (0, 2, 4)").await;
+    assert!(rollup::check(&store, who.tenant, DateTime::UNIX_EPOCH).await.unwrap().unwrap().drift.is_some());
+    tamper(&pool, "DELETE FROM llm_requests").await;
+    assert_eq!(rollup::check(&store, who.tenant, DateTime::UNIX_EPOCH).await.unwrap().unwrap().drift, None);
+}
+
+#[sqlx::test(migrator = "tollgate_store::MIGRATOR")]
+async fn the_dearest_are_shown_and_the_others_are_one_line(pool: PgPool) {
+    let trail = crate::trail::generate(&pool, 240).await;
+    let store = Store::from_pool(pool.clone());
+    for build in [false, true] {
+        if build {
+            rollup::build(&store, trail.tenant).await.unwrap();
+        }
+        let query = |group_by: &[Dimension], top| CostQuery { top, ..everything(group_by.to_vec()) };
+        let ask = |query: CostQuery| {
+            let store = store.clone();
+            async move { costs::report(&store, trail.tenant, &query).await.unwrap() }
+        };
+        let all = ask(query(&[Dimension::Tool, Dimension::Key], None)).await;
+        let top = ask(query(&[Dimension::Tool, Dimension::Key], Some(3))).await;
+        assert_eq!(top.total, all.total);
+        assert_eq!(top.lines[..3], all.lines[..3]);
+        let [rest] = &top.lines[3..] else { panic!("{:?}", top.lines) };
+        let others = all.lines[3..].iter().fold(Sums::default(), |sum, line| plus(sum, line.sums));
+        assert_eq!((rest.rest, rest.sums, rest.tool.is_none()), (Some(all.lines.len() - 3), others, true));
+        assert!(rest.latency_p50_us.is_some() && rest.latency_p99_us > rest.latency_p50_us);
+        let enough = ask(query(&[Dimension::Tool], Some(50))).await;
+        assert_eq!(enough.lines, ask(query(&[Dimension::Tool], None)).await.lines);
+
+        // By month: the same groups in each, and a line of the others for each.
+        let months = ask(query(&[Dimension::Tool, Dimension::Month], Some(2))).await;
+        assert_eq!(months.total, all.total);
+        let dearest: Vec<_> =
+            ask(query(&[Dimension::Tool], Some(2))).await.lines.iter().filter_map(|line| line.tool.clone()).collect();
+        assert!(months.lines.windows(2).all(|pair| pair[0].time <= pair[1].time));
+        let mut rests = 0;
+        for line in &months.lines {
+            rests += usize::from(line.rest.is_some());
+            assert!(line.rest.is_some() || dearest.contains(line.tool.as_ref().unwrap()), "{line:?}");
+        }
+        assert_eq!(rests, 2, "October and November");
+    }
+}
+
+#[sqlx::test(migrator = "tollgate_store::MIGRATOR")]
+async fn a_period_is_compared_with_the_one_before(pool: PgPool) {
+    let times = [
+        // October and November in Kathmandu begin at 18:15 of the day before.
+        ("2026-09-30T18:14:59Z", 100),
+        ("2026-09-30T18:15:00Z", 5),
+        ("2026-10-31T18:14:59Z", 1),
+        ("2026-10-31T18:15:00Z", 7),
+        ("2026-11-30T18:15:00Z", 50),
+    ];
+    let (store, who) = calls_at(&pool, "Asia/Kathmandu", &times).await;
+    let other = Who::new(who.tenant);
+    let audit = AuditWriter::start(&store, QUEUE);
+    for time in ["2026-10-10T00:00:00Z", "2026-10-11T00:00:00Z"] {
+        let intent = Intent { id: id_at(at(time)), at: at(time), ..other.intent("{}") };
+        audit.before(Entry { intent: Some(intent), ..Entry::default() }).await.unwrap();
+    }
+    let (from, to) = (at("2026-10-31T18:15:00Z"), at("2026-11-30T18:15:00Z"));
+    let query = CostQuery { from, to, compare: Some(to), ..everything(vec![Dimension::Key]) };
+    let report = costs::report(&store, who.tenant, &query).await.unwrap();
+    let previous = report.previous.unwrap();
+    assert_eq!((previous.from, previous.to), (at("2026-09-30T18:15:00Z"), from));
+    assert_eq!((report.total.calls, previous.total.calls), (7, 8));
+    let lines: Vec<_> =
+        report.lines.iter().map(|l| (l.key.as_ref().unwrap().0, l.sums.calls, l.previous.unwrap().sums.calls)).collect();
+    assert_eq!(lines, [(who.key, 7, 6), (other.key, 0, 2)], "who was there before and is gone is told as well");
+    assert!(report.lines[0].previous.unwrap().latency_p50_us.is_some());
+    assert_eq!(report.lines[0].previous.unwrap().sums.amount, 6 * 2_000_000_000);
+    let top = costs::report(&store, who.tenant, &CostQuery { top: Some(1), ..query }).await.unwrap();
+    assert_eq!((top.lines.len(), top.lines[1].rest, top.lines[1].previous.unwrap().sums.calls), (2, Some(1), 2));
+}
+
+/// How much longer a round of the sealer takes that counts: `cargo test ... -- --ignored --nocapture a_round_of_four_thousand`.
+#[sqlx::test(migrator = "tollgate_store::MIGRATOR")]
+#[ignore = "it measures, and asserts nothing"]
+async fn a_round_of_four_thousand_entries(pool: PgPool) {
+    let store = Store::from_pool(pool.clone());
+    for (name, counted, tools, keys) in
+        [("warm", false, 1, 1), ("uncounted", false, 100, 200), ("counted", true, 100, 200), ("counted, few cells", true, 3, 3)]
+    {
+        let who = Who::new(tenant(&pool).await);
+        if counted {
+            rollup::build(&store, who.tenant).await.unwrap();
+        }
+        let audit = AuditWriter::start(&store, QUEUE);
+        audit.before(Entry { request: Some(who.request()), ..Entry::default() }).await.unwrap();
+        let (tools, keys): (Vec<ToolId>, Vec<KeyId>) =
+            ((0..tools).map(|_| ToolId::mint(now())).collect(), (0..keys).map(|_| KeyId::mint(now())).collect());
+        let mut dice = Dice(99);
+        let mut times = Vec::new();
+        for _ in 0..7 {
+            let mut tasks = Vec::new();
+            for _ in 0..2000 {
+                let intent = Intent { tool: Some(dice.pick(&tools)), key: dice.pick(&keys), ..who.intent("{}") };
+                let completions = vec![Completion {
+                    latency: std::time::Duration::from_micros(50_000 + dice.roll(100_000) as u64),
+                    ..who.completion(intent.id, Outcome::Ok, b"{}")
+                }];
+                let audit = audit.clone();
+                tasks.push(tokio::spawn(async move {
+                    audit.after(Entry { intent: Some(intent), completions, ..Entry::default() }).await.unwrap()
+                }));
+            }
+            for task in tasks {
+                task.await.unwrap();
+            }
+            let begun = std::time::Instant::now();
+            let round = tollgate_store::sealer::round(&store, now()).await.unwrap();
+            times.push((begun.elapsed(), round.entries));
+        }
+        println!("{name}: {times:?}");
+    }
+}
