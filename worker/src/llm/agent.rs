@@ -160,10 +160,8 @@ impl Session {
         let written = tokio::spawn(open.close(ended));
         let executed = self.execute(id, read.calls, out).await;
         let written = written.await.unwrap_or(Err(AuditError::Unavailable));
-        if let Ok(executed) = &executed {
-            done.executed.extend(executed.iter().map(Executed::told));
-        }
-        let executed = executed?;
+        done.executed.extend(executed.iter().filter_map(|one| one.as_ref().ok()).map(Executed::told));
+        let executed = executed.into_iter().collect::<Result<Vec<_>, _>>()?;
         written?;
         if executed.iter().any(|one| one.waiting.is_some()) {
             // Those that were made: who goes on with the conversation needs what they came to, and must not make them again.
@@ -192,7 +190,7 @@ impl Session {
     }
 
     /// All at the same time; a caller who listens hears of each as it ends.
-    async fn execute(&self, request: LlmRequestId, calls: Vec<ToolUse>, out: Option<&Out>) -> Result<Vec<Executed>, Refusal> {
+    async fn execute(&self, request: LlmRequestId, calls: Vec<ToolUse>, out: Option<&Out>) -> Vec<Result<Executed, AuditError>> {
         let cancel = CancellationToken::new();
         let _stops = cancel.clone().drop_guard();
         let each = calls.into_iter().map(|call| {
@@ -212,7 +210,7 @@ impl Session {
         let mut alive = tokio::time::interval_at(tokio::time::Instant::now() + ALIVE, ALIVE);
         loop {
             tokio::select! {
-                executed = &mut all => return Ok(executed.into_iter().collect::<Result<_, _>>()?),
+                executed = &mut all => return executed,
                 _ = alive.tick() => {
                     if let Some(out) = out {
                         let _ = out.try_send(Bytes::from_static(b": at work\n\n"));
