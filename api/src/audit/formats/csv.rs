@@ -16,13 +16,20 @@ pub struct Table {
 }
 
 /// A cell as it may stand in a file: one that a spreadsheet would read as a formula gets an apostrophe in front, which a
-/// spreadsheet reads as "this is text".
+/// spreadsheet reads as "this is text". A negative number is one to it as well, and stays one.
 #[must_use]
 pub fn neutral(cell: &str) -> Cow<'_, str> {
     match cell.chars().next() {
+        Some('-') if is_number(&cell[1..]) => Cow::Borrowed(cell),
         Some('=' | '+' | '-' | '@' | '\t' | '\r' | '\n' | '＝' | '＋' | '－' | '＠') => Cow::Owned(format!("'{cell}")),
         _ => Cow::Borrowed(cell),
     }
+}
+
+fn is_number(text: &str) -> bool {
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
+    digits(whole) && digits(fraction)
 }
 
 /// Rows on their way into a file.
@@ -151,7 +158,11 @@ mod tests {
             assert!(record[0].starts_with('\''), "{start:?}");
             assert_eq!(&record[1], "fine");
         }
-        for fine in ["", "a=b", "'=1", "0.002", "{\"a\":\"=1\"}", "call_01"] {
+
+        for evil in ["-", "-1+1", "-1.2.3", "-.5", "-5.", "-1e5", "-１", "--1", "+1"] {
+            assert_eq!(neutral(evil), format!("'{evil}"));
+        }
+        for fine in ["", "a=b", "'=1", "0.002", "-12", "-0.002", "{\"a\":\"=1\"}", "call_01"] {
             assert_eq!(neutral(fine), fine);
         }
     }
