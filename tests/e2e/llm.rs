@@ -366,7 +366,8 @@ async fn money_is_drawn_before_a_request_and_settled_to_the_token() {
     // Beside what calls cost; who was refused is counted.
     let report = world.tenant.get("reports/costs?group_by=model").await.ok();
     let line = &report["items"][0];
-    let told = ["model", "calls", "amount", "llm_requests", "llm_amount", "input_tokens", "output_tokens"].map(|name| &line[name]);
+    let told =
+        ["model", "calls", "amount", "llm_requests", "llm_amount", "input_tokens", "output_tokens"].map(|name| &line[name]);
     let expected = [json!("echo"), json!(0), json!("0"), json!(3), json!("3.3"), json!(3), json!(3)];
     assert_eq!(told, expected.each_ref(), "{report}");
     assert_eq!(world.tenant.get("reports/costs").await.ok()["total"]["net"], "3.3");
