@@ -46,6 +46,9 @@ ALTER TABLE virtual_keys ADD agent_mode text NOT NULL DEFAULT 'on_request' CHECK
 
 -- ---------------------------------------------------------------- the trail
 
+-- Of a request that used a tool of Code Mode: about how many tokens the tools behind it would have added to a prompt.
+ALTER TABLE llm_requests ADD prompt_tokens_avoided bigint;
+
 -- What a request of origin 'llm' has beyond `llm_requests`; one line of the log covers both. Durable before the provider hears of it.
 CREATE TABLE llm_forwards (
   tenant_id          uuid NOT NULL,

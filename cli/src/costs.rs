@@ -26,7 +26,11 @@ pub async fn check(args: CostsCheck) -> Result<ExitCode> {
             let Some(drift) = &checked.drift else { continue };
             differ += 1;
             let (sums, calls, amount) = (drift.sums, drift.calls, decimal(drift.amount));
-            say(format_args!("{tenant} {} to {}: {sums} sums differ, by {calls} calls and {amount}", checked.from, checked.to));
+            let (requests, llm_amount) = (drift.llm_requests, decimal(drift.llm_amount));
+            say(format_args!(
+                "{tenant} {} to {}: {sums} sums differ, by {calls} calls and {amount}, {requests} LLM requests and {llm_amount}",
+                checked.from, checked.to
+            ));
             if args.repair {
                 rollup::repair(&store, &checked, SystemClock.now()).await.context("cannot repair")?;
             }

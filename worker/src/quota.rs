@@ -67,6 +67,8 @@ struct Spend {
     from: DateTime<Utc>,
     to: DateTime<Utc>,
     calls: i64,
+    llm_requests: i64,
+    /// Of calls and of LLM requests.
     amount: String,
 }
 
@@ -170,7 +172,7 @@ async fn stands(gate: &Gate, caller: &Caller, limit: &RateLimit) -> StoreResult<
     })
 }
 
-/// What the key's calls of this month cost, in the tenant's zone.
+/// What the key's calls and LLM requests of this month cost, in the tenant's zone.
 async fn spend(gate: &Gate, caller: &Caller, now: DateTime<Utc>) -> StoreResult<Option<Spend>> {
     let (from, _) = caller.config().zone.around(Calendar::Month, now);
     let ask = CostQuery {
@@ -186,7 +188,11 @@ async fn spend(gate: &Gate, caller: &Caller, now: DateTime<Utc>) -> StoreResult<
         compare: None,
     };
     match costs::report(&gate.store, caller.tenant(), &ask).await {
-        Ok(report) => Ok(Some(Spend { from, to: now, calls: report.total.calls, amount: decimal(report.total.amount) })),
+        Ok(report) => {
+            let llm = report.llm.unwrap_or_default();
+            let amount = decimal(report.total.amount + llm.amount);
+            Ok(Some(Spend { from, to: now, calls: report.total.calls, llm_requests: llm.requests, amount }))
+        }
         Err(StoreError::Invalid { .. }) => Ok(None),
         Err(error) => Err(error),
     }

@@ -4,7 +4,7 @@ use serde_json::Value;
 use tollgate_store::costs::{CostLine, CostQuery, CostReport, Dimension};
 
 use super::{
-    lines::{Costs, DIMENSIONS},
+    lines::{Costs, DIMENSIONS, net},
     table::{Column, Values},
 };
 use crate::{
@@ -13,13 +13,20 @@ use crate::{
 };
 
 /// Columns of what is told of the period before, and their names there.
-const PREVIOUS: [(&str, &str); 5] = [
+const PREVIOUS: [(&str, &str); 9] = [
     ("previous_calls", "calls"),
     ("previous_errors", "errors"),
     ("previous_amount", "amount"),
     ("previous_latency_p50_us", "latency_p50_us"),
     ("previous_latency_p99_us", "latency_p99_us"),
+    ("previous_llm_requests", "llm_requests"),
+    ("previous_llm_amount", "llm_amount"),
+    ("previous_credits", "credits"),
+    ("previous_net", "net"),
 ];
+
+const LLM: [&str; 6] = ["llm_requests", "llm_amount", "input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens"];
+const CREDITS: [&str; 2] = ["credits", "net"];
 
 /// The items as typed columns, in the order in which the dimensions were asked for.
 pub fn columns(report: &CostReport, asked: &CostQuery) -> Vec<Column> {
@@ -74,6 +81,24 @@ pub fn columns(report: &CostReport, asked: &CostQuery) -> Vec<Column> {
     if report.prompt_tokens_avoided.is_some() {
         columns.push(count("prompt_tokens_avoided", |line| line.prompt_tokens_avoided));
     }
+    let amount = |name, get: fn(&CostLine) -> Option<i128>| Column {
+        name,
+        values: Values::Amount(lines.iter().map(|line| get(line).unwrap_or_default()).collect()),
+    };
+    if report.llm.is_some() {
+        columns.extend([
+            count("llm_requests", |line| line.llm.map(|llm| llm.requests)),
+            amount("llm_amount", |line| line.llm.map(|llm| llm.amount)),
+            count("input_tokens", |line| line.llm.map(|llm| llm.input_tokens)),
+            count("cached_tokens", |line| line.llm.map(|llm| llm.cached_tokens)),
+            count("output_tokens", |line| line.llm.map(|llm| llm.output_tokens)),
+            count("reasoning_tokens", |line| line.llm.map(|llm| llm.reasoning_tokens)),
+        ]);
+    }
+    if report.credits.is_some() {
+        columns.push(amount("credits", |line| line.credits));
+        columns.push(amount("net", |line| net(line.sums, line.llm, line.credits)));
+    }
     if asked.top.is_some() {
         columns.push(count("rest_groups", |line| line.rest.and_then(|groups| i64::try_from(groups).ok())));
     }
@@ -82,6 +107,14 @@ pub fn columns(report: &CostReport, asked: &CostQuery) -> Vec<Column> {
         columns.push(count("previous_errors", |line| line.previous.map(|previous| previous.sums.errors)));
         let amounts = lines.iter().map(|line| line.previous.map_or(0, |previous| previous.sums.amount));
         columns.push(Column { name: "previous_amount", values: Values::Amount(amounts.collect()) });
+        if report.llm.is_some() {
+            columns.push(count("previous_llm_requests", |line| Some(line.previous?.llm?.requests)));
+            columns.push(amount("previous_llm_amount", |line| Some(line.previous?.llm?.amount)));
+        }
+        if report.credits.is_some() {
+            columns.push(amount("previous_credits", |line| line.previous?.credits));
+            columns.push(amount("previous_net", |line| line.previous.and_then(|then| net(then.sums, then.llm, then.credits))));
+        }
     }
     columns
 }
@@ -102,11 +135,14 @@ pub fn csv(costs: &Costs, asked: &CostQuery) -> Result<Vec<u8>, Stop> {
     if costs.total.prompt_tokens_avoided.is_some() {
         columns.push("prompt_tokens_avoided");
     }
+    let (llm, credits) = (costs.total.llm_requests.is_some(), costs.total.credits.is_some());
+    let told = |name: &str| (llm || !LLM.contains(&name)) && (credits || !CREDITS.contains(&name));
+    columns.extend(LLM.into_iter().chain(CREDITS).filter(|name| told(name)));
     if asked.top.is_some() {
         columns.push("rest_groups");
     }
     if costs.previous.is_some() {
-        columns.extend(PREVIOUS.map(|(name, _)| name));
+        columns.extend(PREVIOUS.into_iter().filter(|(_, of)| told(of)).map(|(name, _)| name));
     }
     let header: Vec<&str> = columns.iter().copied().chain(["currency"]).collect();
     let mut rows = csv::Rows::new(&header)?;
@@ -121,7 +157,7 @@ pub fn csv(costs: &Costs, asked: &CostQuery) -> Result<Vec<u8>, Stop> {
             Some(Value::String(text)) => text.clone(),
             Some(other) => other.to_string(),
         };
-        rows.push(columns.iter().map(cell).chain([costs.currency.clone()]))?;
+        rows.push_figures(columns.iter().map(cell).chain([costs.currency.clone()]))?;
     }
     Ok(rows.finish()?)
 }

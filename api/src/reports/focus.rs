@@ -1,20 +1,24 @@
 //! Costs in the form that FinOps tools read: FOCUS (FinOps Open Cost and Usage Specification), as CSV.
 //!
 //! The columns are the mandatory ones of version 1.2 and those of 1.3 that replace `ProviderName` and `PublisherName`; both
-//! versions allow others, which begin with `x_`. One row is one day of one tool, called with one key. The tenant is the billing account,
-//! the team the sub account, the upstream the service, the tool the resource. A day and a billing period (a month) are those of the
+//! versions allow others, which begin with `x_`. One row is one day of one tool, called with one key,
+//! or of one model that was asked with it; credits are rows of their own, on the day on which they were given. The tenant is the billing
+//! account, the team the sub account, the upstream the service, the tool or the model the resource. A day and a billing period (a month) are those of the
 //! tenant's time zone, and are written in UTC. There are no discounts and no commitments: all four costs are the same.
 //! Source: focus.finops.org, "FOCUS Specification", versions 1.2 and 1.3.
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::json;
-use tollgate_domain::{TenantId, TimeZone, money::decimal, zone::Calendar};
+use tollgate_domain::{Currency, TenantId, TimeZone, money::decimal, zone::Calendar};
 use tollgate_store::costs::{CostLine, CostReport, Dimension};
 
 use crate::audit::{Unwritable, csv};
 
-/// What a FOCUS report is grouped by, whatever was asked for.
+/// What the rows of tools are grouped by, whatever was asked for.
 pub const GROUPS: [Dimension; 5] = [Dimension::Day, Dimension::Upstream, Dimension::Tool, Dimension::Team, Dimension::Key];
+
+/// And those of models.
+pub const MODELS: [Dimension; 4] = [Dimension::Day, Dimension::Model, Dimension::Team, Dimension::Key];
 
 const COLUMNS: [&str; 42] = [
     "BilledCost",
@@ -68,29 +72,103 @@ pub struct Account {
     pub zone: TimeZone,
 }
 
-/// The report as a FOCUS data set.
+/// What a row charges for, or gives back.
+#[derive(Default)]
+struct Charge {
+    what: String,
+    cost: i128,
+    /// How much of it was used, and in which unit; none of a credit.
+    used: Option<(i64, &'static str)>,
+    service: String,
+    subcategory: &'static str,
+    /// Its id, its name and what it is.
+    resource: (String, String, &'static str),
+    sku: String,
+    errors: String,
+    latency_p50_us: String,
+}
+
+/// The reports by [`GROUPS`] and by [`MODELS`] as a FOCUS data set.
 ///
 /// # Errors
 /// Never for want of space: it is memory.
-pub fn table(account: &Account, report: &CostReport) -> Result<Vec<u8>, Unwritable> {
+pub fn table(account: &Account, tools: &CostReport, models: &CostReport) -> Result<Vec<u8>, Unwritable> {
     let mut rows = csv::Rows::new(&COLUMNS)?;
-    for line in &report.lines {
-        rows.push(row(account, report, line))?;
+    for line in &tools.lines {
+        for charge in calls(line).into_iter().chain(credits(line)) {
+            rows.push_figures(row(account, tools.currency, line, charge))?;
+        }
+    }
+    for line in &models.lines {
+        if let Some(charge) = requests(line) {
+            rows.push_figures(row(account, models.currency, line, charge))?;
+        }
     }
     rows.finish()
 }
 
-fn row(account: &Account, report: &CostReport, line: &CostLine) -> [String; COLUMNS.len()] {
-    let at = line.time.unwrap_or_default();
-    let (day, month) = (account.zone.around(Calendar::Day, at), account.zone.around(Calendar::Month, at));
+/// The calls of a tool.
+fn calls(line: &CostLine) -> Option<Charge> {
     let (upstream, tool) = (named(line.upstream.as_ref()), named(line.tool.as_ref()));
-    let (team, key) = (named(line.team.as_ref()), named(line.key.as_ref()));
-    let (cost, calls, currency) = (decimal(line.sums.amount), line.sums.calls.to_string(), report.currency.to_string());
     let service = if upstream.1.is_empty() { "unknown".to_owned() } else { upstream.1 };
     let what =
         if tool.1.is_empty() { format!("Calls of unknown tools of {service}") } else { format!("Calls of {service}.{}", tool.1) };
+    (line.sums.calls != 0).then(|| Charge {
+        what,
+        cost: line.sums.amount,
+        used: Some((line.sums.calls, "Calls")),
+        service,
+        subcategory: OTHER,
+        sku: tool.0.clone(),
+        resource: (tool.0, tool.1, "Tool"),
+        errors: line.sums.errors.to_string(),
+        latency_p50_us: line.latency_p50_us.map(|us| us.to_string()).unwrap_or_default(),
+    })
+}
+
+/// What was given back of a tool, of an upstream, or of all.
+fn credits(line: &CostLine) -> Option<Charge> {
+    let given = line.credits.filter(|given| *given != 0)?;
+    let (upstream, tool) = (named(line.upstream.as_ref()), named(line.tool.as_ref()));
+    let (what, service) = match (upstream.1.is_empty(), tool.1.is_empty()) {
+        (true, true) => ("Credits".to_owned(), "Tollgate".to_owned()),
+        (true, false) => (format!("Credits for calls of {}", tool.1), "Tollgate".to_owned()),
+        (false, true) => (format!("Credits for calls of {}", upstream.1), upstream.1),
+        (false, false) => (format!("Credits for calls of {}.{}", upstream.1, tool.1), upstream.1),
+    };
+    let resource = (tool.0, tool.1, "Tool");
+    Some(Charge { what, cost: -given, service, subcategory: OTHER, resource, ..Charge::default() })
+}
+
+/// The requests to a model.
+fn requests(line: &CostLine) -> Option<Charge> {
+    let llm = line.llm.filter(|llm| llm.requests != 0)?;
+    let model = line.model.clone().unwrap_or_default();
+    Some(Charge {
+        what: if model.is_empty() { "Requests to models".to_owned() } else { format!("Requests to {model}") },
+        cost: llm.amount,
+        used: Some((llm.input_tokens + llm.output_tokens, "Tokens")),
+        service: "Language models".to_owned(),
+        subcategory: "Generative AI",
+        resource: (model.clone(), model.clone(), "Model"),
+        sku: model,
+        ..Charge::default()
+    })
+}
+
+const OTHER: &str = "Other (AI and Machine Learning)";
+
+fn row(account: &Account, currency: Currency, line: &CostLine, charge: Charge) -> [String; COLUMNS.len()] {
+    let at = line.time.unwrap_or_default();
+    let (day, month) = (account.zone.around(Calendar::Day, at), account.zone.around(Calendar::Month, at));
+    let (team, key) = (named(line.team.as_ref()), named(line.key.as_ref()));
+    let Charge { what, service, subcategory, resource, sku, errors, latency_p50_us, .. } = charge;
+    let (cost, currency) = (decimal(charge.cost), currency.to_string());
+    let (quantity, unit) = charge.used.map(|(much, unit)| (much.to_string(), unit.to_owned())).unwrap_or_default();
+    let (category, frequency, pricing) =
+        if charge.used.is_some() { ("Usage", "Usage-Based", "Standard") } else { ("Credit", "One-Time", "") };
     let kind = |id: &str, kind: &str| if id.is_empty() { String::new() } else { kind.to_owned() };
-    let (resource_type, team_type) = (kind(&tool.0, "Tool"), kind(&team.0, "Team"));
+    let (resource_type, team_type) = (kind(&resource.0, resource.2), kind(&team.0, "Team"));
     let tags = json!({"key": key.1, "team": team.1}).to_string();
     let text = str::to_owned;
     [
@@ -101,41 +179,41 @@ fn row(account: &Account, report: &CostReport, line: &CostLine) -> [String; COLU
         currency.clone(),
         instant(month.1),
         instant(month.0),
-        text("Usage"),
+        text(category),
         String::new(),
         what,
-        text("Usage-Based"),
+        text(frequency),
         instant(day.1),
         instant(day.0),
-        calls.clone(),
-        text("Calls"),
+        quantity.clone(),
+        unit.clone(),
         cost.clone(),
         cost.clone(),
         service.clone(),
         text("Tollgate"),
         cost,
-        text("Standard"),
+        text(pricing),
         currency,
-        calls,
-        text("Calls"),
+        quantity,
+        unit,
         text("Tollgate"),
         service.clone(),
-        tool.0.clone(),
-        tool.1,
+        resource.0,
+        resource.1,
         resource_type,
         text("AI and Machine Learning"),
         service,
         text("Tollgate"),
-        text("Other (AI and Machine Learning)"),
-        tool.0,
+        text(subcategory),
+        sku,
         team.0,
         team.1,
         team_type,
         tags,
         key.0,
         key.1,
-        line.sums.errors.to_string(),
-        line.latency_p50_us.map(|us| us.to_string()).unwrap_or_default(),
+        errors,
+        latency_p50_us,
     ]
 }
 

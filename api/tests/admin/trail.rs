@@ -42,6 +42,73 @@ pub async fn record(world: &World, tenant: &str) -> Call {
     call
 }
 
+/// A request to a model that has ended, with the key of `call`: 0.5, of 30 tokens in and 12 out.
+async fn ask_a_model(world: &World, tenant: &str, call: &Call) {
+    let now = tollgate_domain::Clock::now(&*world.clock);
+    let tenant: TenantId = tenant.rsplit('/').next().unwrap().parse().unwrap();
+    let id = uuid::Uuid::from_u128(ids::floor(now).as_u128() | 0x7000_8000_0000_0000_0000 | 9);
+    for sql in [
+        "INSERT INTO llm_requests (tenant_id, llm_request_id, key_id, origin, method, model, at)
+         VALUES ($1, $2, $3, 'llm', '/v1/chat/completions', 'openai/gpt-5', $4)",
+        "INSERT INTO llm_forwards (tenant_id, llm_request_id, root_id, turn, mode, streaming, worker_id, decision, tools_offered, tools_tokens, quoted_picos, currency, prompt_sha256)
+         SELECT $1, $2, $2, 1, 'manual', false, $1, 'permitted', 0, 0, 7, 'USD', '' WHERE $3::uuid IS NOT NULL AND $4::timestamptz IS NOT NULL",
+        "INSERT INTO llm_request_ends (tenant_id, llm_request_id, kind, at, outcome, attempts, usage, input_tokens, cached_tokens, cache_write_tokens, output_tokens, reasoning_tokens, amount_picos)
+         SELECT $1, $2, 1, $4, 'ok', '[]', 'reported', 30, 10, 0, 12, 5, 500000000000 WHERE $3::uuid IS NOT NULL",
+    ] {
+        sqlx::query(sql).bind(tenant.uuid()).bind(id).bind(call.key.uuid()).bind(now).execute(&world.pool).await.unwrap();
+    }
+}
+
+#[sqlx::test(migrator = "tollgate_store::MIGRATOR")]
+async fn models_and_credits_have_their_place_in_every_format(pool: PgPool) {
+    let world = World::new(pool).await;
+    let tenant = world.tenant("acme").await;
+    let call = record(&world, &tenant).await;
+    ask_a_model(&world, &tenant, &call).await;
+    let credit = json!({"tool_call_id": call.id, "amount": "0.0015", "reason": "billed twice"});
+    let made = world.call(&world.root, "POST", &format!("{tenant}/credits"), Some(credit), &[]).await;
+    assert_eq!(made.status, 201, "{}", made.text);
+    world.pass(chrono::Duration::seconds(1));
+    let get = async |query: &str| world.get(&world.root, &format!("{tenant}/reports/costs?{query}")).await;
+    let keys = get("group_by=key,day").await;
+    assert_eq!(keys.json["items"].as_array().unwrap().len(), 1, "{}", keys.text);
+    for of in [&keys.json["items"][0], &keys.json["total"]] {
+        let told = ["calls", "amount", "llm_requests", "llm_amount", "credits", "net"].map(|name| &of[name]);
+        assert_eq!(
+            told,
+            [&json!(1), &json!("0.002"), &json!(1), &json!("0.5"), &json!("0.0015"), &json!("0.5005")],
+            "{}",
+            keys.text
+        );
+        let tokens = ["input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens"].map(|name| of[name].as_i64());
+        assert_eq!(tokens, [Some(30), Some(10), Some(12), Some(5)]);
+    }
+    let tools = get("group_by=tool").await.json;
+    let told = ["llm_amount", "credits", "net"].map(|name| &tools["total"][name]);
+    assert_eq!(told, [&Value::Null, &json!("0.0015"), &json!("0.0005")], "of a tool, its own cost alone: {tools}");
+    let models = get("group_by=model&format=csv").await.text;
+    let header = "model,calls,errors,amount,latency_p50_us,latency_p99_us,prompt_tokens_avoided,llm_requests,llm_amount,input_tokens,\
+                  cached_tokens,output_tokens,reasoning_tokens,currency\r\n";
+    assert_eq!(
+        models,
+        format!("{header}openai/gpt-5,0,0,0,,,0,1,0.5,30,10,12,5,USD\r\n,1,0,0.002,1504,1504,0,0,0,0,0,0,0,USD\r\n")
+    );
+    let file = get("group_by=key&format=parquet").await.text;
+    assert!(["llm_amount", "reasoning_tokens", "credits", "net"].iter().all(|name| file.contains(name)), "{file}");
+
+    let focus = get("format=focus").await.text;
+    let lines: Vec<Vec<&str>> = focus.lines().map(|line| line.split(',').collect()).collect();
+    let field = |row: usize, name: &str| lines[row][lines[0].iter().position(|column| *column == name).unwrap()];
+    let row = |row| ["ChargeCategory", "BilledCost", "ConsumedQuantity", "ConsumedUnit", "SkuId"].map(|name| field(row, name));
+    assert_eq!(lines.len(), 4, "{focus}");
+    assert_eq!(row(1), ["Usage", "0.002", "1", "Calls", ""]);
+    assert_eq!(row(2), ["Credit", "-0.0015", "", "", ""]);
+    assert_eq!(row(3), ["Usage", "0.5", "42", "Tokens", "openai/gpt-5"]);
+    assert_eq!((field(3, "ServiceSubcategory"), field(3, "ResourceType")), ("Generative AI", "Model"));
+    let stranger = KeyId::mint(tollgate_domain::Clock::now(&*world.clock));
+    assert_eq!(get(&format!("format=focus&key_id={stranger}")).await.text.lines().count(), 1);
+}
+
 #[sqlx::test(migrator = "tollgate_store::MIGRATOR")]
 async fn one_row_is_read_as_a_call_a_sum_and_a_line(pool: PgPool) {
     let world = World::new(pool).await;
@@ -99,7 +166,11 @@ async fn one_row_is_read_as_a_call_a_sum_and_a_line(pool: PgPool) {
     );
     assert_eq!(
         (&costs.json["total"], &costs.json["currency"]),
-        (&json!({"calls": 1, "errors": 0, "amount": "0.002"}), &json!("USD"))
+        (
+            &json!({"calls": 1, "errors": 0, "amount": "0.002", "llm_requests": null, "llm_amount": null, "input_tokens": null,
+                    "cached_tokens": null, "output_tokens": null, "reasoning_tokens": null, "credits": null, "net": null}),
+            &json!("USD")
+        )
     );
     let csv = world.get(&auditor, &format!("{tenant}/reports/costs?group_by=outcome&format=csv")).await.text;
     assert_eq!(csv, "outcome,calls,errors,amount,latency_p50_us,latency_p99_us,currency\r\nok,1,0,0.002,1504,1504,USD\r\n");
@@ -118,9 +189,10 @@ async fn one_row_is_read_as_a_call_a_sum_and_a_line(pool: PgPool) {
     assert!(from < to, "{from} {to}");
     let csv =
         world.get(&auditor, &format!("{tenant}/reports/costs?group_by=origin&format=csv&top=5&compare=previous")).await.text;
-    let header = "origin,calls,errors,amount,latency_p50_us,latency_p99_us,prompt_tokens_avoided,rest_groups,previous_calls,\
-                  previous_errors,previous_amount,previous_latency_p50_us,previous_latency_p99_us,currency\r\n";
-    assert!(csv.starts_with(header) && csv.contains(",1,0,0.002,1504,1504,0,,0,0,0,,,USD\r\n"), "{csv}");
+    let header = "origin,calls,errors,amount,latency_p50_us,latency_p99_us,prompt_tokens_avoided,llm_requests,llm_amount,input_tokens,\
+                  cached_tokens,output_tokens,reasoning_tokens,rest_groups,previous_calls,previous_errors,previous_amount,\
+                  previous_latency_p50_us,previous_latency_p99_us,previous_llm_requests,previous_llm_amount,currency\r\n";
+    assert!(csv.starts_with(header) && csv.contains(",1,0,0.002,1504,1504,0,0,0,0,0,0,0,,0,0,0,,,0,0,USD\r\n"), "{csv}");
     let file = world.get(&auditor, &format!("{tenant}/reports/costs?group_by=key&format=parquet&top=1&compare=previous")).await;
     assert!(file.text.starts_with("PAR1") && file.text.contains("previous_amount"), "{}", file.text);
 

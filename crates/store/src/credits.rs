@@ -1,10 +1,10 @@
-//! Corrections of what calls cost: rows of their own, never edits. A report sums them up by the time at which they were made, beside
+//! Corrections of what calls cost: rows of their own, never edits. A cost report sums them up by the time at which they were made, beside
 //! what calls cost by the time at which they were opened.
 
 use chrono::{DateTime, Utc};
 use serde_json::json;
 use sqlx::{Postgres, QueryBuilder, Row as _, postgres::PgRow};
-use tollgate_domain::{CallId, CreditId, KeyId, Picos, TeamId, TenantId, TimeZone, ToolId, UpstreamId};
+use tollgate_domain::{CallId, CreditId, KeyId, Picos, TeamId, TenantId, ToolId, UpstreamId};
 use uuid::Uuid;
 
 use crate::{
@@ -229,99 +229,4 @@ pub async fn list(tx: &mut Tx, tenant: TenantId, filter: &CreditFilter, page: Pa
     query.push(" ORDER BY credit_id LIMIT ").push_bind(page.fetch());
     let rows = query.build_query_as::<Row>().fetch_all(&mut **tx).await?;
     Ok(page.cut(rows.into_iter().map(Credit::from).collect(), |credit: &Credit| credit.id.uuid()))
-}
-
-/// By what credits are summed up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum CreditDimension {
-    Key,
-    Team,
-    Upstream,
-    Tool,
-    Hour,
-    Day,
-    Week,
-    Month,
-}
-
-impl CreditDimension {
-    /// The column, whose second parameter is the tenant's time zone, and its name.
-    const fn sql(self) -> (&'static str, &'static str) {
-        match self {
-            Self::Key => ("key_id", "key_id"),
-            Self::Team => ("team_id", "team_id"),
-            Self::Upstream => ("upstream_id", "upstream_id"),
-            Self::Tool => ("tool_id", "tool_id"),
-            Self::Hour => ("date_trunc('hour', created_at, $2)", "time"),
-            Self::Day => ("date_trunc('day', created_at, $2)", "time"),
-            Self::Week => ("date_trunc('week', created_at, $2)", "time"),
-            Self::Month => ("date_trunc('month', created_at, $2)", "time"),
-        }
-    }
-}
-
-/// The credits of one group; only what was asked for is set.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct CreditSum {
-    pub scope: CreditScope,
-    pub time: Option<DateTime<Utc>>,
-    pub credits: i64,
-    /// Picos, not negative: what is given back.
-    pub amount: i128,
-}
-
-/// What was given back from `from` until before `to`, by the time at which that was done, in groups. At most one group of time is asked
-/// for. Every credit is in exactly one line.
-///
-/// # Errors
-/// When the database does not answer.
-pub async fn sums(
-    tx: &mut Tx,
-    tenant: TenantId,
-    (from, to): (DateTime<Utc>, DateTime<Utc>),
-    zone: TimeZone,
-    (group_by, only): (&[CreditDimension], &CreditFilter),
-) -> StoreResult<Vec<CreditSum>> {
-    let mut query = QueryBuilder::<Postgres>::new("SELECT ");
-    // The columns of time count on the order of these two parameters.
-    query.push_bind(tenant.uuid()).push("::uuid AS tenant, ").push_bind(zone.name()).push("::text AS zone");
-    for (column, name) in group_by.iter().map(|dimension| dimension.sql()) {
-        query.push(", ").push(column).push(" AS ").push(name);
-    }
-    query.push(", count(*) AS credits, sum(amount_picos)::numeric(38,0)::text AS amount FROM credits WHERE tenant_id = $1 AND created_at >= ");
-    query.push_bind(from).push(" AND created_at < ").push_bind(to);
-    let ids = [
-        (" AND call_id = ", only.call.map(CallId::uuid)),
-        (" AND key_id = ", only.key.map(KeyId::uuid)),
-        (" AND team_id = ", only.team.map(TeamId::uuid)),
-        (" AND upstream_id = ", only.upstream.map(UpstreamId::uuid)),
-        (" AND tool_id = ", only.tool.map(ToolId::uuid)),
-    ];
-    for (condition, id) in ids.into_iter().filter_map(|(condition, id)| Some((condition, id?))) {
-        query.push(condition).push_bind(id);
-    }
-    for (place, dimension) in group_by.iter().enumerate() {
-        query.push(if place == 0 { " GROUP BY " } else { ", " }).push(dimension.sql().0);
-    }
-    // Without groups there is one line, also of nothing.
-    query.push(" HAVING count(*) > 0");
-    let rows = query.build().fetch_all(&mut **tx).await?;
-    rows.iter().map(|row| sum(row, group_by)).collect()
-}
-
-fn sum(row: &PgRow, group_by: &[CreditDimension]) -> StoreResult<CreditSum> {
-    let amount: &str = row.try_get("amount")?;
-    let mut sum = CreditSum { credits: row.try_get("credits")?, amount: crate::budgets::number(amount)?, ..CreditSum::default() };
-    for dimension in group_by {
-        match dimension {
-            CreditDimension::Key => sum.scope.key = maybe(row, "key_id")?,
-            CreditDimension::Team => sum.scope.team = maybe(row, "team_id")?,
-            CreditDimension::Upstream => sum.scope.upstream = maybe(row, "upstream_id")?,
-            CreditDimension::Tool => sum.scope.tool = maybe(row, "tool_id")?,
-            CreditDimension::Hour | CreditDimension::Day | CreditDimension::Week | CreditDimension::Month => {
-                sum.time = row.try_get("time")?;
-            }
-        }
-    }
-    Ok(sum)
 }

@@ -25,6 +25,16 @@ pub fn neutral(cell: &str) -> Cow<'_, str> {
     }
 }
 
+/// A figure as it may stand in a file: a negative number stays one, anything else is as [`neutral`] has it.
+fn figure(cell: &str) -> Cow<'_, str> {
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let is_number = |text: &str| {
+        let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
+        digits(whole) && digits(fraction)
+    };
+    if cell.strip_prefix('-').is_some_and(is_number) { Cow::Borrowed(cell) } else { neutral(cell) }
+}
+
 /// Rows on their way into a file.
 pub struct Rows(csv::Writer<Vec<u8>>);
 
@@ -48,8 +58,24 @@ impl Rows {
     /// # Errors
     /// When rows differ in length.
     pub fn push<C: AsRef<str>>(&mut self, cells: impl IntoIterator<Item = C>) -> Result<(), Unwritable> {
+        self.write(cells, neutral)
+    }
+
+    /// A row of a report, in which a number may be negative.
+    ///
+    /// # Errors
+    /// When rows differ in length.
+    pub fn push_figures<C: AsRef<str>>(&mut self, cells: impl IntoIterator<Item = C>) -> Result<(), Unwritable> {
+        self.write(cells, figure)
+    }
+
+    fn write<C: AsRef<str>>(
+        &mut self,
+        cells: impl IntoIterator<Item = C>,
+        form: fn(&str) -> Cow<'_, str>,
+    ) -> Result<(), Unwritable> {
         for cell in cells {
-            self.0.write_field(neutral(cell.as_ref()).as_ref()).map_err(unwritable)?;
+            self.0.write_field(form(cell.as_ref()).as_ref()).map_err(unwritable)?;
         }
         self.0.write_record(None::<&[u8]>).map_err(unwritable)
     }
@@ -151,8 +177,15 @@ mod tests {
             assert!(record[0].starts_with('\''), "{start:?}");
             assert_eq!(&record[1], "fine");
         }
+
+        for evil in ["-", "-1+1", "-1.2.3", "-.5", "-5.", "-1e5", "-１", "--1", "+1"] {
+            assert_eq!(figure(evil), format!("'{evil}"));
+        }
         for fine in ["", "a=b", "'=1", "0.002", "{\"a\":\"=1\"}", "call_01"] {
             assert_eq!(neutral(fine), fine);
+        }
+        for number in ["-12", "-0.002"] {
+            assert_eq!((figure(number).as_ref(), neutral(number).as_ref()), (number, format!("'{number}").as_str()));
         }
     }
 

@@ -29,6 +29,7 @@ enum Face {
 pub(super) struct Layout {
     zone: String,
     /// All of it.
+    period: (DateTime<Utc>, DateTime<Utc>),
     ids: (Uuid, Uuid),
     counted: Option<Counted>,
 }
@@ -58,7 +59,7 @@ impl Layout {
     /// # Errors
     /// When the database does not answer.
     pub async fn of(tx: &mut Tx, (from, to): (DateTime<Utc>, DateTime<Utc>), zone: &str) -> StoreResult<Self> {
-        let plain = Self { zone: zone.to_owned(), ids: (ids::floor(from), ids::floor(to)), counted: None };
+        let plain = Self { zone: zone.to_owned(), period: (from, to), ids: (ids::floor(from), ids::floor(to)), counted: None };
         let at = |quarter: i64| DateTime::from_timestamp_millis(quarter * QUARTER_MS);
         let quarter = |at: DateTime<Utc>| at.timestamp_millis().clamp(0, LAST_MS);
         let low = at((quarter(from) + QUARTER_MS - 1).div_euclid(QUARTER_MS));
@@ -98,10 +99,22 @@ impl Face {
     }
 }
 
-/// Whether the report can say what requests avoided: they have no tool, no upstream and no outcome.
-pub(super) fn counts_tokens(ask: &CostQuery) -> bool {
-    let filtered = ask.tool_id.is_some() || ask.upstream_id.is_some() || ask.outcome.is_some();
-    !filtered && !ask.group_by.iter().any(|by| matches!(by, Dimension::Tool | Dimension::Upstream | Dimension::Outcome))
+/// What a report can tell beside calls.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Tells {
+    /// What requests avoided and what models cost: requests have no tool and no upstream, and are not told apart by outcome.
+    pub requests: bool,
+    /// What was given back: credits have no outcome, no model and no origin.
+    pub credits: bool,
+}
+
+impl Tells {
+    pub fn of(ask: &CostQuery) -> Self {
+        let by = |dimensions: &[Dimension]| ask.group_by.iter().any(|dimension| dimensions.contains(dimension));
+        let tool = ask.tool_id.is_some() || ask.upstream_id.is_some() || by(&[Dimension::Tool, Dimension::Upstream]);
+        let outcome = ask.outcome.is_some() || by(&[Dimension::Outcome]);
+        Self { requests: !tool && !outcome, credits: !outcome && !by(&[Dimension::Model, Dimension::Origin]) }
+    }
 }
 
 impl Dimension {
@@ -146,12 +159,19 @@ pub(super) fn build(tenant: TenantId, layout: &Layout, ask: &CostQuery, limit: i
         .push_bind(errors);
     query.push(
         ")), 0)::bigint AS errors, COALESCE(sum(x.amount), 0)::numeric(38,0)::text AS amount, string_agg(x.latency, ''::bytea) AS latency,
-           COALESCE(sum(x.tokens), 0)::bigint AS tokens FROM (",
+           COALESCE(sum(x.tokens), 0)::bigint AS tokens, COALESCE(sum(x.requests), 0)::bigint AS requests,
+           COALESCE(sum(x.llm_amount), 0)::numeric(38,0)::text AS llm_amount, COALESCE(sum(x.input_tokens), 0)::bigint AS input_tokens,
+           COALESCE(sum(x.cached_tokens), 0)::bigint AS cached_tokens, COALESCE(sum(x.output_tokens), 0)::bigint AS output_tokens,
+           COALESCE(sum(x.reasoning_tokens), 0)::bigint AS reasoning_tokens,
+           COALESCE(sum(x.credits), 0)::numeric(38,0)::text AS credits FROM (",
     );
     parts(&mut query, layout, ask);
+    if Tells::of(ask).credits {
+        credits(&mut query, layout.period);
+    }
     query.push(") x WHERE true");
     filter(&mut query, ask);
-    group(&mut query, &ask.group_by, counts_tokens(ask));
+    group(&mut query, &ask.group_by, Tells::of(ask));
     query.push(" LIMIT ").push_bind(limit);
     query
 }
@@ -186,8 +206,12 @@ fn parts(query: &mut QueryBuilder<Postgres>, layout: &Layout, ask: &CostQuery) {
 
 /// Of a `tollgate_cost`.
 const COLUMNS: &str = "c.tool_id, c.tool_name, c.upstream_id, c.upstream_name, c.key_id, c.team_id, c.outcome, c.model, c.origin,
-    (c.quarter AT TIME ZONE $2)::date AS day, c.quarter, c.calls, c.amount, c.latency, c.tokens";
+    (c.quarter AT TIME ZONE $2)::date AS day, c.quarter, c.calls, c.amount, c.latency, c.tokens,
+    c.requests, c.llm_amount, c.input_tokens, c.cached_tokens, c.output_tokens, c.reasoning_tokens, 0::bigint AS credits";
 const CELL: &str = "c.tool_id, c.tool_name, c.upstream_id, c.upstream_name, c.key_id, c.team_id, c.outcome, c.model, c.origin";
+const SUMS: &str =
+    ", s.calls, s.amount, s.latency, s.tokens, s.requests, s.llm_amount, s.input_tokens, s.cached_tokens, s.output_tokens,
+    s.reasoning_tokens, 0::bigint AS credits FROM ";
 const CELLS: &str =
     " JOIN cost_cells c ON c.tenant_id = s.tenant_id AND c.face = s.face AND c.cell = s.cell WHERE s.tenant_id = $1
     AND c.tenant_id = $1 AND s.face = ";
@@ -198,21 +222,29 @@ fn raw(query: &mut QueryBuilder<Postgres>, (from, to): (Uuid, Uuid), with_model:
 }
 
 fn days(query: &mut QueryBuilder<Postgres>, face: Face, (first, last): (NaiveDate, NaiveDate)) {
-    query
-        .push("SELECT ")
-        .push(CELL)
-        .push(", s.day, NULL::timestamptz AS quarter, s.calls, s.amount, s.latency, s.tokens FROM cost_days s");
+    query.push("SELECT ").push(CELL).push(", s.day, NULL::timestamptz AS quarter").push(SUMS).push("cost_days s");
     on_cells(query, face as i16);
     query.push(" AND s.day >= ").push_bind(first).push(" AND s.day <= ").push_bind(last);
 }
 
 fn quarters(query: &mut QueryBuilder<Postgres>, face: Face, (from, to): (DateTime<Utc>, DateTime<Utc>)) {
     query.push("SELECT ").push(CELL);
-    query.push(
-        ", (s.quarter AT TIME ZONE $2)::date AS day, s.quarter, s.calls, s.amount, s.latency, s.tokens FROM cost_quarters s",
-    );
+    query.push(", (s.quarter AT TIME ZONE $2)::date AS day, s.quarter").push(SUMS).push("cost_quarters s");
     on_cells(query, face.of_quarters());
     query.push(" AND s.quarter >= ").push_bind(from).push(" AND s.quarter < ").push_bind(to);
+}
+
+/// What was given back, as lines like the others.
+fn credits(query: &mut QueryBuilder<Postgres>, (from, to): (DateTime<Utc>, DateTime<Utc>)) {
+    query.push(
+        " UNION ALL SELECT c.tool_id, t.name, c.upstream_id, u.name, c.key_id, c.team_id, NULL::text, NULL::text, NULL::text,
+           (c.created_at AT TIME ZONE $2)::date, c.created_at, 0::bigint, 0::numeric, ''::bytea, 0::bigint,
+           NULL::bigint, NULL::numeric, NULL::bigint, NULL::bigint, NULL::bigint, NULL::bigint, c.amount_picos
+         FROM credits c LEFT JOIN tools t ON t.tenant_id = c.tenant_id AND t.tool_id = c.tool_id
+         LEFT JOIN upstreams u ON u.tenant_id = c.tenant_id AND u.upstream_id = c.upstream_id
+         WHERE c.tenant_id = $1 AND c.created_at >= ",
+    );
+    query.push_bind(from).push(" AND c.created_at < ").push_bind(to);
 }
 
 fn on_cells(query: &mut QueryBuilder<Postgres>, face: i16) {
@@ -234,22 +266,27 @@ fn filter(query: &mut QueryBuilder<Postgres>, ask: &CostQuery) {
     }
 }
 
-fn group(query: &mut QueryBuilder<Postgres>, group_by: &[Dimension], tokens: bool) {
+fn group(query: &mut QueryBuilder<Postgres>, group_by: &[Dimension], tells: Tells) {
     for (position, dimension) in group_by.iter().enumerate() {
         query.push(if position == 0 { " GROUP BY " } else { ", " }).push(dimension.sql().0);
     }
     if !group_by.is_empty() {
         // The calls of a sum may all have moved to another: from those that are open, for one.
         query.push(" HAVING sum(x.calls) <> 0");
-        if tokens {
-            query.push(" OR sum(x.tokens) <> 0");
+        if tells.requests {
+            query.push(" OR sum(x.tokens) <> 0 OR sum(x.requests) <> 0");
+        }
+        if tells.credits {
+            query.push(" OR sum(x.credits) <> 0");
         }
     }
     query.push(" ORDER BY ");
     for time in group_by.iter().filter(|dimension| dimension.is_time()) {
         query.push(time.sql().0).push(", ");
     }
-    query.push("sum(x.amount) DESC NULLS LAST, sum(x.calls) DESC");
+    // Where requests are not told, those of a group are not meant.
+    query.push(if tells.requests { "sum(x.amount) + COALESCE(sum(x.llm_amount), 0)" } else { "sum(x.amount)" });
+    query.push(" DESC NULLS LAST, sum(x.calls) DESC");
     for dimension in group_by.iter().filter(|dimension| !dimension.is_time()) {
         query.push(", ").push(dimension.sql().0);
     }

@@ -39,6 +39,8 @@ impl Entries {
             Kind::CallCompletion => 1,
             Kind::CallResolution => 2,
             Kind::LlmRequest => 3,
+            Kind::LlmEnd => 4,
+            Kind::LlmResolution => 5,
             _ => return,
         };
         self.tenants.push(tenant.uuid());
@@ -144,6 +146,8 @@ pub struct Drift {
     pub calls: i64,
     pub amount: i128,
     pub prompt_tokens_avoided: i64,
+    pub llm_requests: i64,
+    pub llm_amount: i128,
 }
 
 /// Compare the first stretch of a tenant's time from `since` on, a day at most, with its rows; `None` where nothing comes any more.
@@ -165,11 +169,14 @@ async fn check_in(tx: &mut Tx, tenant: TenantId, since: DateTime<Utc>) -> StoreR
     );
     let (from, to) = stretch.bind(tenant.uuid()).bind(ROWS).bind(since.max(DateTime::UNIX_EPOCH)).fetch_one(&mut **tx).await?;
     let (Some(from), Some(to)) = (from, to) else { return Ok(None) };
-    let drift = sqlx::query_as::<_, (i64, i64, String, i64)>(
-        "SELECT cells, calls, amount::text, tokens FROM tollgate_cost_drift($1, $2, $3)",
+    let drift = sqlx::query_as::<_, (i64, i64, String, i64, i64, String)>(
+        "SELECT cells, calls, amount::text, tokens, requests, llm_amount::text FROM tollgate_cost_drift($1, $2, $3)",
     );
-    let (sums, calls, amount, tokens) = drift.bind(tenant.uuid()).bind(from).bind(to).fetch_one(&mut **tx).await?;
-    let drift = (sums != 0).then_some(Drift { sums, calls, amount: number(&amount)?, prompt_tokens_avoided: tokens });
+    let (sums, calls, amount, prompt_tokens_avoided, llm_requests, llm_amount) =
+        drift.bind(tenant.uuid()).bind(from).bind(to).fetch_one(&mut **tx).await?;
+    let (amount, llm_amount) = (number(&amount)?, number(&llm_amount)?);
+    let drift = Drift { sums, calls, amount, prompt_tokens_avoided, llm_requests, llm_amount };
+    let drift = (sums != 0).then_some(drift);
     Ok(Some(Checked { tenant, from, to, drift }))
 }
 
@@ -182,7 +189,8 @@ pub async fn repair(store: &Store, checked: &Checked, now: DateTime<Utc>) -> Sto
     let Some(drift) = drift else { return Ok(()) };
     let detail = json!({
         "from": from, "to": to, "sums": drift.sums, "calls": drift.calls, "amount": decimal(drift.amount),
-        "prompt_tokens_avoided": drift.prompt_tokens_avoided,
+        "prompt_tokens_avoided": drift.prompt_tokens_avoided, "llm_requests": drift.llm_requests,
+        "llm_amount": decimal(drift.llm_amount),
     });
     let mut change = store.change(*tenant, Actor::system("costs"), now).await?;
     change.event("costs.drift", tenant, detail).await?;

@@ -3,7 +3,8 @@ use sqlx::PgPool;
 use tollgate_domain::{CallId, KeyId, Picos, TeamId, TenantId, ToolId, UpstreamId};
 use tollgate_store::{
     Actor, PageRequest, Store, StoreError, StoreResult, calls,
-    credits::{self, Credit, CreditDimension, CreditFilter, CreditScope, Credited},
+    costs::{self, CostQuery, Dimension},
+    credits::{self, Credit, CreditFilter, CreditScope, Credited},
 };
 
 use crate::{id_at, now, tenant};
@@ -110,27 +111,39 @@ async fn credits_are_summed_by_the_time_at_which_they_were_made(pool: PgPool) {
     ] {
         credit(&store, tenant, of, amount, at).await.unwrap();
     }
-    let mut tx = store.tenant(tenant).await.unwrap();
+    sqlx::query("UPDATE tenants SET time_zone = 'Europe/Berlin'").execute(&pool).await.unwrap();
+    let report = async |(from, to), group_by: &[Dimension], key_id| {
+        let (team_id, tool_id, upstream_id, outcome) = (None, None, None, None);
+        let group_by = group_by.to_vec();
+        let ask = CostQuery { from, to, group_by, key_id, team_id, tool_id, upstream_id, outcome, top: None, compare: None };
+        costs::report(&store, tenant, &ask).await.unwrap()
+    };
     let range = (now(), now() + day);
-    let berlin = "Europe/Berlin".parse().unwrap();
-    let all = CreditFilter::default();
-    let whole = credits::sums(&mut tx, tenant, range, berlin, (&[], &all)).await.unwrap();
-    assert_eq!((whole.len(), whole[0].credits, whole[0].amount), (1, 3, 10 + 2 * i128::from(i64::MAX)), "the end is not in it");
-    let by = [CreditDimension::Key, CreditDimension::Team, CreditDimension::Upstream, CreditDimension::Tool];
-    let mut groups = credits::sums(&mut tx, tenant, range, berlin, (&by, &all)).await.unwrap();
-    groups.sort_by_key(|group| (group.scope.key, group.amount));
+    let whole = report(range, &[], None).await;
+    let given = 10 + 2 * i128::from(i64::MAX);
+    assert_eq!((whole.lines.len(), whole.credits, whole.lines[0].credits), (1, Some(given), Some(given)), "the end is not in it");
+    let by = [Dimension::Key, Dimension::Team, Dimension::Upstream, Dimension::Tool];
+    let groups = report(range, &by, None).await.lines;
     assert_eq!(groups.len(), 3);
-    assert!(groups.iter().any(|group| group.scope == one && group.amount == 10));
-    assert!(groups.iter().any(|group| group.scope == two) && groups.iter().any(|group| group.scope == CreditScope::default()));
-    let wide = (now(), now() + day * 2);
-    let own = CreditFilter { key: one.key, ..all.clone() };
-    let days = credits::sums(&mut tx, tenant, wide, berlin, (&[CreditDimension::Day], &own));
-    let mut days: Vec<_> = days.await.unwrap().into_iter().map(|day| (day.time.unwrap().to_rfc3339(), day.amount)).collect();
-    days.sort();
-    assert_eq!(days, [("2026-11-14T23:00:00+00:00".to_owned(), 10), ("2026-11-15T23:00:00+00:00".to_owned(), 5)]);
-    let nothing = credits::sums(&mut tx, tenant, (now() - day, now()), berlin, (&[], &all)).await.unwrap();
-    assert_eq!(nothing, []);
+    let of = |scope: CreditScope| {
+        let line = groups.iter().find(|line| line.key.as_ref().map(|key| key.0) == scope.key).unwrap();
+        let ids =
+            (line.team.as_ref().map(|team| team.0), line.upstream.as_ref().map(|one| one.0), line.tool.as_ref().map(|one| one.0));
+        assert_eq!(ids, (scope.team, scope.upstream, scope.tool));
+        (line.sums.calls, line.credits)
+    };
+    assert_eq!((of(one), of(two)), ((1, Some(10)), (1, Some(i64::MAX.into()))));
+    assert_eq!(of(CreditScope::default()), (0, Some(i64::MAX.into())), "there is a line where nobody called");
+    let days = report((now(), now() + day * 2), &[Dimension::Day], one.key).await.lines;
+    let days: Vec<_> = days.iter().map(|day| (day.time.unwrap().to_rfc3339(), day.credits)).collect();
+    assert_eq!(days, [("2026-11-14T23:00:00+00:00".to_owned(), Some(10)), ("2026-11-15T23:00:00+00:00".to_owned(), Some(5))]);
+    assert_eq!(report((now() - day, now()), &[], None).await.credits, Some(0));
+    let ever = (DateTime::<Utc>::MIN_UTC, DateTime::<Utc>::MAX_UTC);
+    assert_eq!(report(ever, &[], None).await.credits, Some(given + 5), "no time is too long ago");
+    assert_eq!(report(range, &[Dimension::Model], None).await.credits, None, "credits have no model");
 
+    let mut tx = store.tenant(tenant).await.unwrap();
+    let all = CreditFilter::default();
     let page = PageRequest { limit: 3, after: None };
     let listed = credits::list(&mut tx, tenant, &all, page).await.unwrap();
     assert!(listed.items.len() == 3 && listed.next.is_some());

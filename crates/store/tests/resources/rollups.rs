@@ -6,13 +6,17 @@ use std::collections::{BTreeMap, HashMap};
 use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::{PgPool, Row as _};
 use tollgate_domain::{
-    CallId, Decision, KeyId, LlmRequestId, Origin, Outcome, Picos, TeamId, TenantId, TimeZone, ToolId, UpstreamId,
-    policy::Reason, zone::Calendar,
+    CallId, CreditId, Decision, KeyId, LlmRequestId, Origin, Outcome, Picos, TeamId, TenantId, TimeZone, ToolId, UpstreamId,
+    llm::{Counted, Mode},
+    llm_price::Usage,
+    policy::Reason,
+    zone::Calendar,
 };
 use tollgate_store::{
     Actor, Store,
-    audit::{AuditWriter, Completion, Entry, Intent, NewRequest, Resolution},
-    costs::{self, CostLine, CostQuery, CostReport, Dimension, Sums, rollup},
+    audit::{AuditWriter, Completion, Entry, Forward, Intent, LlmEnd, LlmResolution, NewRequest, Resolution},
+    costs::{self, CostLine, CostQuery, CostReport, Dimension, LlmSums, Sums, rollup},
+    payload::Payload,
     tenants,
 };
 use uuid::Uuid;
@@ -62,7 +66,7 @@ impl Dice {
     }
 }
 
-/// A row of the view that everyone reads, with its request's model.
+/// A row of the views that everyone reads: a call with its request's model, a request, or a credit.
 #[derive(Debug, Clone)]
 pub struct Seen {
     at: DateTime<Utc>,
@@ -73,18 +77,26 @@ pub struct Seen {
     sums: Sums,
     latency: Option<i64>,
     tokens: i64,
+    llm: LlmSums,
+    credits: i128,
 }
 
 pub async fn trail(pool: &PgPool, tenant: TenantId) -> Vec<Seen> {
     let rows = sqlx::query(
         "SELECT t.*, extract(minute FROM tollgate_quarter(t.id) AT TIME ZONE z.time_zone)::int AS minute FROM tenants z CROSS JOIN (
-         SELECT c.call_id AS id, c.tool_id, c.key_id, c.team_id, c.upstream_id, c.outcome, l.model, c.origin, c.amount_picos, c.latency_us, 1::bigint AS calls, 0::bigint AS tokens
+         SELECT c.call_id AS id, c.tool_id, c.key_id, c.team_id, c.upstream_id, c.outcome, l.model, c.origin, c.amount_picos, c.latency_us, 1::bigint AS calls, 0::bigint AS tokens,
+           NULL::bigint AS requests, NULL::bigint AS llm_amount, NULL::bigint AS input_tokens, NULL::bigint AS cached_tokens, NULL::bigint AS output_tokens, NULL::bigint AS reasoning_tokens, NULL::bigint AS credits
          FROM tool_calls c LEFT JOIN llm_requests l ON l.tenant_id = c.tenant_id AND l.llm_request_id = c.llm_request_id WHERE c.tenant_id = $1
-         UNION ALL SELECT llm_request_id, NULL, key_id, team_id, NULL, NULL, model, origin, 0, NULL, 0, prompt_tokens_avoided
-         FROM llm_requests WHERE tenant_id = $1 AND prompt_tokens_avoided IS NOT NULL) t WHERE z.tenant_id = $1",
+         UNION ALL SELECT llm_request_id, NULL, key_id, team_id, NULL, NULL, model, origin, 0, NULL, 0, COALESCE(prompt_tokens_avoided, 0),
+           (root_id IS NOT NULL)::int, amount_picos, input_tokens, cached_tokens, output_tokens, reasoning_tokens, NULL
+         FROM llm_calls WHERE tenant_id = $1 AND (prompt_tokens_avoided IS NOT NULL OR root_id IS NOT NULL)
+         UNION ALL SELECT tollgate_uuid_floor(created_at), tool_id, key_id, team_id, upstream_id, NULL, NULL, NULL, 0, NULL, 0, 0,
+           NULL, NULL, NULL, NULL, NULL, NULL, amount_picos
+         FROM credits WHERE tenant_id = $1) t WHERE z.tenant_id = $1",
     );
     let seen = |row: &sqlx::postgres::PgRow| {
         let outcome: Option<String> = row.get("outcome");
+        let number = |name: &str| row.get::<Option<i64>, _>(name).unwrap_or(0);
         let millis = (row.get::<Uuid, _>("id").as_u128() >> 80) as i64;
         let hour = millis / 900_000 * 900_000 - i64::from(row.get::<i32, _>("minute")) * 60_000;
         Seen {
@@ -99,6 +111,15 @@ pub async fn trail(pool: &PgPool, tenant: TenantId) -> Vec<Seen> {
             words: [outcome, row.get("model"), row.get("origin")],
             latency: row.get("latency_us"),
             tokens: row.get("tokens"),
+            llm: LlmSums {
+                requests: number("requests"),
+                amount: number("llm_amount").into(),
+                input_tokens: number("input_tokens"),
+                cached_tokens: number("cached_tokens"),
+                output_tokens: number("output_tokens"),
+                reasoning_tokens: number("reasoning_tokens"),
+            },
+            credits: number("credits").into(),
         }
     };
     rows.bind(tenant.uuid()).fetch_all(pool).await.unwrap().iter().map(seen).collect()
@@ -147,6 +168,8 @@ struct Expected {
     sums: Sums,
     latencies: Vec<i64>,
     tokens: i64,
+    llm: LlmSums,
+    credits: i128,
 }
 
 fn counts_tokens(query: &CostQuery) -> bool {
@@ -155,6 +178,11 @@ fn counts_tokens(query: &CostQuery) -> bool {
         && query.tool_id.is_none()
         && query.upstream_id.is_none()
         && query.outcome.is_none()
+}
+
+fn tells_credits(query: &CostQuery) -> bool {
+    let without = [Dimension::Outcome, Dimension::Model, Dimension::Origin];
+    !query.group_by.iter().any(|by| without.contains(by)) && query.outcome.is_none()
 }
 
 fn expected(rows: &[Seen], query: &CostQuery, zone: TimeZone) -> HashMap<Group, Expected> {
@@ -167,20 +195,34 @@ fn expected(rows: &[Seen], query: &CostQuery, zone: TimeZone) -> HashMap<Group, 
             && fits(query.team_id.map(TeamId::uuid), row.ids[2])
             && fits(query.upstream_id.map(UpstreamId::uuid), row.ids[3]);
         let outcome = query.outcome.is_none_or(|outcome| row.words[0].as_deref() == Some(outcome.as_str()));
-        // Requests are no calls, and tell of themselves only where there is a place for them.
-        if !(inside && ids && outcome) || (row.sums.calls == 0 && !counts_tokens(query)) {
+        // Requests and credits are no calls, and tell of themselves only where there is a place for them.
+        let told = row.sums.calls > 0 || if row.credits > 0 { tells_credits(query) } else { counts_tokens(query) };
+        if !(inside && ids && outcome && told) {
             continue;
         }
         let group = groups.entry(group_of(row, &query.group_by, zone)).or_default();
         group.sums = plus(group.sums, row.sums);
         group.latencies.extend(row.latency);
         group.tokens += row.tokens;
+        group.llm = llm_plus(group.llm, row.llm);
+        group.credits += row.credits;
     }
     groups
 }
 
 pub fn plus(a: Sums, b: Sums) -> Sums {
     Sums { calls: a.calls + b.calls, errors: a.errors + b.errors, amount: a.amount + b.amount }
+}
+
+fn llm_plus(a: LlmSums, b: LlmSums) -> LlmSums {
+    LlmSums {
+        requests: a.requests + b.requests,
+        amount: a.amount + b.amount,
+        input_tokens: a.input_tokens + b.input_tokens,
+        cached_tokens: a.cached_tokens + b.cached_tokens,
+        output_tokens: a.output_tokens + b.output_tokens,
+        reasoning_tokens: a.reasoning_tokens + b.reasoning_tokens,
+    }
 }
 
 /// As near as a histogram says.
@@ -199,11 +241,17 @@ pub fn assert_equal(report: &CostReport, rows: &[Seen], query: &CostQuery, zone:
     assert_eq!(report.total, total, "{query:?} in {zone}");
     let tokens = counts_tokens(query);
     assert_eq!(report.prompt_tokens_avoided, tokens.then(|| groups.values().map(|group| group.tokens).sum()), "{query:?}");
+    let llm = groups.values().fold(LlmSums::default(), |sum, group| llm_plus(sum, group.llm));
+    assert_eq!(report.llm, tokens.then_some(llm), "{query:?} in {zone}");
+    let credits = tells_credits(query);
+    assert_eq!(report.credits, credits.then(|| groups.values().map(|group| group.credits).sum()), "{query:?} in {zone}");
     assert_eq!(report.lines.len(), groups.len(), "{query:?} in {zone}: {:?} for {groups:?}", report.lines);
     for line in &report.lines {
         let group = groups.get_mut(&group_of_line(line)).unwrap_or_else(|| panic!("{query:?} in {zone}: {line:?}"));
         assert_eq!(line.sums, group.sums, "{query:?} in {zone}: {line:?}");
         assert_eq!(line.prompt_tokens_avoided, tokens.then_some(group.tokens), "{query:?}: {line:?}");
+        assert_eq!(line.llm, tokens.then_some(group.llm), "{query:?} in {zone}: {line:?}");
+        assert_eq!(line.credits, credits.then_some(group.credits), "{query:?} in {zone}: {line:?}");
         assert_near(line.latency_p50_us, percentile(&mut group.latencies, 50));
         assert_near(line.latency_p99_us, percentile(&mut group.latencies, 99));
     }
@@ -220,7 +268,13 @@ struct Open {
     resolved: bool,
 }
 
-struct Play {
+struct OpenRequest {
+    tenant: TenantId,
+    id: LlmRequestId,
+    resolved: bool,
+}
+
+pub struct Play {
     pool: PgPool,
     store: Store,
     /// Writers with chains of their own.
@@ -229,6 +283,7 @@ struct Play {
     requests: Vec<(TenantId, LlmRequestId)>,
     teams: Vec<Option<TeamId>>,
     open: Vec<Open>,
+    asked: Vec<OpenRequest>,
     /// Batches as they were written, to be written again.
     old: Vec<String>,
     dice: Dice,
@@ -236,7 +291,7 @@ struct Play {
 }
 
 impl Play {
-    async fn new(pool: PgPool, seed: u64) -> Self {
+    pub async fn new(pool: PgPool, seed: u64) -> Self {
         let store = Store::from_pool(pool.clone());
         let (mut whos, mut zones) = (Vec::new(), BTreeMap::new());
         for _ in 0..2 {
@@ -246,7 +301,19 @@ impl Play {
         }
         let audits = (0..2).map(|_| AuditWriter::start(&store, QUEUE)).collect();
         let teams = vec![None, Some(TeamId::mint(now())), Some(TeamId::mint(now()))];
-        Self { pool, store, audits, whos, requests: vec![], teams, open: vec![], old: vec![], dice: Dice(seed), zones }
+        Self {
+            pool,
+            store,
+            audits,
+            whos,
+            requests: vec![],
+            teams,
+            open: vec![],
+            asked: vec![],
+            old: vec![],
+            dice: Dice(seed),
+            zones,
+        }
     }
 
     async fn write(&mut self, entry: Entry) {
@@ -256,10 +323,14 @@ impl Play {
 
     async fn step(&mut self) {
         match self.dice.roll(100) {
-            0..40 => self.call().await,
-            40..62 => self.complete().await,
-            62..70 => self.resolve().await,
-            70..84 => drop(seal_all(&self.store).await),
+            0..26 => self.call().await,
+            26..40 => self.complete().await,
+            40..46 => self.resolve().await,
+            46..57 => self.ask().await,
+            57..65 => self.answer().await,
+            65..70 => self.resolve_request().await,
+            70..72 => self.credit().await,
+            72..84 => drop(seal_all(&self.store).await),
             84..88 => self.build().await,
             88..91 => self.move_zone().await,
             91..95 => self.repeat_a_batch().await,
@@ -338,6 +409,107 @@ impl Play {
         self.write(Entry { resolutions, ..Entry::default() }).await;
     }
 
+    /// A request to a model, which may be refused, or answered before its row is written.
+    async fn ask(&mut self) {
+        let who = self.whos[self.dice.roll(self.whos.len())].clone();
+        let id = id_at(self.dice.time());
+        let refused = (self.dice.roll(6) == 0).then_some(Reason::BudgetExhausted);
+        let request = self.forwarded(&who, id, refused);
+        self.requests.push((who.tenant, id));
+        let mut entry = Entry { request: Some(request), ..Entry::default() };
+        if refused.is_none() && self.dice.roll(4) == 0 {
+            entry.llm_ends.push(self.end(who.tenant, id));
+        } else if refused.is_none() {
+            self.asked.push(OpenRequest { tenant: who.tenant, id, resolved: false });
+        }
+        self.write(entry).await;
+    }
+
+    pub fn forwarded(&mut self, who: &Who, id: LlmRequestId, refused: Option<Reason>) -> NewRequest {
+        let forward = Forward {
+            root: id,
+            turn: 1,
+            mode: Mode::Manual,
+            streaming: false,
+            worker: who.worker,
+            refused,
+            tools: (0, 0),
+            quoted: Picos(self.dice.roll(1000) as i64),
+            leases: Vec::new(),
+            currency: "USD".parse().unwrap(),
+            prompt: Payload::whole(&b"{}"[..]),
+        };
+        let model = self.dice.pick(&[Some("m1"), Some("m2"), Some("m3")]).map(str::to_owned);
+        let team = self.dice.pick(&self.teams.clone());
+        let prompt_tokens_avoided = (self.dice.roll(8) == 0).then(|| self.dice.roll(5_000) as i64);
+        let origin = Origin::Llm;
+        NewRequest { id, model, team, origin, prompt_tokens_avoided, forward: Some(forward), ..who.request() }
+    }
+
+    pub fn end(&mut self, tenant: TenantId, id: LlmRequestId) -> LlmEnd {
+        let (input, output) = (self.dice.roll(100_000) as u64, self.dice.roll(10_000) as u64);
+        let usage = Usage { input, cached_input: input / 3, cache_write: input / 7, output, reasoning: output / 2 };
+        LlmEnd {
+            tenant,
+            id,
+            outcome: self.dice.pick(&[Outcome::Ok, Outcome::UpstreamError, Outcome::Cancelled]),
+            error: None,
+            provider: None,
+            model: Some("served".to_owned()),
+            attempts: "[]".to_owned(),
+            counted: Counted::Reported,
+            usage,
+            price: None,
+            amount: Picos(self.dice.roll(1 << 40) as i64),
+            latency: std::time::Duration::from_millis(7),
+            first_token: None,
+            finish_reason: None,
+            answer: None,
+            at: now(),
+        }
+    }
+
+    async fn answer(&mut self) {
+        if self.asked.is_empty() {
+            return;
+        }
+        let open = self.asked.swap_remove(self.dice.roll(self.asked.len()));
+        let mut entry = Entry { llm_ends: vec![self.end(open.tenant, open.id)], ..Entry::default() };
+        if !open.resolved && self.dice.roll(4) == 0 {
+            entry.llm_resolutions.push(self.request_resolution(&open));
+        }
+        self.write(entry).await;
+    }
+
+    fn request_resolution(&mut self, open: &OpenRequest) -> LlmResolution {
+        LlmResolution { tenant: open.tenant, id: open.id, amount: Picos(self.dice.roll(1000) as i64), at: now() }
+    }
+
+    /// By the sweeper; often the truth comes after all.
+    async fn resolve_request(&mut self) {
+        let Some(place) = self.asked.iter().position(|open| !open.resolved) else { return };
+        let mut open = self.asked.swap_remove(place);
+        let llm_resolutions = vec![self.request_resolution(&open)];
+        if self.dice.roll(3) > 0 {
+            open.resolved = true;
+            self.asked.push(open);
+        }
+        self.write(Entry { llm_resolutions, ..Entry::default() }).await;
+    }
+
+    /// Of somebody's calls, or of the tenant as a whole.
+    async fn credit(&mut self) {
+        let who = self.whos[self.dice.roll(self.whos.len())].clone();
+        let mut some = |id: Uuid| (self.dice.roll(2) == 0).then_some(id);
+        let (key, upstream, tool) = (some(who.key.uuid()), some(who.upstream.uuid()), some(who.tool.uuid()));
+        let sql = "INSERT INTO credits (tenant_id, credit_id, key_id, team_id, upstream_id, tool_id, amount_picos, reason, created_at, created_by)
+                   VALUES ($1, $2, $3, $4, $5, $6, $7, 'r', $8, 'x')";
+        let credit = sqlx::query(sql).bind(who.tenant.uuid()).bind(CreditId::mint(now()).uuid()).bind(key);
+        let team = self.dice.pick(&self.teams.clone()).map(TeamId::uuid);
+        let credit = credit.bind(team).bind(upstream).bind(tool).bind(1 + self.dice.roll(1 << 30) as i64).bind(self.dice.time());
+        credit.execute(&self.pool).await.unwrap();
+    }
+
     async fn build(&mut self) {
         let tenant = self.whos[self.dice.roll(self.whos.len())].tenant;
         let build = sqlx::query("SELECT tollgate_cost_build($1, $2)").bind(tenant.uuid()).bind(self.dice.roll(30) as i32);
@@ -410,11 +582,17 @@ async fn play(pool: PgPool, seed: u64, operations: usize) {
     }
     seal_all(&play.store).await;
     let tenants: Vec<TenantId> = play.zones.keys().copied().collect();
+    let mut late_truths = 0;
     for tenant in &tenants {
         rollup::build(&play.store, *tenant).await.unwrap();
         assert!(sum(&pool, "SELECT sum(calls) FROM cost_quarters WHERE face = 0 AND tenant_id = $1", *tenant).await > 20);
+        assert!(sum(&pool, "SELECT sum(requests) FROM cost_quarters WHERE face = 2 AND tenant_id = $1", *tenant).await > 5);
+        let late = "SELECT count(*) FROM llm_request_ends t JOIN llm_request_ends r USING (tenant_id, llm_request_id)
+                    WHERE t.kind = 1 AND r.kind = 2 AND tenant_id = $1";
+        late_truths += sum(&pool, late, *tenant).await;
         assert_no_drift(&play.store, *tenant).await;
     }
+    assert!(late_truths > 2, "{late_truths}");
     for _ in 0..40 {
         play.check().await;
     }

@@ -1,13 +1,15 @@
 -- Rollups: what cost reports are made of, so that they answer in milliseconds, and equal the trail at every moment.
 --
 --   cost_cells     the combinations of tool, upstream, key, team, outcome, model and origin that there were
---   cost_quarters  what a cell's calls sum up to in a quarter of an hour, by the time in their ids: every zone's offset is a
+--   cost_quarters  what a cell's calls and LLM requests sum up to in a quarter of an hour, by the time in their ids: every zone's offset is a
 --                  multiple of it
 --   cost_days      the same in a day of the tenant's time zone
 --
 -- A combination of everything is nearly as rare as a call. So each call is counted under several *faces* of it, each a cell of its own:
 --   0 everything; 1 tool, upstream; 2 key, team, model, origin; 3 tool, upstream, key, team; 4 model, origin (and the outcome in each)
 -- Quarters keep all but 3, days all but 0: a report takes the smallest that knows what it asks for.
+-- What belongs to requests (of models, and of Code Mode) stands under faces 2 and 4 alone: they have no tool, no upstream, and are not told
+-- apart by outcome.
 --
 -- **Why they cannot drift.** A row is counted once, by the transaction that gives it its place in the log: by the batch whose transaction
 -- wrote it (`xmin`), as budgets are settled. So a row that can be seen is counted unless its batch still stands in audit_batches,
@@ -16,8 +18,6 @@
 --
 -- Rows of before, and of tenants that nobody has counted yet, are counted backwards in time, step by step: `counted_from` says from which
 -- id on all is counted. Below it a report reads the rows.
-
-ALTER TABLE llm_requests ADD prompt_tokens_avoided bigint;
 
 CREATE TABLE cost_states (
   tenant_id    uuid PRIMARY KEY REFERENCES tenants,
@@ -59,8 +59,15 @@ CREATE TABLE cost_quarters (
   -- How many calls took how long: see tollgate_latency_bucket. Entries of six bytes: a bucket (2) and a number of calls (4, signed). A
   -- bucket may come more than once, so that adding is appending.
   latency   bytea NOT NULL,
-  -- Prompt tokens avoided, in faces 2 and 4 alone: they belong to requests, which have no tool and no outcome.
+  -- Prompt tokens avoided: faces 2 and 4.
   tokens    bigint NOT NULL,
+  -- Requests to models, denied ones too, and what those that have ended cost and took: null but in faces 2 and 4.
+  requests         bigint,
+  llm_amount       numeric(38,0),
+  input_tokens     bigint,
+  cached_tokens    bigint,
+  output_tokens    bigint,
+  reasoning_tokens bigint,
   PRIMARY KEY (tenant_id, face, quarter, cell)
 ) WITH (fillfactor = 80);
 CREATE TABLE cost_days (
@@ -72,6 +79,12 @@ CREATE TABLE cost_days (
   amount    numeric(38,0) NOT NULL,
   latency   bytea NOT NULL,
   tokens    bigint NOT NULL,
+  requests         bigint,
+  llm_amount       numeric(38,0),
+  input_tokens     bigint,
+  cached_tokens    bigint,
+  output_tokens    bigint,
+  reasoning_tokens bigint,
   PRIMARY KEY (tenant_id, face, day, cell)
 ) WITH (fillfactor = 70);
 
@@ -115,11 +128,12 @@ $$;
 -- What calls and requests of one combination of everything amount to in a quarter.
 CREATE TYPE tollgate_cost AS (
   tenant_id uuid, quarter timestamptz, tool_id uuid, upstream_id uuid, key_id uuid, team_id uuid, outcome text, model text, origin text,
-  tool_name text, upstream_name text, calls bigint, amount numeric, latency bytea, tokens bigint);
+  tool_name text, upstream_name text, calls bigint, amount numeric, latency bytea, tokens bigint,
+  requests bigint, llm_amount numeric, input_tokens bigint, cached_tokens bigint, output_tokens bigint, reasoning_tokens bigint);
 
 -- ---------------------------------------------------------------- what rows amount to
 
--- The sums over the rows of a tenant between two ids, as the view tool_calls has them. `sealed`: without those whose batch waits.
+-- The sums over the rows of a tenant between two ids, as the views tool_calls and llm_calls have them. `sealed`: without those whose batch waits.
 CREATE FUNCTION tollgate_cost_rows(tenant uuid, low uuid, high uuid, sealed boolean, with_model boolean) RETURNS SETOF tollgate_cost
 LANGUAGE plpgsql STABLE SET search_path = public, pg_temp AS $$
 BEGIN
@@ -147,24 +161,36 @@ BEGIN
       FROM calls GROUP BY quarter, tool_id, upstream_id, key_id, team_id, outcome, model, origin, bucket)
     SELECT $1, quarter, tool_id, upstream_id, key_id, team_id, outcome, model, origin, CASE WHEN tool_id IS NOT NULL THEN max(tool_name) END,
            max(upstream_name), sum(n)::bigint, COALESCE(sum(amount), 0)::numeric,
-           COALESCE(string_agg(int2send(bucket) || int4send(n::integer), ''::bytea) FILTER (WHERE bucket IS NOT NULL), ''), 0::bigint
+           COALESCE(string_agg(int2send(bucket) || int4send(n::integer), ''::bytea) FILTER (WHERE bucket IS NOT NULL), ''), 0::bigint,
+           0::bigint, 0::numeric, 0::bigint, 0::bigint, 0::bigint, 0::bigint
     FROM buckets GROUP BY quarter, tool_id, upstream_id, key_id, team_id, outcome, model, origin
     UNION ALL
     SELECT $1, tollgate_quarter(q.llm_request_id), NULL, NULL, q.key_id, q.team_id, NULL, CASE WHEN $5 THEN q.model END, q.origin, NULL, NULL,
-           0::bigint, 0::numeric, ''::bytea, sum(q.prompt_tokens_avoided)::bigint
-    FROM llm_requests q WHERE q.tenant_id = $1 AND q.llm_request_id >= $2 AND q.llm_request_id < $3 AND q.prompt_tokens_avoided IS NOT NULL
-      AND NOT ($4 AND q.xmin IN (SELECT p.xid FROM pending p))
+           0::bigint, 0::numeric, ''::bytea, COALESCE(sum(q.prompt_tokens_avoided), 0)::bigint, count(f.llm_request_id),
+           COALESCE(sum(COALESCE(c.amount_picos, r.amount_picos)), 0)::numeric,
+           COALESCE(sum(COALESCE(c.input_tokens, r.input_tokens)), 0)::bigint, COALESCE(sum(COALESCE(c.cached_tokens, r.cached_tokens)), 0)::bigint,
+           COALESCE(sum(COALESCE(c.output_tokens, r.output_tokens)), 0)::bigint,
+           COALESCE(sum(COALESCE(c.reasoning_tokens, r.reasoning_tokens)), 0)::bigint
+    FROM (SELECT * FROM llm_requests q WHERE q.tenant_id = $1 AND q.llm_request_id >= $2 AND q.llm_request_id < $3
+            AND NOT ($4 AND q.xmin IN (SELECT p.xid FROM pending p))) q
+    LEFT JOIN (SELECT f.llm_request_id FROM llm_forwards f WHERE f.tenant_id = $1 AND f.llm_request_id >= $2 AND f.llm_request_id < $3) f
+      ON f.llm_request_id = q.llm_request_id
+    LEFT JOIN (SELECT * FROM llm_request_ends e WHERE e.tenant_id = $1 AND e.llm_request_id >= $2 AND e.llm_request_id < $3 AND e.kind = 1
+            AND NOT ($4 AND e.xmin IN (SELECT p.xid FROM pending p))) c ON c.llm_request_id = f.llm_request_id
+    LEFT JOIN (SELECT * FROM llm_request_ends e WHERE e.tenant_id = $1 AND e.llm_request_id >= $2 AND e.llm_request_id < $3 AND e.kind = 2
+            AND NOT ($4 AND e.xmin IN (SELECT p.xid FROM pending p))) r ON r.llm_request_id = f.llm_request_id
+    WHERE q.prompt_tokens_avoided IS NOT NULL OR f.llm_request_id IS NOT NULL
     GROUP BY 2, 5, 6, 8, 9$q$
   USING tenant, low, high, sealed, with_model;
 END $$;
 
--- What these entries of the log change: for each call what it says with them, less what it said before, which is what its other rows say
--- whose batches do not wait any more. An entry counts for the batch whose transaction wrote its row and for no other that names it.
--- kinds: 0, 1, 2 as in tool_call_events; 3 a request.
+-- What these entries of the log change: for each call and request what it says with them, less what it said before, which is what its
+-- other rows say whose batches do not wait any more. An entry counts for the batch whose transaction wrote its row and for no other that names it.
+-- kinds: 0, 1, 2 as in tool_call_events; 3 a request; 4, 5 its end and its resolution (1 and 2 in llm_request_ends).
 CREATE FUNCTION tollgate_cost_deltas(tenants uuid[], ids uuid[], kinds smallint[], xids text[]) RETURNS SETOF tollgate_cost
 LANGUAGE sql STABLE SET search_path = public, pg_temp AS $$
   WITH named AS MATERIALIZED (
-    SELECT n.tenant, n.id, n.kind = 3 AS is_request, array_agg(n.kind || ':' || n.xid::xid8::xid) AS marks
+    SELECT n.tenant, n.id, n.kind >= 3 AS is_request, array_agg(n.kind || ':' || n.xid::xid8::xid) AS marks
     FROM UNNEST(tenants, ids, kinds, xids) AS n(tenant, id, kind, xid)
     JOIN cost_states s ON s.tenant_id = n.tenant AND n.id >= s.counted_from
     GROUP BY 1, 2, 3),
@@ -195,18 +221,42 @@ LANGUAGE sql STABLE SET search_path = public, pg_temp AS $$
   buckets AS (
     SELECT tenant, quarter, tool_id, upstream_id, key_id, team_id, outcome, model, origin, max(tool_name) AS tool_name,
            max(upstream_name) AS upstream_name, bucket, sum(sign) AS n, sum(amount) AS amount
-    FROM signed GROUP BY tenant, quarter, tool_id, upstream_id, key_id, team_id, outcome, model, origin, bucket)
+    FROM signed GROUP BY tenant, quarter, tool_id, upstream_id, key_id, team_id, outcome, model, origin, bucket),
+  -- The request and what was forwarded are rows of one transaction and one line of the log. An end counts with its request.
+  requests AS MATERIALIZED (
+    SELECT n.tenant, n.id, q.key_id, q.team_id, q.model, q.origin, q.prompt_tokens_avoided AS tokens, q.fresh, f.forwarded, e.d,
+           CASE WHEN NOT q.fresh THEN e.b END AS b
+    FROM named n
+    CROSS JOIN LATERAL (SELECT q.*, q.xmin AS written_by, ('3:' || q.xmin) = ANY (n.marks) AS fresh FROM llm_requests q
+                        WHERE q.tenant_id = n.tenant AND q.llm_request_id = n.id OFFSET 0) q
+    -- Most requests are minted, and are not looked for.
+    LEFT JOIN LATERAL (SELECT 1 AS forwarded FROM llm_forwards f
+                       WHERE q.origin = 'llm' AND f.tenant_id = n.tenant AND f.llm_request_id = n.id OFFSET 0) f ON true
+    LEFT JOIN LATERAL (
+      SELECT (array_agg(e.event ORDER BY (e.event).kind))[1] AS d,
+             (array_agg(e.event ORDER BY (e.event).kind) FILTER (WHERE NOT e.fresh))[1] AS b
+      FROM (SELECT e AS event, e.xmin AS xmin, ((e.kind + 3) || ':' || e.xmin) = ANY (n.marks) AS fresh FROM llm_request_ends e
+            WHERE f.forwarded = 1 AND e.tenant_id = n.tenant AND e.llm_request_id = n.id OFFSET 0) e
+      WHERE e.fresh OR NOT (e.xmin IN (SELECT p.xid FROM pending p))) e ON true
+    WHERE n.is_request AND (q.fresh OR NOT (q.written_by IN (SELECT p.xid FROM pending p))))
   SELECT tenant, quarter, tool_id, upstream_id, key_id, team_id, outcome, model, origin, CASE WHEN tool_id IS NOT NULL THEN max(tool_name) END,
          max(upstream_name), sum(n)::bigint, COALESCE(sum(amount), 0)::numeric,
-         COALESCE(string_agg(int2send(bucket) || int4send(n::integer), ''::bytea) FILTER (WHERE bucket IS NOT NULL AND n <> 0), ''), 0::bigint
+         COALESCE(string_agg(int2send(bucket) || int4send(n::integer), ''::bytea) FILTER (WHERE bucket IS NOT NULL AND n <> 0), ''), 0::bigint,
+         0::bigint, 0::numeric, 0::bigint, 0::bigint, 0::bigint, 0::bigint
   FROM buckets GROUP BY tenant, quarter, tool_id, upstream_id, key_id, team_id, outcome, model, origin
   HAVING sum(n) <> 0 OR COALESCE(sum(amount), 0) <> 0 OR bool_or(bucket IS NOT NULL AND n <> 0)
   UNION ALL
-  SELECT n.tenant, tollgate_quarter(n.id), NULL, NULL, q.key_id, q.team_id, NULL, q.model, q.origin, NULL, NULL, 0::bigint, 0::numeric, ''::bytea,
-         sum(q.prompt_tokens_avoided)::bigint
-  FROM named n CROSS JOIN LATERAL (SELECT * FROM llm_requests q WHERE q.tenant_id = n.tenant AND q.llm_request_id = n.id
-                                     AND q.prompt_tokens_avoided IS NOT NULL AND ('3:' || q.xmin) = ANY (n.marks) OFFSET 0) q
-  WHERE n.is_request GROUP BY 1, 2, 5, 6, 8, 9
+  SELECT * FROM (
+    SELECT r.tenant, tollgate_quarter(r.id), NULL::uuid, NULL::uuid, r.key_id, r.team_id, NULL::text, r.model, r.origin, NULL::text, NULL::text,
+           0::bigint, 0::numeric, ''::bytea, COALESCE(sum(r.tokens) FILTER (WHERE r.fresh), 0)::bigint AS tokens,
+           COALESCE(sum(r.forwarded) FILTER (WHERE r.fresh), 0)::bigint AS requests,
+           sum(COALESCE((r.d).amount_picos, 0) - COALESCE((r.b).amount_picos, 0))::numeric AS llm_amount,
+           sum(COALESCE((r.d).input_tokens, 0) - COALESCE((r.b).input_tokens, 0))::bigint AS input_tokens,
+           sum(COALESCE((r.d).cached_tokens, 0) - COALESCE((r.b).cached_tokens, 0))::bigint AS cached_tokens,
+           sum(COALESCE((r.d).output_tokens, 0) - COALESCE((r.b).output_tokens, 0))::bigint AS output_tokens,
+           sum(COALESCE((r.d).reasoning_tokens, 0) - COALESCE((r.b).reasoning_tokens, 0))::bigint AS reasoning_tokens
+    FROM requests r GROUP BY 1, 2, 5, 6, 8, 9) x
+  WHERE (x.tokens, x.requests, x.llm_amount, x.input_tokens, x.cached_tokens, x.output_tokens, x.reasoning_tokens) <> (0, 0, 0, 0, 0, 0, 0)
 $$;
 
 -- ---------------------------------------------------------------- keeping them
@@ -222,14 +272,20 @@ BEGIN
            CASE WHEN f.face IN (0, 2, 3) THEN c.key_id END AS key_id, CASE WHEN f.face IN (0, 2, 3) THEN c.team_id END AS team_id, c.outcome,
            CASE WHEN f.face IN (0, 2, 4) THEN c.model END AS model, CASE WHEN f.face IN (0, 2, 4) THEN c.origin END AS origin,
            CASE WHEN f.face IN (0, 1, 3) THEN c.tool_name END AS tool_name,
-           CASE WHEN f.face IN (0, 1, 3) THEN c.upstream_name END AS upstream_name, c.calls, c.amount, c.latency, c.tokens
+           CASE WHEN f.face IN (0, 1, 3) THEN c.upstream_name END AS upstream_name, c.calls, c.amount, c.latency, c.tokens,
+           CASE WHEN f.face IN (2, 4) THEN c.requests END AS requests, CASE WHEN f.face IN (2, 4) THEN c.llm_amount END AS llm_amount,
+           CASE WHEN f.face IN (2, 4) THEN c.input_tokens END AS input_tokens, CASE WHEN f.face IN (2, 4) THEN c.cached_tokens END AS cached_tokens,
+           CASE WHEN f.face IN (2, 4) THEN c.output_tokens END AS output_tokens, CASE WHEN f.face IN (2, 4) THEN c.reasoning_tokens END AS reasoning_tokens
     FROM UNNEST(costs) c JOIN cost_states s ON s.tenant_id = c.tenant_id
     CROSS JOIN (VALUES (0::smallint), (1::smallint), (2::smallint), (3::smallint), (4::smallint)) f(face)
     WHERE f.face IN (2, 4) OR c.calls <> 0 OR c.amount <> 0 OR c.latency <> ''),
   summed AS MATERIALIZED (
     SELECT tenant_id, face, quarter, zone, tool_id, upstream_id, key_id, team_id, outcome, model, origin, max(tool_name) AS tool_name,
            max(upstream_name) AS upstream_name, tollgate_cost_cell(tool_id, upstream_id, key_id, team_id, outcome, model, origin) AS cell,
-           sum(calls)::bigint AS calls, sum(amount) AS amount, string_agg(latency, ''::bytea) AS latency, sum(tokens)::bigint AS tokens
+           sum(calls)::bigint AS calls, sum(amount) AS amount, string_agg(latency, ''::bytea) AS latency, sum(tokens)::bigint AS tokens,
+           sum(requests)::bigint AS requests, sum(llm_amount) AS llm_amount,
+           sum(input_tokens)::bigint AS input_tokens, sum(cached_tokens)::bigint AS cached_tokens, sum(output_tokens)::bigint AS output_tokens,
+           sum(reasoning_tokens)::bigint AS reasoning_tokens
     FROM faces GROUP BY tenant_id, face, quarter, zone, tool_id, upstream_id, key_id, team_id, outcome, model, origin),
   cells AS (
     INSERT INTO cost_cells (tenant_id, face, cell, tool_id, upstream_id, key_id, team_id, outcome, model, origin, tool_name, upstream_name)
@@ -238,23 +294,33 @@ BEGIN
     FROM summed ORDER BY tenant_id, face, cell
     ON CONFLICT DO NOTHING),
   quarters AS (
-    INSERT INTO cost_quarters AS k (tenant_id, face, quarter, cell, calls, amount, latency, tokens)
-    SELECT tenant_id, face, quarter, cell, calls, amount, CASE WHEN length(latency) > 600 THEN tollgate_latency_sum(latency) ELSE latency END, tokens
+    INSERT INTO cost_quarters AS k (tenant_id, face, quarter, cell, calls, amount, latency, tokens,
+      requests, llm_amount, input_tokens, cached_tokens, output_tokens, reasoning_tokens)
+    SELECT tenant_id, face, quarter, cell, calls, amount, CASE WHEN length(latency) > 600 THEN tollgate_latency_sum(latency) ELSE latency END, tokens,
+           requests, llm_amount, input_tokens, cached_tokens, output_tokens, reasoning_tokens
     FROM summed WHERE face <> 3
     ORDER BY tenant_id, face, quarter, cell
     ON CONFLICT (tenant_id, face, quarter, cell) DO UPDATE SET calls = k.calls + EXCLUDED.calls, amount = k.amount + EXCLUDED.amount,
       latency = CASE WHEN length(k.latency) / 600 = (length(k.latency) + length(EXCLUDED.latency)) / 600 THEN k.latency || EXCLUDED.latency
                      ELSE tollgate_latency_sum(k.latency || EXCLUDED.latency) END,
-      tokens = k.tokens + EXCLUDED.tokens)
-  INSERT INTO cost_days AS k (tenant_id, face, day, cell, calls, amount, latency, tokens)
+      tokens = k.tokens + EXCLUDED.tokens,
+      requests = k.requests + EXCLUDED.requests, llm_amount = k.llm_amount + EXCLUDED.llm_amount,
+      input_tokens = k.input_tokens + EXCLUDED.input_tokens, cached_tokens = k.cached_tokens + EXCLUDED.cached_tokens,
+      output_tokens = k.output_tokens + EXCLUDED.output_tokens, reasoning_tokens = k.reasoning_tokens + EXCLUDED.reasoning_tokens)
+  INSERT INTO cost_days AS k (tenant_id, face, day, cell, calls, amount, latency, tokens,
+    requests, llm_amount, input_tokens, cached_tokens, output_tokens, reasoning_tokens)
   SELECT tenant_id, face, (quarter AT TIME ZONE zone)::date AS day, cell, sum(calls)::bigint, sum(amount),
          CASE WHEN sum(length(latency)) > 600 THEN tollgate_latency_sum(string_agg(latency, ''::bytea)) ELSE string_agg(latency, ''::bytea) END,
-         sum(tokens)::bigint
+         sum(tokens)::bigint, sum(requests)::bigint, sum(llm_amount), sum(input_tokens)::bigint, sum(cached_tokens)::bigint,
+         sum(output_tokens)::bigint, sum(reasoning_tokens)::bigint
   FROM summed WHERE face > 0 GROUP BY tenant_id, face, day, cell ORDER BY tenant_id, face, day, cell
   ON CONFLICT (tenant_id, face, day, cell) DO UPDATE SET calls = k.calls + EXCLUDED.calls, amount = k.amount + EXCLUDED.amount,
     latency = CASE WHEN length(k.latency) / 600 = (length(k.latency) + length(EXCLUDED.latency)) / 600 THEN k.latency || EXCLUDED.latency
                      ELSE tollgate_latency_sum(k.latency || EXCLUDED.latency) END,
-    tokens = k.tokens + EXCLUDED.tokens;
+    tokens = k.tokens + EXCLUDED.tokens,
+    requests = k.requests + EXCLUDED.requests, llm_amount = k.llm_amount + EXCLUDED.llm_amount,
+    input_tokens = k.input_tokens + EXCLUDED.input_tokens, cached_tokens = k.cached_tokens + EXCLUDED.cached_tokens,
+    output_tokens = k.output_tokens + EXCLUDED.output_tokens, reasoning_tokens = k.reasoning_tokens + EXCLUDED.reasoning_tokens;
 END $$;
 
 -- Count what is sealed now, in the sealer's transaction, while its batches are still there.
@@ -278,7 +344,9 @@ $$;
 CREATE FUNCTION tollgate_cost_cut(tenant uuid, first date, last date) RETURNS SETOF cost_days
 LANGUAGE sql STABLE SET search_path = public, pg_temp AS $$
   SELECT q.tenant_id, f.face, (q.quarter AT TIME ZONE s.zone)::date AS day, f.cell, sum(q.calls)::bigint, sum(q.amount)::numeric(38,0),
-         tollgate_latency_sum(string_agg(q.latency, ''::bytea)), sum(q.tokens)::bigint
+         tollgate_latency_sum(string_agg(q.latency, ''::bytea)), sum(q.tokens)::bigint, sum(q.requests)::bigint,
+         sum(q.llm_amount)::numeric(38,0), sum(q.input_tokens)::bigint, sum(q.cached_tokens)::bigint, sum(q.output_tokens)::bigint,
+         sum(q.reasoning_tokens)::bigint
   FROM cost_states s JOIN cost_quarters q ON q.tenant_id = s.tenant_id
   JOIN (SELECT c.face AS source, c.cell AS from_cell, CASE c.face WHEN 0 THEN 3::smallint ELSE c.face END AS face,
                CASE c.face WHEN 0 THEN tollgate_cost_cell(c.tool_id, c.upstream_id, c.key_id, c.team_id, c.outcome, NULL, NULL) ELSE c.cell END AS cell
@@ -293,7 +361,9 @@ CREATE FUNCTION tollgate_cost_recut(tenant uuid, first date, last date) RETURNS 
 LANGUAGE plpgsql SET search_path = public, pg_temp AS $$
 BEGIN
   DELETE FROM cost_days d WHERE d.tenant_id = tenant AND d.day >= COALESCE(first, '-infinity') AND d.day <= COALESCE(last, 'infinity');
-  INSERT INTO cost_days SELECT c.* FROM tollgate_cost_cut(tenant, first, last) c WHERE c.calls <> 0 OR c.amount <> 0 OR c.tokens <> 0 OR c.latency <> '';
+  INSERT INTO cost_days SELECT c.* FROM tollgate_cost_cut(tenant, first, last) c WHERE c.latency <> ''
+    OR (c.calls, c.amount, c.tokens, c.requests, c.llm_amount, c.input_tokens, c.cached_tokens, c.output_tokens, c.reasoning_tokens)
+       <> (0, 0, 0, 0, 0, 0, 0, 0, 0);
 END $$;
 
 -- The tenant has moved to another time zone: in the transaction of that change.
@@ -342,8 +412,12 @@ BEGIN
     RETURN false;
   END IF;
   month := GREATEST(start - interval '1 month', to_timestamp(0));
-  SELECT e.call_id INTO lowest FROM tool_call_events e
-  WHERE e.tenant_id = tenant AND e.call_id < upper AND e.call_id >= tollgate_uuid_floor(month) ORDER BY e.call_id DESC OFFSET most LIMIT 1;
+  SELECT max(n.id::text)::uuid INTO lowest FROM (
+    (SELECT e.call_id AS id FROM tool_call_events e WHERE e.tenant_id = tenant AND e.call_id < upper
+       AND e.call_id >= tollgate_uuid_floor(month) ORDER BY e.call_id DESC OFFSET most LIMIT 1)
+    UNION ALL
+    (SELECT f.llm_request_id FROM llm_forwards f WHERE f.tenant_id = tenant AND f.llm_request_id < upper
+       AND f.llm_request_id >= tollgate_uuid_floor(month) ORDER BY f.llm_request_id DESC OFFSET most LIMIT 1)) n;
   start := CASE WHEN lowest IS NULL THEN month ELSE LEAST(start, tollgate_quarter(lowest) + interval '15 minutes') END;
   lowest := tollgate_uuid_floor(start);
   PERFORM tollgate_cost_add(ARRAY(SELECT r FROM tollgate_cost_rows(tenant, lowest, upper, true, true) r));
@@ -361,7 +435,8 @@ LANGUAGE sql STABLE SET search_path = public, pg_temp AS $$
 $$;
 
 -- How many sums of these quarters and their days differ from what the rows say, and by how much in all. In one snapshot, as a report.
-CREATE FUNCTION tollgate_cost_drift(tenant uuid, since timestamptz, until timestamptz, OUT cells bigint, OUT calls bigint, OUT amount numeric, OUT tokens bigint)
+CREATE FUNCTION tollgate_cost_drift(tenant uuid, since timestamptz, until timestamptz, OUT cells bigint, OUT calls bigint, OUT amount numeric, OUT tokens bigint,
+  OUT requests bigint, OUT llm_amount numeric)
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
 DECLARE
   low timestamptz;
@@ -370,7 +445,7 @@ DECLARE
   more bigint;
 BEGIN
   SELECT s.low, s.high INTO low, high FROM tollgate_cost_span(tenant, since, until) s;
-  cells := 0; calls := 0; amount := 0; tokens := 0;
+  cells := 0; calls := 0; amount := 0; tokens := 0; requests := 0; llm_amount := 0;
   IF low IS NULL OR low >= high THEN
     RETURN;
   END IF;
@@ -378,19 +453,26 @@ BEGIN
   SELECT EXISTS (SELECT FROM tool_call_events i WHERE i.tenant_id = tenant AND i.kind = 0 AND i.call_id >= tollgate_uuid_floor(low)
     AND i.call_id < tollgate_uuid_floor(high) AND NOT EXISTS (
       SELECT FROM llm_requests l WHERE l.tenant_id = tenant AND l.llm_request_id = i.llm_request_id)) INTO blind;
-  -- Quarters of everything against the rows; tokens of the key's face as well.
-  SELECT count(*), COALESCE(sum(d.calls), 0), COALESCE(sum(d.amount), 0), COALESCE(sum(d.tokens), 0) INTO cells, calls, amount, tokens FROM (
-    SELECT sum(x.sign * x.calls) AS calls, sum(x.sign * x.amount) AS amount, sum(x.sign * x.tokens) AS tokens
+  -- Quarters of everything against the rows; of the key's face what belongs to requests.
+  SELECT count(*), COALESCE(sum(d.calls), 0), COALESCE(sum(d.amount), 0), COALESCE(sum(d.tokens), 0), COALESCE(sum(d.requests), 0),
+         COALESCE(sum(d.llm_amount), 0) INTO cells, calls, amount, tokens, requests, llm_amount FROM (
+    SELECT sum(x.sign * x.calls) AS calls, sum(x.sign * x.amount) AS amount, sum(x.sign * x.tokens) AS tokens,
+           sum(x.sign * x.requests) AS requests, sum(x.sign * x.llm_amount) AS llm_amount
     FROM (
-      SELECT -1 AS sign, r.quarter, r.tool_id, r.upstream_id, r.key_id, r.team_id, r.outcome, r.model, r.origin, r.calls, r.amount, r.latency, r.tokens
+      SELECT -1 AS sign, r.quarter, r.tool_id, r.upstream_id, r.key_id, r.team_id, r.outcome, r.model, r.origin, r.calls, r.amount, r.latency, r.tokens,
+             r.requests, r.llm_amount, r.input_tokens, r.cached_tokens, r.output_tokens, r.reasoning_tokens
       FROM tollgate_cost_rows(tenant, tollgate_uuid_floor(low), tollgate_uuid_floor(high), true, NOT blind) r
       UNION ALL
       SELECT 1, q.quarter, c.tool_id, c.upstream_id, c.key_id, c.team_id, c.outcome, CASE WHEN NOT blind THEN c.model END, c.origin,
-             CASE q.face WHEN 0 THEN q.calls ELSE 0 END, CASE q.face WHEN 0 THEN q.amount ELSE 0 END, CASE q.face WHEN 0 THEN q.latency ELSE '' END, q.tokens
+             CASE q.face WHEN 0 THEN q.calls ELSE 0 END, CASE q.face WHEN 0 THEN q.amount ELSE 0 END, CASE q.face WHEN 0 THEN q.latency ELSE '' END, q.tokens,
+             q.requests, q.llm_amount, q.input_tokens, q.cached_tokens, q.output_tokens, q.reasoning_tokens
       FROM cost_quarters q JOIN cost_cells c ON c.tenant_id = q.tenant_id AND c.face = q.face AND c.cell = q.cell
-      WHERE q.tenant_id = tenant AND q.quarter >= low AND q.quarter < high AND (q.face = 0 OR (q.face = 2 AND q.tokens <> 0))) x
+      WHERE q.tenant_id = tenant AND q.quarter >= low AND q.quarter < high AND (q.face = 0 OR (q.face = 2
+        AND (q.tokens, q.requests, q.llm_amount, q.input_tokens, q.cached_tokens, q.output_tokens, q.reasoning_tokens) <> (0, 0, 0, 0, 0, 0, 0)))) x
     GROUP BY x.quarter, x.tool_id, x.upstream_id, x.key_id, x.team_id, x.outcome, x.model, x.origin
-    HAVING sum(x.sign * x.calls) <> 0 OR sum(x.sign * x.amount) <> 0 OR sum(x.sign * x.tokens) <> 0
+    HAVING (sum(x.sign * x.calls), sum(x.sign * x.amount), sum(x.sign * x.tokens), sum(x.sign * x.requests), sum(x.sign * x.llm_amount),
+            sum(x.sign * x.input_tokens), sum(x.sign * x.cached_tokens), sum(x.sign * x.output_tokens), sum(x.sign * x.reasoning_tokens))
+           <> (0, 0, 0, 0, 0, 0, 0, 0, 0)
         OR COALESCE(tollgate_latency_sum(string_agg(x.latency, ''::bytea) FILTER (WHERE x.sign = 1)), '')
            IS DISTINCT FROM COALESCE(tollgate_latency_sum(string_agg(x.latency, ''::bytea) FILTER (WHERE x.sign = -1)), '')) d;
   -- The other faces against that of everything, and the tokens of one against the other's.
@@ -399,21 +481,28 @@ BEGIN
       SELECT -1 AS sign, f.face, q.quarter, CASE WHEN f.face = 1 THEN c.tool_id END AS tool, CASE WHEN f.face = 1 THEN c.upstream_id END AS upstream,
              CASE WHEN f.face = 2 THEN c.key_id END AS key, CASE WHEN f.face = 2 THEN c.team_id END AS team, c.outcome,
              CASE WHEN f.face <> 1 THEN c.model END AS model, CASE WHEN f.face <> 1 THEN c.origin END AS origin,
-             q.calls, q.amount, q.latency, 0 AS tokens
+             q.calls, q.amount, q.latency, 0 AS tokens,
+             0 AS requests, 0 AS llm_amount, 0 AS input_tokens, 0 AS cached_tokens, 0 AS output_tokens, 0 AS reasoning_tokens
       FROM cost_quarters q JOIN cost_cells c ON c.tenant_id = q.tenant_id AND c.face = q.face AND c.cell = q.cell
       CROSS JOIN (VALUES (1), (2), (4)) f(face)
       WHERE q.tenant_id = tenant AND q.face = 0 AND q.quarter >= low AND q.quarter < high
       UNION ALL
-      SELECT -1, 4, q.quarter, NULL, NULL, NULL, NULL, c.outcome, c.model, c.origin, 0, 0, '', q.tokens
+      SELECT -1, 4, q.quarter, NULL, NULL, NULL, NULL, c.outcome, c.model, c.origin, 0, 0, '', q.tokens,
+             q.requests, q.llm_amount, q.input_tokens, q.cached_tokens, q.output_tokens, q.reasoning_tokens
       FROM cost_quarters q JOIN cost_cells c ON c.tenant_id = q.tenant_id AND c.face = q.face AND c.cell = q.cell
-      WHERE q.tenant_id = tenant AND q.face = 2 AND q.tokens <> 0 AND q.quarter >= low AND q.quarter < high
+      WHERE q.tenant_id = tenant AND q.face = 2 AND q.quarter >= low AND q.quarter < high
+        AND (q.tokens, q.requests, q.llm_amount, q.input_tokens, q.cached_tokens, q.output_tokens, q.reasoning_tokens) <> (0, 0, 0, 0, 0, 0, 0)
       UNION ALL
       SELECT 1, q.face, q.quarter, c.tool_id, c.upstream_id, c.key_id, c.team_id, c.outcome, c.model, c.origin, q.calls, q.amount, q.latency,
-             CASE q.face WHEN 4 THEN q.tokens ELSE 0 END
+             CASE q.face WHEN 4 THEN q.tokens ELSE 0 END,
+             CASE q.face WHEN 4 THEN q.requests END, CASE q.face WHEN 4 THEN q.llm_amount END, CASE q.face WHEN 4 THEN q.input_tokens END,
+             CASE q.face WHEN 4 THEN q.cached_tokens END, CASE q.face WHEN 4 THEN q.output_tokens END, CASE q.face WHEN 4 THEN q.reasoning_tokens END
       FROM cost_quarters q JOIN cost_cells c ON c.tenant_id = q.tenant_id AND c.face = q.face AND c.cell = q.cell
       WHERE q.tenant_id = tenant AND q.face IN (1, 2, 4) AND q.quarter >= low AND q.quarter < high) x
     GROUP BY x.face, x.quarter, x.tool, x.upstream, x.key, x.team, x.outcome, x.model, x.origin
-    HAVING sum(x.sign * x.calls) <> 0 OR sum(x.sign * x.amount) <> 0 OR sum(x.sign * x.tokens) <> 0
+    HAVING (sum(x.sign * x.calls), sum(x.sign * x.amount), sum(x.sign * x.tokens), sum(x.sign * x.requests), sum(x.sign * x.llm_amount),
+            sum(x.sign * x.input_tokens), sum(x.sign * x.cached_tokens), sum(x.sign * x.output_tokens), sum(x.sign * x.reasoning_tokens))
+           <> (0, 0, 0, 0, 0, 0, 0, 0, 0)
         OR COALESCE(tollgate_latency_sum(string_agg(x.latency, ''::bytea) FILTER (WHERE x.sign = 1)), '')
            IS DISTINCT FROM COALESCE(tollgate_latency_sum(string_agg(x.latency, ''::bytea) FILTER (WHERE x.sign = -1)), '')) d;
   cells := cells + more;
@@ -426,7 +515,9 @@ BEGIN
         AND d.day <= ((high - interval '15 minutes') AT TIME ZONE s.zone)::date) x
     WHERE s.tenant_id = tenant
     GROUP BY x.face, x.day, x.cell
-    HAVING sum(x.sign * x.calls) <> 0 OR sum(x.sign * x.amount) <> 0 OR sum(x.sign * x.tokens) <> 0
+    HAVING (sum(x.sign * x.calls), sum(x.sign * x.amount), sum(x.sign * x.tokens), sum(x.sign * x.requests), sum(x.sign * x.llm_amount),
+            sum(x.sign * x.input_tokens), sum(x.sign * x.cached_tokens), sum(x.sign * x.output_tokens), sum(x.sign * x.reasoning_tokens))
+           <> (0, 0, 0, 0, 0, 0, 0, 0, 0)
         OR COALESCE(tollgate_latency_sum(string_agg(x.latency, ''::bytea) FILTER (WHERE x.sign = 1)), '')
            IS DISTINCT FROM COALESCE(tollgate_latency_sum(string_agg(x.latency, ''::bytea) FILTER (WHERE x.sign = -1)), '')) d;
   cells := cells + more;
@@ -462,12 +553,19 @@ BEGIN
   SELECT min(n.at) INTO since FROM (
     (SELECT tollgate_quarter(e.call_id) AS at FROM tool_call_events e WHERE e.tenant_id = tenant AND e.call_id >= tollgate_uuid_floor(since) ORDER BY e.call_id LIMIT 1)
     UNION ALL
+    (SELECT tollgate_quarter(f.llm_request_id) FROM llm_forwards f WHERE f.tenant_id = tenant AND f.llm_request_id >= tollgate_uuid_floor(since)
+     ORDER BY f.llm_request_id LIMIT 1)
+    UNION ALL
     (SELECT min(q.quarter) FROM cost_quarters q WHERE q.tenant_id = tenant AND q.face = 0 AND q.quarter >= since)
     UNION ALL
     (SELECT min(q.quarter) FROM cost_quarters q WHERE q.tenant_id = tenant AND q.face = 2 AND q.quarter >= since)) n;
   until := since + interval '1 day';
-  SELECT e.call_id INTO last FROM tool_call_events e WHERE e.tenant_id = tenant AND e.call_id >= tollgate_uuid_floor(since) AND e.call_id < tollgate_uuid_floor(until)
-  ORDER BY e.call_id OFFSET most LIMIT 1;
+  SELECT min(n.id::text)::uuid INTO last FROM (
+    (SELECT e.call_id AS id FROM tool_call_events e WHERE e.tenant_id = tenant AND e.call_id >= tollgate_uuid_floor(since)
+       AND e.call_id < tollgate_uuid_floor(until) ORDER BY e.call_id OFFSET most LIMIT 1)
+    UNION ALL
+    (SELECT f.llm_request_id FROM llm_forwards f WHERE f.tenant_id = tenant AND f.llm_request_id >= tollgate_uuid_floor(since)
+       AND f.llm_request_id < tollgate_uuid_floor(until) ORDER BY f.llm_request_id OFFSET most LIMIT 1)) n;
   IF last IS NOT NULL THEN
     until := GREATEST(tollgate_quarter(last), since + interval '15 minutes');
   END IF;
@@ -506,7 +604,7 @@ BEGIN
 END $$;
 
 -- What entries that wait for their place in the log change. See evidence::batch for their form: tenant 16, kind 1, id 16, sequence 4,
--- leaf 32 bytes; kinds 1 request, 3 intent, 4 completion, 5 resolution.
+-- leaf 32 bytes; kinds 1 request, 3 intent, 4 completion, 5 resolution, 10 end of a request, 11 its resolution.
 CREATE FUNCTION tollgate_cost_tail(low uuid, high uuid) RETURNS SETOF tollgate_cost
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
 DECLARE
@@ -517,12 +615,13 @@ DECLARE
 BEGIN
   SELECT array_agg(n.id), array_agg(n.kind), array_agg(n.xid) INTO ids, kinds, xids FROM (
     SELECT encode(substr(b.bytes, 69 * k + 18, 16), 'hex')::uuid AS id,
-           CASE get_byte(b.bytes, 69 * k + 16) WHEN 1 THEN 3 ELSE get_byte(b.bytes, 69 * k + 16) - 3 END::smallint AS kind, b.xid
+           CASE get_byte(b.bytes, 69 * k + 16) WHEN 1 THEN 3 WHEN 10 THEN 4 WHEN 11 THEN 5
+             ELSE get_byte(b.bytes, 69 * k + 16) - 3 END::smallint AS kind, b.xid
     -- Concatenated, so that it is fetched once and not for each of its parts.
     FROM (SELECT a.xid::text AS xid, a.entries || ''::bytea AS bytes, octet_length(a.entries) / 69 AS count FROM audit_batches a
           WHERE octet_length(a.entries) % 69 = 0 OFFSET 0) b
     CROSS JOIN LATERAL generate_series(0, b.count - 1) k
-    WHERE substr(b.bytes, 69 * k + 1, 16) = uuid_send(mine) AND get_byte(b.bytes, 69 * k + 16) IN (1, 3, 4, 5)) n
+    WHERE substr(b.bytes, 69 * k + 1, 16) = uuid_send(mine) AND get_byte(b.bytes, 69 * k + 16) IN (1, 3, 4, 5, 10, 11)) n
   WHERE n.id >= low AND n.id < high;
   IF ids IS NOT NULL THEN
     RETURN QUERY SELECT * FROM tollgate_cost_deltas(array_fill(mine, ARRAY[cardinality(ids)]), ids, kinds, xids);
