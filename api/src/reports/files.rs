@@ -157,7 +157,7 @@ pub fn csv(costs: &Costs, asked: &CostQuery) -> Result<Vec<u8>, Stop> {
             Some(Value::String(text)) => text.clone(),
             Some(other) => other.to_string(),
         };
-        rows.push(columns.iter().map(cell).chain([costs.currency.clone()]))?;
+        rows.push_figures(columns.iter().map(cell).chain([costs.currency.clone()]))?;
     }
     Ok(rows.finish()?)
 }

@@ -96,12 +96,12 @@ pub fn table(account: &Account, tools: &CostReport, models: &CostReport) -> Resu
     let mut rows = csv::Rows::new(&COLUMNS)?;
     for line in &tools.lines {
         for charge in calls(line).into_iter().chain(credits(line)) {
-            rows.push(row(account, tools.currency, line, charge))?;
+            rows.push_figures(row(account, tools.currency, line, charge))?;
         }
     }
     for line in &models.lines {
         if let Some(charge) = requests(line) {
-            rows.push(row(account, models.currency, line, charge))?;
+            rows.push_figures(row(account, models.currency, line, charge))?;
         }
     }
     rows.finish()

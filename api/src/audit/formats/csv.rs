@@ -16,20 +16,23 @@ pub struct Table {
 }
 
 /// A cell as it may stand in a file: one that a spreadsheet would read as a formula gets an apostrophe in front, which a
-/// spreadsheet reads as "this is text". A negative number is one to it as well, and stays one.
+/// spreadsheet reads as "this is text".
 #[must_use]
 pub fn neutral(cell: &str) -> Cow<'_, str> {
     match cell.chars().next() {
-        Some('-') if is_number(&cell[1..]) => Cow::Borrowed(cell),
         Some('=' | '+' | '-' | '@' | '\t' | '\r' | '\n' | '＝' | '＋' | '－' | '＠') => Cow::Owned(format!("'{cell}")),
         _ => Cow::Borrowed(cell),
     }
 }
 
-fn is_number(text: &str) -> bool {
+/// A figure as it may stand in a file: a negative number stays one, anything else is as [`neutral`] has it.
+fn figure(cell: &str) -> Cow<'_, str> {
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
-    digits(whole) && digits(fraction)
+    let is_number = |text: &str| {
+        let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
+        digits(whole) && digits(fraction)
+    };
+    if cell.strip_prefix('-').is_some_and(is_number) { Cow::Borrowed(cell) } else { neutral(cell) }
 }
 
 /// Rows on their way into a file.
@@ -55,8 +58,24 @@ impl Rows {
     /// # Errors
     /// When rows differ in length.
     pub fn push<C: AsRef<str>>(&mut self, cells: impl IntoIterator<Item = C>) -> Result<(), Unwritable> {
+        self.write(cells, neutral)
+    }
+
+    /// A row of a report, in which a number may be negative.
+    ///
+    /// # Errors
+    /// When rows differ in length.
+    pub fn push_figures<C: AsRef<str>>(&mut self, cells: impl IntoIterator<Item = C>) -> Result<(), Unwritable> {
+        self.write(cells, figure)
+    }
+
+    fn write<C: AsRef<str>>(
+        &mut self,
+        cells: impl IntoIterator<Item = C>,
+        form: fn(&str) -> Cow<'_, str>,
+    ) -> Result<(), Unwritable> {
         for cell in cells {
-            self.0.write_field(neutral(cell.as_ref()).as_ref()).map_err(unwritable)?;
+            self.0.write_field(form(cell.as_ref()).as_ref()).map_err(unwritable)?;
         }
         self.0.write_record(None::<&[u8]>).map_err(unwritable)
     }
@@ -160,10 +179,13 @@ mod tests {
         }
 
         for evil in ["-", "-1+1", "-1.2.3", "-.5", "-5.", "-1e5", "-１", "--1", "+1"] {
-            assert_eq!(neutral(evil), format!("'{evil}"));
+            assert_eq!(figure(evil), format!("'{evil}"));
         }
-        for fine in ["", "a=b", "'=1", "0.002", "-12", "-0.002", "{\"a\":\"=1\"}", "call_01"] {
+        for fine in ["", "a=b", "'=1", "0.002", "{\"a\":\"=1\"}", "call_01"] {
             assert_eq!(neutral(fine), fine);
+        }
+        for number in ["-12", "-0.002"] {
+            assert_eq!((figure(number).as_ref(), neutral(number).as_ref()), (number, format!("'{number}").as_str()));
         }
     }
 

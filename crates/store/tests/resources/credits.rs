@@ -138,6 +138,8 @@ async fn credits_are_summed_by_the_time_at_which_they_were_made(pool: PgPool) {
     let days: Vec<_> = days.iter().map(|day| (day.time.unwrap().to_rfc3339(), day.credits)).collect();
     assert_eq!(days, [("2026-11-14T23:00:00+00:00".to_owned(), Some(10)), ("2026-11-15T23:00:00+00:00".to_owned(), Some(5))]);
     assert_eq!(report((now() - day, now()), &[], None).await.credits, Some(0));
+    let ever = (DateTime::<Utc>::MIN_UTC, DateTime::<Utc>::MAX_UTC);
+    assert_eq!(report(ever, &[], None).await.credits, Some(given + 5), "no time is too long ago");
     assert_eq!(report(range, &[Dimension::Model], None).await.credits, None, "credits have no model");
 
     let mut tx = store.tenant(tenant).await.unwrap();
