@@ -244,6 +244,8 @@ fn credits(query: &mut QueryBuilder<Postgres>, (from, to): (DateTime<Utc>, DateT
          LEFT JOIN upstreams u ON u.tenant_id = c.tenant_id AND u.upstream_id = c.upstream_id
          WHERE c.tenant_id = $1 AND c.created_at >= ",
     );
+    // A year may be asked for that the database does not know.
+    let (from, to) = (from.max(DateTime::UNIX_EPOCH), to.max(DateTime::UNIX_EPOCH));
     query.push_bind(from).push(" AND c.created_at < ").push_bind(to);
 }
 
