@@ -29,6 +29,7 @@ pub mod model_routes;
 pub mod prices;
 pub mod providers;
 pub mod rate_limits;
+pub mod report_schedules;
 pub mod reports;
 pub mod script_limits;
 pub mod script_runs;
@@ -84,6 +85,7 @@ pub async fn serve(parts: ApiParts) -> anyhow::Result<()> {
     health.expect("api");
     let upkeep = tokio::spawn(upkeep(app.clone(), health.clone(), shutdown.clone()));
     let refresh = tokio::spawn(refresh_keys(app.clone()));
+    shutdown.spawn(report_schedules::runner::Runner::new(app.clone())?.run());
     shutdown.spawn(audit::export_jobs::runner::Runner::new(app.clone()).run());
     let router = router(app.clone()).merge(health.router());
     tollgate_boot::serve::serve(listener, router, limits, &shutdown).await;

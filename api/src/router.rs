@@ -136,6 +136,12 @@ pub(crate) fn entries() -> Vec<Entry> {
         PATCH  "/v1/tenants/{tenant_id}/rate-limits/{rate_limit_id}"      WriteBudgets    rate_limits::update::handle;
         DELETE "/v1/tenants/{tenant_id}/rate-limits/{rate_limit_id}"      WriteBudgets    rate_limits::delete::handle;
         GET    "/v1/tenants/{tenant_id}/reports/costs"                    ReadReports     reports::costs::handle;
+        POST   "/v1/tenants/{tenant_id}/report-schedules"                 WriteBudgets    report_schedules::create::handle;
+        GET    "/v1/tenants/{tenant_id}/report-schedules"                 ReadReports     report_schedules::list::handle;
+        GET    "/v1/tenants/{tenant_id}/report-schedules/{report_schedule_id}" ReadReports report_schedules::get::handle;
+        PATCH  "/v1/tenants/{tenant_id}/report-schedules/{report_schedule_id}" WriteBudgets report_schedules::update::handle;
+        DELETE "/v1/tenants/{tenant_id}/report-schedules/{report_schedule_id}" WriteBudgets report_schedules::delete::handle;
+        GET    "/v1/tenants/{tenant_id}/report-schedules/{report_schedule_id}/deliveries" ReadReports report_schedules::deliveries::handle;
         // --- what has happened
         GET    "/v1/tenants/{tenant_id}/llm-requests"                     ReadAudit       llm_requests::list::handle;
         GET    "/v1/tenants/{tenant_id}/llm-requests/{llm_request_id}"    ReadAudit       llm_requests::get::handle;

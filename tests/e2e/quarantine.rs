@@ -353,10 +353,11 @@ async fn t04_callers_that_race_with_flips_never_reach_what_was_seen_to_drift() {
     // Even: the approved definition is served; odd: another, and the gateway is known to have seen it.
     let phase = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
     let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let tried = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
     let order = std::sync::atomic::Ordering::SeqCst;
     let callers: Vec<_> = (0..6)
         .map(|me| {
-            let (mcp, phase, stop) = (mcp.clone(), phase.clone(), stop.clone());
+            let (mcp, phase, stop, tried) = (mcp.clone(), phase.clone(), stop.clone(), tried.clone());
             tokio::spawn(async move {
                 let (mut sent, mut after_the_flip) = (0, Vec::new());
                 while !stop.load(order) {
@@ -365,6 +366,7 @@ async fn t04_callers_that_race_with_flips_never_reach_what_was_seen_to_drift() {
                     sent += 1;
                     if before % 2 == 1 && phase.load(order) == before {
                         after_the_flip.push(tag);
+                        tried.fetch_add(1, order);
                     }
                 }
                 (sent, after_the_flip)
@@ -376,7 +378,12 @@ async fn t04_callers_that_race_with_flips_never_reach_what_was_seen_to_drift() {
         // Perhaps a denied call has had it looked at already.
         sync(&tenant, &upstream).await;
         phase.fetch_add(1, order);
+        // On a busy machine a call takes longer than a moment.
+        let (before, patience) = (tried.load(order), tokio::time::Instant::now() + Duration::from_secs(5));
         tokio::time::sleep(Duration::from_millis(30)).await;
+        while tried.load(order) < before + 2 && tokio::time::Instant::now() < patience {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         phase.fetch_add(1, order);
         recorder.change_tool("echo", |tool| *tool = original.clone());
         sync(&tenant, &upstream).await;

@@ -4,8 +4,11 @@ use axum::{
 };
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::Deserialize;
-use tollgate_domain::{KeyId, Outcome, TeamId, ToolId, UpstreamId};
-use tollgate_store::costs::{self, CostQuery, Dimension};
+use tollgate_domain::{KeyId, Outcome, TeamId, TenantId, ToolId, UpstreamId};
+use tollgate_store::{
+    Store, StoreResult,
+    costs::{self, CostLine, CostQuery, CostReport, Dimension},
+};
 use utoipa::IntoParams;
 
 use super::{
@@ -17,16 +20,16 @@ use crate::{
     check::Checks,
     ctx::{Ctx, Resource},
     page::Query,
-    problem::{Answer, Kind, Problem},
+    problem::{Answer, Kind, Problem, Stop},
 };
 
 /// What is summed up when `from` is left out.
 const DEFAULT_DAYS: i64 = 30;
 
 /// The most groups that `top` shows.
-const MAX_TOP: usize = 1000;
+pub const MAX_TOP: usize = 1000;
 
-const FORMATS: &str = "A cost report is written as \"json\", \"csv\", \"parquet\" or \"focus\".";
+pub const FORMATS: &str = "A cost report is written as \"json\", \"csv\", \"parquet\" or \"focus\".";
 
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -75,13 +78,8 @@ impl Resource for Costs {}
     responses((status = 200, description = "The report; in the other formats, its items.", content((Costs = "application/json"), (String = "text/csv"), (Vec<u8> = "application/vnd.apache.parquet"))))
 )]
 pub async fn handle(ctx: Ctx, Query(asked): Query<CostsQuery>) -> Answer {
-    let format = match asked.format.as_deref() {
-        None | Some("json") => Format::Json,
-        Some("csv") => Format::Csv,
-        Some("parquet") => Format::Parquet,
-        Some("focus") => Format::Focus,
-        Some(_) => return Err(Problem::because(Kind::UnsupportedFormat, FORMATS).into()),
-    };
+    let format = Format::parse(asked.format.as_deref().unwrap_or("json"));
+    let format = format.ok_or_else(|| Problem::because(Kind::UnsupportedFormat, FORMATS))?;
     let mut checks = Checks::default();
     let group_by = dimensions(&mut checks, asked.group_by.as_deref().unwrap_or_default());
     // The clock of a worker may be ahead of ours: "up to now" includes what it has just recorded.
@@ -91,32 +89,102 @@ pub async fn handle(ctx: Ctx, Query(asked): Query<CostsQuery>) -> Answer {
     checks.require(from <= to, "?from", "use a time before `to`");
     let compare = compared(&mut checks, &asked, format, &group_by).then_some(last.max(from));
     checks.done()?;
-    let group_by = if format == Format::Focus { focus::GROUPS.to_vec() } else { group_by };
+    let group_by = format.groups(group_by);
     let CostsQuery { key_id, team_id, tool_id, upstream_id, outcome, top, .. } = asked;
     let query = CostQuery { from, to, group_by, key_id, team_id, tool_id, upstream_id, outcome, top, compare };
-    let report = costs::report(&ctx.app.store, ctx.tenant, &query).await.map_err(as_parameter)?;
-    match format {
-        Format::Json => Ok(ctx.ok(&show(report, &query.group_by))),
-        Format::Csv => Ok(file(CSV, "costs.csv", files::csv(&show(report, &query.group_by), &query)?)),
+    let read = read(&ctx.app.store, ctx.tenant, &query, format).await.map_err(as_parameter)?;
+    let name = match format {
+        Format::Json => return Ok(ctx.ok(&show(read.report, &query.group_by))),
+        Format::Csv => "costs.csv",
+        Format::Focus => "costs-focus.csv",
+        Format::Parquet => "costs.parquet",
+    };
+    Ok(file(format.content_type(), name, render(ctx.tenant, read, &query, format)?))
+}
+
+/// What a file of a report is made of.
+#[derive(Debug)]
+pub struct Read {
+    report: CostReport,
+    /// FOCUS tells what models cost beside what tools cost: neither knows the other's dimensions.
+    models: Vec<CostLine>,
+}
+
+/// # Errors
+/// As [`costs::report`].
+pub async fn read(store: &Store, tenant: TenantId, query: &CostQuery, format: Format) -> StoreResult<Read> {
+    let report = costs::report(store, tenant, query).await?;
+    let models = match format {
         Format::Focus => {
-            let account = focus::Account { tenant: ctx.tenant, name: report.tenant_name.clone(), zone: report.zone };
-            let query = CostQuery { group_by: focus::MODELS.to_vec(), ..query };
-            let models = costs::report(&ctx.app.store, ctx.tenant, &query).await.map_err(as_parameter)?;
-            Ok(file(CSV, "costs-focus.csv", focus::table(&account, &report, &models)?))
+            let query = CostQuery { group_by: focus::MODELS.to_vec(), ..query.clone() };
+            costs::report(store, tenant, &query).await?.lines
         }
-        Format::Parquet => {
-            let bytes = parquet(&files::columns(&report, &query)).map_err(|e| Problem::internal(&e))?;
-            Ok(file("application/vnd.apache.parquet", "costs.parquet", bytes))
+        Format::Json | Format::Csv | Format::Parquet => Vec::new(),
+    };
+    Ok(Read { report, models })
+}
+
+/// The report as a file.
+///
+/// # Errors
+/// When it cannot be written: a defect of ours.
+pub fn render(tenant: TenantId, read: Read, query: &CostQuery, format: Format) -> Result<Vec<u8>, Stop> {
+    let Read { report, models } = read;
+    match format {
+        Format::Json => Ok(serde_json::to_vec(&show(report, &query.group_by)).map_err(|e| Problem::internal(&e))?),
+        Format::Csv => files::csv(&show(report, &query.group_by), query),
+        Format::Focus => {
+            let account = focus::Account { tenant, name: report.tenant_name.clone(), zone: report.zone };
+            Ok(focus::table(&account, &report, &models)?)
         }
+        Format::Parquet => Ok(parquet(&files::columns(&report, query)).map_err(|e| Problem::internal(&e))?),
     }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Format {
+pub enum Format {
     Json,
     Csv,
     Parquet,
     Focus,
+}
+
+impl Format {
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        match name {
+            "json" => Some(Self::Json),
+            "csv" => Some(Self::Csv),
+            "parquet" => Some(Self::Parquet),
+            "focus" => Some(Self::Focus),
+            _ => None,
+        }
+    }
+
+    #[must_use]
+    pub const fn content_type(self) -> &'static str {
+        match self {
+            Self::Json => "application/json",
+            Self::Csv | Self::Focus => CSV,
+            Self::Parquet => "application/vnd.apache.parquet",
+        }
+    }
+
+    /// Of a file's name.
+    #[must_use]
+    pub const fn extension(self) -> &'static str {
+        match self {
+            Self::Json => "json",
+            Self::Csv | Self::Focus => "csv",
+            Self::Parquet => "parquet",
+        }
+    }
+
+    /// What the report is grouped by, where `asked` was asked for.
+    #[must_use]
+    pub fn groups(self, asked: Vec<Dimension>) -> Vec<Dimension> {
+        if self == Self::Focus { focus::GROUPS.to_vec() } else { asked }
+    }
 }
 
 const CSV: &str = "text/csv; charset=utf-8; header=present";
@@ -135,7 +203,8 @@ fn as_parameter(error: tollgate_store::StoreError) -> Problem {
     }
 }
 
-fn dimensions(checks: &mut Checks, list: &str) -> Vec<Dimension> {
+/// A comma list as dimensions; what is refused points at the query parameter.
+pub fn dimensions(checks: &mut Checks, list: &str) -> Vec<Dimension> {
     let mut found: Vec<Dimension> = Vec::new();
     for word in list.split(',').map(str::trim).filter(|word| !word.is_empty()) {
         match DIMENSIONS.iter().find(|(name, _)| *name == word) {

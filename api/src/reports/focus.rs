@@ -88,20 +88,20 @@ struct Charge {
     latency_p50_us: String,
 }
 
-/// The reports by [`GROUPS`] and by [`MODELS`] as a FOCUS data set.
+/// The report by [`GROUPS`] and the lines of that by [`MODELS`] as a FOCUS data set.
 ///
 /// # Errors
 /// Never for want of space: it is memory.
-pub fn table(account: &Account, tools: &CostReport, models: &CostReport) -> Result<Vec<u8>, Unwritable> {
+pub fn table(account: &Account, tools: &CostReport, models: &[CostLine]) -> Result<Vec<u8>, Unwritable> {
     let mut rows = csv::Rows::new(&COLUMNS)?;
     for line in &tools.lines {
         for charge in calls(line).into_iter().chain(credits(line)) {
             rows.push_figures(row(account, tools.currency, line, charge))?;
         }
     }
-    for line in &models.lines {
+    for line in models {
         if let Some(charge) = requests(line) {
-            rows.push_figures(row(account, models.currency, line, charge))?;
+            rows.push_figures(row(account, tools.currency, line, charge))?;
         }
     }
     rows.finish()

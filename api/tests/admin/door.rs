@@ -25,6 +25,7 @@ fn path(template: &str, tenant: &str) -> String {
         ("call_id", "call"),
         ("erasure_id", "era"),
         ("export_job_id", "exp"),
+        ("report_schedule_id", "rps"),
         ("approval_id", "apr"),
         ("budget_id", "bud"),
         ("rate_limit_id", "rl"),

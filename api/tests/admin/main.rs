@@ -15,6 +15,7 @@ mod limits;
 mod lists;
 mod money;
 mod resources;
+mod schedules;
 mod stream;
 mod trail;
 mod upstreams;

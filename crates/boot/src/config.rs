@@ -28,6 +28,7 @@ pub struct Config {
     pub upstream: Upstream,
     pub audit: Audit,
     pub approvals: Approvals,
+    pub report: Report,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -278,6 +279,38 @@ impl Destination {
     }
 }
 
+/// Where cost reports may be sent besides the destinations of export jobs.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Report {
+    /// `[[report.webhook]]`. The admin API refers to one by its name: an address of its choice could lie in the operator's network.
+    #[serde(rename = "webhook")]
+    pub webhooks: Vec<ReportWebhook>,
+}
+
+/// A [`Webhook`] with a name.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReportWebhook {
+    /// What the API calls it: lower-case letters, digits, `-` and `_`.
+    pub name: String,
+    pub url: Hidden,
+    #[serde(default)]
+    pub secret: Option<Hidden>,
+    #[serde(default)]
+    pub headers: BTreeMap<String, Hidden>,
+    #[serde(default)]
+    pub allow_http: bool,
+}
+
+impl ReportWebhook {
+    #[must_use]
+    pub fn webhook(&self) -> Webhook {
+        let Self { url, secret, headers, allow_http, .. } = self.clone();
+        Webhook { url, secret, headers, allow_http }
+    }
+}
+
 /// Calls that wait for people.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -327,5 +360,9 @@ impl Config {
 
     pub fn destination(&self, name: &str) -> Option<&Destination> {
         self.audit.destinations.iter().find(|destination| destination.name == name)
+    }
+
+    pub fn report_webhook(&self, name: &str) -> Option<&ReportWebhook> {
+        self.report.webhooks.iter().find(|webhook| webhook.name == name)
     }
 }

@@ -159,6 +159,7 @@ ids! {
     /// Of payloads that were taken away on purpose.
     ErasureId = "era";
     ExportJobId = "exp";
+    ReportScheduleId = "rps";
     /// A running worker process.
     WorkerId = "wkr";
 }

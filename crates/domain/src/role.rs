@@ -43,7 +43,7 @@ pub enum Action {
     /// Prices and budgets.
     ReadPrices,
     WritePrices,
-    /// Budgets and limits.
+    /// Budgets and limits, and reports that are delivered.
     WriteBudgets,
     ReadReports,
     /// Tool calls, LLM requests, script runs, and their export.

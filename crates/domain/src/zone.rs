@@ -5,6 +5,8 @@ use std::{fmt, str::FromStr};
 use chrono::{DateTime, Datelike, Days, Months, NaiveDate, NaiveTime, TimeDelta, TimeZone as _, Utc};
 use serde::{Serialize, Serializer};
 
+use crate::call::words;
+
 /// `Europe/Berlin`, `Asia/Kolkata`, `UTC`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TimeZone(chrono_tz::Tz);
@@ -78,12 +80,9 @@ impl TimeZone {
     }
 }
 
-/// What people divide time by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Calendar {
-    Day,
-    Week,
-    Month,
+words! {
+    /// What people divide time by.
+    Calendar { Day = "day", Week = "week", Month = "month", }
 }
 
 impl Default for TimeZone {

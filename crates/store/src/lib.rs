@@ -31,6 +31,7 @@ pub mod payload;
 pub mod prices;
 pub mod providers;
 pub mod rates;
+pub mod report_schedules;
 pub mod requests;
 pub mod retention;
 pub mod runs;

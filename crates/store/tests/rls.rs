@@ -69,6 +69,10 @@ const ROWS: &[(&str, &str)] = &[
     ("export_jobs", "(tenant_id, export_job_id, format, destination, path, filter, first, position, until, lenient, created_at)
        VALUES ($1, COALESCE($2, $1), 'ndjson', 'd', '', '{}', 0, 0, 0, false, now())"),
     ("export_parts", "(tenant_id, export_job_id, number, name, rows, bytes, sha256) VALUES ($1, $1, ('x' || substr($2::text, 1, 7))::bit(28)::int, 'n', 0, 0, '')"),
+    ("report_schedules", "(tenant_id, report_schedule_id, name, every, ask, format, destination, enabled, next_start, due_at, created_at, updated_at)
+       VALUES ($1, COALESCE($2, $1), 'n', 'day', '{}', 'csv', 'd', true, now(), now(), now(), now())"),
+    ("report_deliveries", "(tenant_id, report_schedule_id, starts_at, ends_at, name, next_try_at)
+       VALUES ($1, $1, '2026-01-01'::timestamptz + make_interval(secs => ('x' || substr($2::text, 1, 7))::bit(28)::int), 'infinity', $2::text, now())"),
     ("script_journal", "(tenant_id, script_run_id, sequence, call_id) VALUES ($1, $2, 1, $1)"),
     ("tool_call_events", "(tenant_id, call_id, kind, at, llm_request_id, key_id, tool_name, decision) VALUES ($1, $2, 0, now(), $1, $1, 't', 'permitted')"),
     ("tool_call_payloads", "(tenant_id, call_id, kind, size, body) VALUES ($1, $2, 0, 0, '')"),
@@ -136,6 +140,8 @@ providers: SIU - - - -
 rate_limits: SIUD - - - -
 rate_slots: S - - - -
 rate_states: SD - - - -
+report_deliveries: SIU Su - - -
+report_schedules: SIUD S - - -
 resolved_calls: S - - - -
 script_catalogs: S - - - I
 script_journal: S S - - I

@@ -13,7 +13,7 @@ pub mod list;
 mod row;
 mod sink;
 mod syslog;
-mod webhook;
+pub(crate) mod webhook;
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -75,13 +75,13 @@ impl Default for Pace {
 
 /// Why something was not delivered: what a tenant may read, and what the operator needs. The first names no address.
 #[derive(Debug)]
-struct Failure {
-    shown: String,
-    detail: String,
+pub(crate) struct Failure {
+    pub shown: String,
+    pub detail: String,
 }
 
 impl Failure {
-    fn new(shown: impl Into<String>, detail: impl fmt::Display) -> Self {
+    pub fn new(shown: impl Into<String>, detail: impl fmt::Display) -> Self {
         Self { shown: shown.into(), detail: detail.to_string() }
     }
 }

@@ -66,9 +66,22 @@ impl Webhook {
         messages: &[Message],
         now: DateTime<Utc>,
     ) -> Result<(), Failure> {
-        let body = body(tenant, from, to, messages);
+        self.post(self.headers.clone(), body(tenant, from, to, messages), now).await
+    }
+
+    /// Send a file with headers of its own.
+    ///
+    /// # Errors
+    /// When the receiver did not take it.
+    pub async fn send_file(&self, own: HeaderMap, body: Vec<u8>, now: DateTime<Utc>) -> Result<(), Failure> {
+        let mut headers = self.headers.clone();
+        headers.extend(own);
+        self.post(headers, body, now).await
+    }
+
+    async fn post(&self, headers: HeaderMap, body: Vec<u8>, now: DateTime<Utc>) -> Result<(), Failure> {
         let timestamp = now.timestamp().to_string();
-        let mut request = self.client.post(self.url.clone()).headers(self.headers.clone()).header(TIMESTAMP, &timestamp);
+        let mut request = self.client.post(self.url.clone()).headers(headers).header(TIMESTAMP, &timestamp);
         if let Some(key) = &self.key {
             request = request.header(SIGNATURE, signature(key, &timestamp, &body));
         }

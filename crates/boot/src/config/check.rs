@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use tracing_subscriber::EnvFilter;
 
-use super::{Approvals, Config, Destination, Limits, Oidc, Place, Program, followers};
+use super::{Approvals, Config, Destination, Limits, Oidc, Place, Program, Report, followers};
 
 /// RFC 7518 names of the algorithms whose verification key cannot sign.
 const ASYMMETRIC: [&str; 9] = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA"];
@@ -31,6 +31,7 @@ impl Config {
         }
         check_limits(&self.limits)?;
         check_approvals(&self.approvals)?;
+        check_report(&self.report)?;
         followers::check(&self.audit)?;
         check_telemetry(&self.telemetry)
     }
@@ -42,6 +43,22 @@ fn check_approvals(approvals: &Approvals) -> Check {
     }
     if approvals.waiting_per_key == 0 {
         return Err("approvals.waiting_per_key must be more than 0; leave it out for the default".to_owned());
+    }
+    Ok(())
+}
+
+fn check_report(report: &Report) -> Check {
+    let mut names = BTreeSet::new();
+    for webhook in &report.webhooks {
+        check_name("report webhook", &webhook.name)?;
+        followers::check_webhook(&format!("report webhook {:?}", webhook.name), &webhook.webhook())?;
+        let own = webhook.headers.keys().map(|name| name.to_ascii_lowercase());
+        if let Some(name) = own.into_iter().find(|name| matches!(name.as_str(), "idempotency-key" | "content-type")) {
+            return Err(format!("report webhook {:?}: the header {name:?} is set by the gateway", webhook.name));
+        }
+        if !names.insert(&webhook.name) {
+            return Err(format!("two report webhooks are named {:?}; names must differ", webhook.name));
+        }
     }
     Ok(())
 }
@@ -214,6 +231,24 @@ mod tests {
         assert_eq!(destination.place(), Some(Place::Bucket { name: "b", prefix: "pre/fix" }));
         assert!(!format!("{config:?}").contains("hush"));
         assert_eq!(destination.secret_access_key.as_ref().map(super::super::Hidden::reveal), Some("hush"));
+    }
+
+    #[test]
+    fn a_report_webhook_has_a_name_of_its_own_and_an_address_that_nobody_listens_in_on() {
+        let one = |fields: &str| format!("[[report.webhook]]\nname = 'books'\n{fields}\n");
+        for (fields, told) in [
+            ("url = 'http://books.example'", "report webhook \"books\""),
+            ("url = 'https://books.example'\nsecret = 'short'", "at least 16 characters"),
+            ("url = 'https://books.example'\nheaders = { Idempotency-Key = 'x' }", "set by the gateway"),
+            ("url = 'https://books.example'\nurls = 'x'", "urls"),
+        ] {
+            assert!(refusal(&one(fields)).contains(told), "{fields}: {}", refusal(&one(fields)));
+        }
+        let good = one("url = 'https://books.example/hush'");
+        assert!(refusal(&format!("{good}{good}")).contains("two report webhooks"));
+        let config = Config::parse(&good, Path::new("t.toml")).expect("valid");
+        assert!(config.report_webhook("books").is_some() && config.report_webhook("other").is_none());
+        assert!(!format!("{config:?}").contains("hush"));
     }
 
     #[test]

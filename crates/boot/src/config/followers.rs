@@ -176,7 +176,7 @@ fn check_sink(sink: &Sink) -> Check {
     }
 }
 
-fn check_webhook(what: &str, webhook: &Webhook) -> Check {
+pub(super) fn check_webhook(what: &str, webhook: &Webhook) -> Check {
     check_url(&format!("{what}: `webhook.url`"), webhook.url.reveal(), webhook.allow_http)?;
     if webhook.secret.as_ref().is_some_and(|secret| secret.reveal().len() < 16) {
         return Err(format!("{what}: `webhook.secret` must have at least 16 characters; leave it out to sign nothing"));
