@@ -11,7 +11,7 @@ use std::{collections::HashSet, fmt, str::FromStr};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-pub use self::table::{Shipped, shipped};
+pub use self::table::{Shipped, shipped, vendor};
 use crate::{
     ids::LlmPriceId,
     money::{Currency, Picos},

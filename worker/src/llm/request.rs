@@ -10,7 +10,7 @@ use tollgate_domain::{
     Durability, LlmRequestId, Origin, Outcome, Picos,
     budget::{Enforcement, Spender},
     llm::{Counted, Mode, estimate},
-    llm_price::{LlmQuote, PriceSource, Usage, shipped},
+    llm_price::{LlmQuote, PriceSource, Usage, shipped, vendor},
     policy::Reason,
 };
 use tollgate_store::audit::{AuditError, Entry, Fate, Forward, Keep, LlmEnd, NewRequest};
@@ -291,7 +291,8 @@ pub async fn begin(asking: &Asking<'_>, id: LlmRequestId, body: &Map<String, Val
 fn quotes(caller: &Caller, found: Vec<Candidate>, at: DateTime<Utc>) -> Vec<(Candidate, Option<LlmQuote>)> {
     let card = &caller.config().llm_rates;
     let priced = |candidate: Candidate| {
-        let quote = card.quote(Some(&candidate.provider.name), &candidate.model, at);
+        let quote = |provider| card.quote(Some(provider), &candidate.model, at);
+        let quote = quote(&candidate.provider.name).or_else(|| quote(vendor(&candidate.provider.base_url)?));
         (candidate, quote)
     };
     found.into_iter().map(priced).collect()

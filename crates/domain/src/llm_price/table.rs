@@ -45,6 +45,25 @@ pub fn shipped() -> &'static Shipped {
     &TABLE
 }
 
+/// Hosts of those whose prices the table has.
+const VENDORS: [(&str, &str); 6] = [
+    ("openai.com", "openai"),
+    ("anthropic.com", "anthropic"),
+    ("googleapis.com", "google"),
+    ("amazonaws.com", "bedrock"),
+    ("mistral.ai", "mistral"),
+    ("deepseek.com", "deepseek"),
+];
+
+/// Who serves this address, as the table names them: tenants name their providers as they like.
+#[must_use]
+pub fn vendor(base_url: &str) -> Option<&'static str> {
+    let (_, rest) = base_url.split_once("://")?;
+    let host = rest.split(['/', ':', '?', '#']).next()?.to_ascii_lowercase();
+    let is_at = |domain: &str| host.strip_suffix(domain).is_some_and(|sub| sub.is_empty() || sub.ends_with('.'));
+    VENDORS.iter().find(|(domain, _)| is_at(domain)).map(|(_, vendor)| *vendor)
+}
+
 fn read(text: &str) -> Result<Shipped, String> {
     let file: File = serde_json::from_str(text).map_err(|e| e.to_string())?;
     let mut entries = Vec::new();
@@ -66,6 +85,20 @@ fn read(text: &str) -> Result<Shipped, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_vendor_is_known_by_its_host_and_by_nothing_else_of_an_address() {
+        assert_eq!(vendor("https://api.openai.com/v1"), Some("openai"));
+        assert_eq!(vendor("https://API.Anthropic.com:443"), Some("anthropic"));
+        assert_eq!(vendor("https://bedrock-runtime.us-east-1.amazonaws.com/openai/v1"), Some("bedrock"));
+        for other in ["https://notopenai.com", "https://llm.example/openai.com", "http://openai.com.example/v1", "openai.com", ""]
+        {
+            assert_eq!(vendor(other), None, "{other}");
+        }
+        for (_, vendor) in VENDORS {
+            assert!(shipped().entries.iter().any(|entry| entry.provider.as_deref() == Some(vendor)), "{vendor}");
+        }
+    }
 
     #[test]
     fn the_table_can_be_read_and_names_each_model_once() {
