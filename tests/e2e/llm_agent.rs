@@ -53,6 +53,12 @@ async fn by_hand_a_model_asks_and_the_caller_executes_under_the_same_request() {
     let foreign = [("x-tollgate-request-id", "req_00000000000000000000000001")];
     let refused = world.ask_with("/v1/mcp/tool/execute", &foreign, call).await;
     assert_eq!((refused.status, &refused.json()["error"]["code"]), (404, &json!("unknown_parent")));
+    let rows = world.tenant.get("tool-calls?limit=1").await.expect(200);
+    assert_eq!(
+        (&rows["items"][0]["decision"], &rows["items"][0]["reason"]),
+        (&json!("denied"), &json!("unknown_parent")),
+        "{rows}"
+    );
     let unknown = json!({"id": "c", "function": {"name": "rec__nothing", "arguments": "{}"}});
     let refused = world.ask("/v1/mcp/tool/execute", unknown).await.json();
     assert_eq!(refused["tollgate"]["outcome"], "denied", "{refused}");

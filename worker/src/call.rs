@@ -18,8 +18,10 @@ use tollgate_domain::{
     tool::Tool,
 };
 use tollgate_store::{
+    StoreError,
     approvals::hold::Waiting,
     audit::{AuditError, Completion, Entry, Fate, Intent, JournalRow, Keep, NewRequest, ScriptPlace},
+    runs,
     settings::TrailPolicy,
 };
 use tracing::Instrument;
@@ -87,6 +89,19 @@ impl Parent {
     #[must_use]
     pub fn known(request: LlmRequestId, origin: Origin) -> Self {
         Self { request, origin, place: None, carry: Arc::default(), told: Told::default() }
+    }
+
+    /// The request that a caller names as the parent of what it calls. `None`: it is none of its key's.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn named(gate: &Gate, caller: &Caller, name: &str) -> Result<Option<Self>, AuditError> {
+        let Ok(id) = name.parse() else { return Ok(None) };
+        match runs::parent(&gate.store, caller.tenant(), caller.key, id).await {
+            Ok(origin) => Ok(Some(Self::known(id, origin))),
+            Err(StoreError::NotFound) => Ok(None),
+            Err(_) => Err(AuditError::Unavailable),
+        }
     }
 
     /// Take what waits to be written.

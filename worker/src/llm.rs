@@ -1,6 +1,7 @@
 //! `/v1/...`: the LLM door, in the dialects of OpenAI and Anthropic. Translates, decides nothing.
 
 mod agent;
+mod bound;
 mod chat;
 mod dialect;
 mod execute;
@@ -30,8 +31,9 @@ use tokio_util::sync::CancellationToken;
 use tollgate_domain::{
     LlmRequestId, Origin,
     llm::{AgentMode, Mode, names},
+    policy::Reason,
 };
-use tollgate_store::{StoreError, audit::NewRequest, runs};
+use tollgate_store::audit::NewRequest;
 
 use crate::{
     call::Parent,
@@ -76,7 +78,7 @@ pub fn routes(gate: Gate, listener: SocketAddr) -> Router {
         .route("/v1/mcp/tool/execute", post(execute_tool));
     for dialect in Dialect::ALL {
         let handler = move |State(door): State<Arc<Door>>, headers: HeaderMap, body: Body| async move {
-            door.ask(dialect, headers, body).await.unwrap_or_else(|refusal| refused(dialect, None, &refusal))
+            door.ask(dialect, headers, body).await.unwrap_or_else(|refusal| refused(dialect, &refusal))
         };
         router = router.route(dialect.route(), post(handler));
     }
@@ -147,8 +149,7 @@ impl Door {
                 "The gateway failed on this request; it is not your fault",
             ))
         });
-        let mut answer =
-            answer.unwrap_or_else(|refusal| refused(dialect, told.get().and_then(|standing| standing.retry_after), &refusal));
+        let mut answer = answer.unwrap_or_else(|refusal| refused(dialect, &refusal));
         if let Ok(value) = HeaderValue::from_str(&root.to_string()) {
             answer.headers_mut().insert(REQUEST_ID, value);
         }
@@ -233,39 +234,22 @@ impl Door {
         })
     }
 
-    /// The request that a tool call names as its parent, or a new one.
-    async fn parent(&self, caller: &Caller, headers: &HeaderMap, told: &Told) -> Result<Parent, Refusal> {
+    /// The parent of a call that names none.
+    fn minted(&self, caller: &Caller) -> Parent {
         let now = self.gate.clock.now();
-        let parent = match text(headers, &REQUEST_ID) {
-            None => Parent::new(NewRequest {
-                tenant: caller.tenant(),
-                id: LlmRequestId::mint(now),
-                key: caller.key,
-                team: caller.team,
-                origin: Origin::Minted,
-                method: "/v1/mcp/tool/execute",
-                model: None,
-                client: None,
-                at: now,
-                prompt_tokens_avoided: None,
-                forward: None,
-            }),
-            Some(named) => {
-                let found = match named.parse::<LlmRequestId>() {
-                    Ok(id) => runs::parent(&self.gate.store, caller.tenant(), caller.key, id).await.map(|origin| (id, origin)),
-                    Err(_) => Err(StoreError::NotFound),
-                };
-                match found {
-                    Ok((id, origin)) => Parent::known(id, origin),
-                    Err(StoreError::NotFound) => {
-                        let told = tollgate_domain::policy::Reason::UnknownParent.told();
-                        return Err(Refusal::new(StatusCode::NOT_FOUND, "unknown_parent", told));
-                    }
-                    Err(_) => return Err(tollgate_store::audit::AuditError::Unavailable.into()),
-                }
-            }
-        };
-        Ok(Parent { told: told.clone(), ..parent })
+        Parent::new(NewRequest {
+            tenant: caller.tenant(),
+            id: LlmRequestId::mint(now),
+            key: caller.key,
+            team: caller.team,
+            origin: Origin::Minted,
+            method: "/v1/mcp/tool/execute",
+            model: None,
+            client: None,
+            at: now,
+            prompt_tokens_avoided: None,
+            forward: None,
+        })
     }
 }
 
@@ -328,7 +312,7 @@ async fn execute_tool(State(door): State<Arc<Door>>, headers: HeaderMap, body: B
     let told = Told::default();
     let mut answer = match run_tool(&door, &headers, body, &told).await {
         Ok(answer) => answer,
-        Err(refusal) => refused(Dialect::Chat, told.get().and_then(|standing| standing.retry_after), &refusal),
+        Err(refusal) => refused(Dialect::Chat, &refusal),
     };
     tell_limits(&mut answer, told.get());
     answer
@@ -340,9 +324,18 @@ async fn run_tool(door: &Arc<Door>, headers: &HeaderMap, body: Body, told: &Told
     let Some((dialect, wanted)) = tool_use(&body) else {
         return Err(Refusal::new(StatusCode::BAD_REQUEST, "invalid_request", ONE_CALL));
     };
-    let parent = door.parent(&caller, headers, told).await?;
-    let id = parent.request;
     let gate = door.gate.clone();
+    let parent = match text(headers, &REQUEST_ID) {
+        None => Some(door.minted(&caller)),
+        Some(name) => Parent::named(&gate, &caller, name).await?,
+    };
+    let Some(parent) = parent else {
+        // A call under a foreign parent is not made, and is a row all the same.
+        execute::refuse(&gate, &caller, &door.minted(&caller), wanted, Reason::UnknownParent).await?;
+        return Err(Refusal::new(StatusCode::NOT_FOUND, "unknown_parent", Reason::UnknownParent.told()));
+    };
+    let parent = Parent { told: told.clone(), ..parent };
+    let id = parent.request;
     let cancel = CancellationToken::new();
     // Whoever goes away does not leave a call half recorded.
     let task = door.gate.shutdown.spawn(async move {
@@ -380,7 +373,7 @@ fn tool_use(body: &Value) -> Option<(Dialect, ToolUse)> {
 async fn models(State(door): State<Arc<Door>>, headers: HeaderMap) -> Response {
     let caller = match door.admit(&headers).await {
         Ok(caller) => caller,
-        Err(refusal) => return refused(Dialect::Chat, None, &refusal),
+        Err(refusal) => return refused(Dialect::Chat, &refusal),
     };
     let config = caller.config();
     let routes = config.routes.iter().map(|route| (route.name.clone(), "tollgate".to_owned()));
@@ -404,7 +397,7 @@ async fn model_named(State(door): State<Arc<Door>>, Path(model): Path<String>, h
     let dialect = if headers.contains_key("anthropic-version") { Dialect::Messages } else { Dialect::Chat };
     let caller = match door.admit(&headers).await {
         Ok(caller) => caller,
-        Err(refusal) => return refused(dialect, None, &refusal),
+        Err(refusal) => return refused(dialect, &refusal),
     };
     match model::candidates(&caller, dialect.kind(), &model) {
         Ok(found) => {
@@ -413,7 +406,7 @@ async fn model_named(State(door): State<Arc<Door>>, Path(model): Path<String>, h
         }
         Err(reason) => {
             let refusal = Refusal::new(StatusCode::NOT_FOUND, "model_not_found", reason.told());
-            refused(dialect, None, &refusal)
+            refused(dialect, &refusal)
         }
     }
 }
@@ -430,17 +423,13 @@ fn json_answer(status: StatusCode, answer: &Value) -> Response {
     (status, [(header::CONTENT_TYPE, "application/json")], answer.to_string()).into_response()
 }
 
-fn refused(dialect: Dialect, retry_after: Option<Duration>, refusal: &Refusal) -> Response {
-    let mut error = dialect.error(refusal.status, refusal.code, &refusal.message);
-    if !refusal.done.is_empty() {
-        error["tollgate"] = json!({"tool_calls": refusal.done});
-    }
-    let mut answer = json_answer(refusal.status, &error);
+fn refused(dialect: Dialect, refusal: &Refusal) -> Response {
+    let mut answer = json_answer(refusal.status, &refusal.body(dialect));
     if refusal.is_final() {
         // Official clients send again what failed, unless they are told not to: what was done would be done twice.
         answer.headers_mut().insert(HeaderName::from_static("x-should-retry"), HeaderValue::from_static("false"));
     }
-    if let Some(after) = refusal.retry_after.or(retry_after) {
+    if let Some(after) = refusal.retry_after {
         let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
         answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)));
     }

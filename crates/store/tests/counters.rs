@@ -1,6 +1,8 @@
 //! Rate limits are counted alike in Postgres, in Redis and in memory: whatever is asked, at whatever time, all three answer as
 //! `domain::rate` says.
 
+#![allow(clippy::unwrap_used, reason = "a panic fails the test")]
+
 #[path = "support/redis.rs"]
 mod redis;
 mod support;

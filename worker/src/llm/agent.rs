@@ -201,7 +201,7 @@ impl Session {
                 let executed = execute(&self.gate, &self.caller, &parent, &self.offer, call, cancel).await?;
                 if let Some(out) = out {
                     // A caller that does not read loses the news, never the answer.
-                    let _ = out.try_send(self.news(&executed.told()));
+                    let _ = out.try_send(self.aside(&json!({"tool_call": executed.told()})));
                 }
                 Ok::<_, AuditError>(executed)
             }
@@ -220,13 +220,13 @@ impl Session {
         }
     }
 
-    /// What a tool call came to, as an event that clients which do not know of it pass over.
-    fn news(&self, told: &Value) -> Bytes {
+    /// How the loop stands, as an event that clients which do not know of it pass over.
+    fn aside(&self, told: &Value) -> Bytes {
         match self.dialect {
-            Dialect::Messages => sse::frame(Some("ping"), &json!({"type": "ping", "tollgate": {"tool_call": told}}).to_string()),
+            Dialect::Messages => sse::frame(Some("ping"), &json!({"type": "ping", "tollgate": told}).to_string()),
             _ => {
                 let chunk = json!({"id": self.root, "object": "chat.completion.chunk", "created": self.gate.clock.now().timestamp(), "model": self.model,
-                    "choices": [{"index": 0, "delta": {}, "finish_reason": null}], "tollgate": {"tool_call": told}});
+                    "choices": [{"index": 0, "delta": {}, "finish_reason": null}], "tollgate": told});
                 sse::frame(None, &chunk.to_string())
             }
         }
@@ -243,14 +243,10 @@ impl Session {
     }
 
     fn error(&self, refusal: &Refusal) -> Bytes {
-        let mut error = self.dialect.error(refusal.status, refusal.code, &refusal.message);
-        if !refusal.done.is_empty() {
-            error["tollgate"] = json!({"tool_calls": refusal.done});
-        }
         let name = (self.dialect == Dialect::Messages || self.dialect == Dialect::Responses).then_some("error");
         let error = match self.dialect {
             Dialect::Responses => json!({"type": "error", "code": refusal.code, "message": refusal.message, "param": null}),
-            _ => error,
+            dialect => refusal.body(dialect),
         };
         sse::frame(name, &error.to_string())
     }
@@ -294,7 +290,7 @@ impl Started {
                 Next::Last | Next::Waits => {
                     if matches!(next, Next::Waits) {
                         let waits = json!({"state": "waiting_approval", "tool_calls": done.executed});
-                        let _ = out.send(session.waits(&waits)).await;
+                        let _ = out.send(session.aside(&waits)).await;
                     }
                     for frame in held {
                         if out.send(frame).await.is_err() {
@@ -339,20 +335,6 @@ async fn failed(open: Open, ended: request::Ended) -> Refusal {
     match open.close(ended).await {
         Ok(()) => Refusal::new(status, code, message),
         Err(error) => error.into(),
-    }
-}
-
-impl Session {
-    /// The loop stands still; what was done so far goes with it, in a form that programs read.
-    fn waits(&self, waits: &Value) -> Bytes {
-        match self.dialect {
-            Dialect::Messages => sse::frame(Some("ping"), &json!({"type": "ping", "tollgate": waits}).to_string()),
-            _ => {
-                let chunk = json!({"id": self.root, "object": "chat.completion.chunk", "created": self.gate.clock.now().timestamp(), "model": self.model,
-                    "choices": [{"index": 0, "delta": {}, "finish_reason": null}], "tollgate": waits});
-                sse::frame(None, &chunk.to_string())
-            }
-        }
     }
 }
 

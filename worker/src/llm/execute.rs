@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 use tokio_util::sync::CancellationToken;
-use tollgate_domain::{CallId, Outcome};
+use tollgate_domain::{CallId, Outcome, policy::Reason};
 use tollgate_store::{approvals::hold::Waiting, audit::AuditError};
 
 use super::{
@@ -75,17 +75,7 @@ pub async fn execute(
         Some(Behind::Tool(tool)) => Asked::ById(tool),
         None => Asked::ByName(name.clone()),
     };
-    let ask = Ask {
-        tool,
-        arguments: Arc::from(arguments.into_bytes()),
-        meta: Map::new(),
-        progress: None,
-        cancel,
-        pending: None,
-        can_wait: false,
-        may_call: None,
-    };
-    let reply = call::call(gate, caller, parent, ask).await?;
+    let reply = call::call(gate, caller, parent, ask(tool, arguments, cancel)).await?;
     let result = serde_json::from_str(call::result_of(&reply).get()).unwrap_or_default();
     let waiting = match &reply.answer {
         Reached::Refused(refusal) => refusal.waiting,
@@ -94,6 +84,20 @@ pub async fn execute(
     let failed = reply.outcome != Outcome::Ok;
     let result = ToolResult { id, name, text: text_of(&result), failed };
     Ok(Executed { result, call: Some(reply.id), outcome: Some(reply.outcome), waiting })
+}
+
+/// The row of a tool call that is not made, whatever it asks for.
+///
+/// # Errors
+/// When it cannot be written.
+pub async fn refuse(gate: &Gate, caller: &Caller, parent: &Parent, wanted: ToolUse, reason: Reason) -> Result<(), AuditError> {
+    let ask = ask(Asked::ByName(wanted.name), wanted.arguments, CancellationToken::new());
+    call::refuse(gate, caller, parent, ask, reason).await.map(drop)
+}
+
+fn ask(tool: Asked, arguments: String, cancel: CancellationToken) -> Ask {
+    let arguments = Arc::from(arguments.into_bytes());
+    Ask { tool, arguments, meta: Map::new(), progress: None, cancel, pending: None, can_wait: false, may_call: None }
 }
 
 /// What a model reads of a tool's result: its texts, and what is structured where no text says the same; else all of it.

@@ -1,21 +1,25 @@
 //! The life of one request to a model, as that of a tool call in `call.rs`: allowed, counted, drawn from its budgets, durable, sent, and
 //! its end durable before the end of its answer is released.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axum::http::{HeaderMap, StatusCode};
 use chrono::{DateTime, Utc};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use tollgate_domain::{
     Durability, LlmRequestId, Origin, Outcome, Picos,
-    budget::{Enforcement, Spender},
+    budget::Spender,
     llm::{Counted, Mode, estimate},
-    llm_price::{LlmQuote, PriceSource, Usage, shipped, vendor},
+    llm_price::{LlmQuote, PriceSource, Usage, shipped},
     policy::Reason,
 };
 use tollgate_store::audit::{AuditError, Entry, Fate, Forward, Keep, LlmEnd, NewRequest};
 
 use super::{
+    bound::{bound, quotes},
     dialect::{Dialect, Read},
     model::{Candidate, candidates},
     provider::{Answering, Attempt, Failed},
@@ -29,13 +33,6 @@ use crate::{
 
 /// How often a request asks for other leases when the ones that it drew from have ended.
 const LEASES: u32 = 3;
-/// Tokens that a provider is let answer with at most, where a budget covers the request and the caller has set no end: what a request may
-/// cost has to be known before it is sent. No more than the smallest models in use can answer with.
-const OUTPUT: u64 = 4_096;
-/// Tokens of input that are drawn for at least where a request leads to content whose tokens its bytes do not bound.
-const CONTEXT: u64 = 200_000;
-/// What a provider may put around a body: templates, and how it tells a model of tools.
-const AROUND: u64 = 2_048;
 
 /// A request in its surroundings.
 #[derive(Debug, Clone)]
@@ -72,6 +69,16 @@ impl Refusal {
     #[must_use]
     pub fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
         Self { status, code, message: message.into(), retry_after: None, done: Vec::new() }
+    }
+
+    /// What a caller reads of it, with what was done before.
+    #[must_use]
+    pub fn body(&self, dialect: Dialect) -> Value {
+        let mut error = dialect.error(self.status, self.code, &self.message);
+        if !self.done.is_empty() {
+            error["tollgate"] = json!({"tool_calls": self.done});
+        }
+        error
     }
 
     /// Whether official clients, which send again what failed, had better not.
@@ -202,29 +209,30 @@ pub async fn begin(asking: &Asking<'_>, id: LlmRequestId, body: &Map<String, Val
     let Asking { gate, caller, dialect, .. } = *asking;
     let at = gate.clock.now();
     let guard = gate.in_flight.enter(id.uuid());
+    let prompt: Arc<[u8]> = serde_json::to_vec(body).unwrap_or_default().into();
     let found = match candidates(caller, dialect.kind(), asking.model) {
         Ok(found) => found,
-        Err(reason) => return Err(refuse(asking, id, body, Denied::of(reason, None, None)).await),
+        Err(reason) => return Err(refuse(asking, id, prompt, Denied::of(reason, None, None)).await),
     };
     let quotes = quotes(caller, found, at);
     let spender = Taken::spender(caller);
-    let bound = match bound(caller, dialect, body, &quotes, &spender) {
+    let bound = match bound(caller, dialect, (body, prompt.len()), &quotes, &spender) {
         Ok(bound) => bound,
-        Err(why) => return Err(refuse(asking, id, body, Denied::of(Reason::UnboundedCost, Some(why), None)).await),
+        Err(why) => return Err(refuse(asking, id, prompt, Denied::of(Reason::UnboundedCost, Some(why), None)).await),
     };
-    let tokens = estimate(bound.bytes).saturating_add(dialect.max_output(body).unwrap_or(0));
+    let tokens = estimate(prompt.len()).saturating_add(dialect.max_output(body).unwrap_or(0));
     let tokens = u32::try_from(tokens).unwrap_or(u32::MAX);
     let (slots, taken) = match count(gate, caller, &spender, tokens, asking.told).await? {
         Ok(counted) => counted,
-        Err(denied) => return Err(refuse(asking, id, body, denied).await),
+        Err(denied) => return Err(refuse(asking, id, prompt, denied).await),
     };
     let mut hold = match draw(gate, caller, (id, at), &spender, bound.amount).await? {
         Ok(hold) => hold, // before, never after
-        Err(denied) => return Err(refuse(asking, id, body, denied).await),
+        Err(denied) => return Err(refuse(asking, id, prompt, denied).await),
     };
     let (mut tries, mut guard) = (0, Some(guard));
     loop {
-        let row = row(asking, id, body, (bound.amount, &hold), None, at).await;
+        let row = row(asking, id, Arc::clone(&prompt), (bound.amount, &hold), None, at).await;
         match gate.audit.intent(Entry { request: Some(row), ..Entry::default() }).await {
             Ok(()) => break hold.written(), // durable before the provider hears of it
             Err((AuditError::Overloaded, _)) => {
@@ -241,7 +249,7 @@ pub async fn begin(asking: &Asking<'_>, id: LlmRequestId, body: &Map<String, Val
         }
         hold = match draw(gate, caller, (id, at), &spender, bound.amount).await? {
             Ok(hold) => hold,
-            Err(denied) => return Err(refuse(asking, id, body, denied).await),
+            Err(denied) => return Err(refuse(asking, id, prompt, denied).await),
         };
     }
     let guard = guard.unwrap_or_else(|| gate.in_flight.enter(id.uuid()));
@@ -254,7 +262,7 @@ pub async fn begin(asking: &Asking<'_>, id: LlmRequestId, body: &Map<String, Val
         slots,
         quotes,
         quoted: bound.amount,
-        prompt_bytes: bound.bytes,
+        prompt_bytes: prompt.len(),
         taken,
         attempts: Vec::new(),
         first_token: None,
@@ -286,61 +294,6 @@ pub async fn begin(asking: &Asking<'_>, id: LlmRequestId, body: &Map<String, Val
             Err(failed.into())
         }
     }
-}
-
-fn quotes(caller: &Caller, found: Vec<Candidate>, at: DateTime<Utc>) -> Vec<(Candidate, Option<LlmQuote>)> {
-    let card = &caller.config().llm_rates;
-    let priced = |candidate: Candidate| {
-        let quote = |provider| card.quote(Some(provider), &candidate.model, at);
-        let quote = quote(&candidate.provider.name).or_else(|| quote(vendor(&candidate.provider.base_url)?));
-        (candidate, quote)
-    };
-    found.into_iter().map(priced).collect()
-}
-
-/// What a request can come to.
-struct Bound {
-    amount: Picos,
-    /// Of its body.
-    bytes: usize,
-    /// Tokens after which its answer has to stop, where the caller has not said and money depends on it.
-    limit: Option<u64>,
-}
-
-/// Every token is at least a byte, so the bytes of a text are more than its tokens. Of what a hard budget covers it has to be known what it
-/// can come to; the sentence says why it is not.
-fn bound(
-    caller: &Caller,
-    dialect: Dialect,
-    body: &Map<String, Value>,
-    quotes: &[(Candidate, Option<LlmQuote>)],
-    spender: &Spender,
-) -> Result<Bound, String> {
-    let bytes = serde_json::to_vec(body).map_or(0, |text| text.len());
-    let covering = || caller.config().budgets.iter().filter(|budget| budget.scope.covers(spender));
-    if let Some(hard) = covering().find(|budget| budget.enforcement == Enforcement::Hard) {
-        let told = |why: &str| format!("budget \"{}\" covers it, and {why}, so nobody can say what it may cost", hard.name);
-        if let Some((candidate, _)) = quotes.iter().find(|(_, quote)| quote.is_none()) {
-            let Candidate { provider, model } = candidate;
-            return Err(told(&format!(
-                "\"{model}\" at \"{}\" has no price (POST /llm-prices sets one; 0 is one as well)",
-                provider.name
-            )));
-        }
-        if let Some(why) = dialect.unbounded(body) {
-            return Err(told(why));
-        }
-    }
-    let priced = quotes.iter().any(|(_, quote)| quote.is_some());
-    let open = dialect.max_output(body).is_none();
-    let limit = (open && priced && covering().next().is_some()).then_some(OUTPUT);
-    let mut input = u64::try_from(bytes).unwrap_or(u64::MAX).saturating_add(AROUND);
-    if dialect.reaches_out(body) {
-        input = input.saturating_add(CONTEXT);
-    }
-    let output = dialect.max_output(body).unwrap_or(OUTPUT);
-    let most = |quote: &Option<LlmQuote>| quote.as_ref().map_or(Picos(0), |quote| quote.bound(input, output));
-    Ok(Bound { amount: quotes.iter().map(|(_, quote)| most(quote)).max().unwrap_or_default(), bytes, limit })
 }
 
 async fn count(
@@ -387,14 +340,14 @@ async fn draw(
 async fn row(
     asking: &Asking<'_>,
     id: LlmRequestId,
-    body: &Map<String, Value>,
+    prompt: Arc<[u8]>,
     (quoted, hold): (Picos, &Hold),
     refused: Option<Reason>,
     at: DateTime<Utc>,
 ) -> NewRequest {
     let Asking { gate, caller, dialect, .. } = *asking;
     let trail = &caller.config().trail;
-    let prompt = trail.payload(serde_json::to_vec(body).unwrap_or_default()).await;
+    let prompt = trail.payload(prompt).await;
     NewRequest {
         tenant: caller.tenant(),
         id,
@@ -423,10 +376,10 @@ async fn row(
 }
 
 /// A request that is not made is a row as well.
-async fn refuse(asking: &Asking<'_>, id: LlmRequestId, body: &Map<String, Value>, denied: Denied) -> Refusal {
+async fn refuse(asking: &Asking<'_>, id: LlmRequestId, prompt: Arc<[u8]>, denied: Denied) -> Refusal {
     let Asking { gate, .. } = asking;
     let none = Hold::default();
-    let row = row(asking, id, body, (Picos(0), &none), Some(denied.reason), gate.clock.now()).await;
+    let row = row(asking, id, prompt, (Picos(0), &none), Some(denied.reason), gate.clock.now()).await;
     none.unwritten();
     metrics::counter!("tollgate_llm_requests_total", "outcome" => Outcome::Denied.as_str()).increment(1);
     match gate.audit.before(Entry { request: Some(row), ..Entry::default() }).await {

@@ -7,11 +7,7 @@ use serde_json::{Map, Value, json, value::RawValue};
 use tokio_util::sync::CancellationToken;
 use tollgate_codemode::meta_tools_in;
 use tollgate_domain::{LlmRequestId, Origin, policy::Reason, tool::Exposure};
-use tollgate_store::{
-    StoreError,
-    audit::{AuditError, NewRequest},
-    runs,
-};
+use tollgate_store::audit::{AuditError, NewRequest};
 
 use super::{
     era::{self, Era},
@@ -214,15 +210,9 @@ impl Turn {
     /// The parent that the client names, if it is one of this key's; else a new one.
     async fn parent(&self) -> Result<Parent, Failure> {
         let Some(named) = self.parent.clone() else { return Ok(self.mint().await) };
-        let (tenant, key) = (self.caller.tenant(), self.caller.key);
-        let origin = match named.parse::<LlmRequestId>() {
-            Ok(id) => runs::parent(&self.gate.store, tenant, key, id).await.map(|origin| (id, origin)),
-            Err(_) => Err(StoreError::NotFound),
-        };
-        match origin {
-            Ok((id, origin)) => Ok(Parent::known(id, origin)),
-            Err(StoreError::NotFound) => Err(self.refuse_parent().await),
-            Err(_) => Err(Failure::Unavailable),
+        match Parent::named(&self.gate, &self.caller, &named).await? {
+            Some(parent) => Ok(parent),
+            None => Err(self.refuse_parent().await),
         }
     }
 
