@@ -437,6 +437,7 @@ async fn the_official_python_clients_work_by_changing_address_and_key() {
         ("openai_error", json!(["NotFoundError", "model_not_found"])),
         ("openai_agent", json!(true)),
         ("openai_agent_stream", json!(true)),
+        ("openai_agent_responses", json!(true)),
         ("anthropic_message", json!("hello there")),
         ("anthropic_stream", json!("hello there")),
         ("anthropic_tool", json!("rec__echo")),

@@ -4,10 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::{
-    harness::{Recorder, Tenant, Tollgate, until},
-    llm::{Got, World},
-};
+use crate::llm::{Got, World};
 
 fn calls(world: &World) -> Vec<String> {
     world.recorder.tags().into_keys().collect()
@@ -131,6 +128,20 @@ async fn a_loop_streams_all_the_way_and_its_own_tool_calls_are_not_the_callers()
         .map(|event| (event["index"].clone(), event["content_block"]["type"].clone()))
         .collect();
     assert_eq!(starts, [(json!(0), json!("text")), (json!(1), json!("text"))], "blocks are numbered through: {answer:?}");
+
+    let body = json!({"model": "tools", "stream": true, "input": "rec__echo {\"tag\": \"r\"}"});
+    let answer = world.ask_with("/v1/responses", &[AGENT], body).await;
+    let events: Vec<Value> = answer.events().iter().filter_map(|event| serde_json::from_str(event).ok()).collect();
+    let kinds: Vec<_> = events.iter().map(|event| event["type"].as_str().unwrap_or_default()).collect();
+    for once in ["response.created", "response.completed"] {
+        assert_eq!(kinds.iter().filter(|kind| **kind == once).count(), 1, "{kinds:?}");
+    }
+    assert!(!kinds.iter().any(|kind| kind.contains("function_call")), "{kinds:?}");
+    let said: String = events.iter().filter_map(|event| event["delta"].as_str()).collect();
+    assert!(said.starts_with("done: "), "{answer:?}");
+    let numbers: Vec<u64> = events.iter().filter_map(|event| event["sequence_number"].as_u64()).collect();
+    assert!(numbers.windows(2).all(|pair| pair[0] < pair[1]), "{numbers:?}");
+    assert!(events.iter().any(|event| event["tollgate"]["tool_call"]["name"] == "rec__echo"), "{answer:?}");
 }
 
 #[tokio::test]
@@ -162,44 +173,6 @@ async fn what_is_not_ours_or_not_allowed_goes_back_to_the_caller() {
     tokio::time::sleep(Duration::from_millis(1_200)).await;
     let answer = chat(&world, &[], "tools", r#"rec__echo {"tag": "always"}"#, false).await.json();
     assert_eq!(answer["tollgate"]["state"], "done", "{answer}");
-}
-
-#[tokio::test]
-async fn a_call_that_people_have_to_confirm_stops_the_loop_and_says_what_was_done() {
-    let tollgate = Tollgate::shared().await;
-    let world = World::new("Agent waits").await;
-    let tenant: &Tenant = &world.tenant;
-    let recorder = Recorder::start();
-    let upstream = tenant.upstream("pay", recorder.transport(), "classic").await;
-    let members = json!([{"upstream_id": upstream.id, "tools": ["*"]}]);
-    let approval = json!([{"upstream_id": upstream.id, "tools": ["echo"], "confirmations": 1}]);
-    let group = tenant.post("tool-groups", json!({"name": "pay", "members": members, "approval": approval})).await.expect(201);
-    let key = tenant.key_with(json!({"name": "k", "tool_group_ids": [group["id"]]})).await;
-    tokio::time::sleep(Duration::from_millis(1_200)).await;
-    let url = format!("{}/v1/chat/completions", tollgate.gateway_url);
-    let body = json!({"model": "tools", "messages": [{"role": "user", "content": "pay__echo {\"tag\": \"p\"}\npay__slow {\"ms\": 1, \"tag\": \"q\"}"}]});
-    let answer = crate::llm::ask(&url, &key.secret, &[AGENT], body).await.json();
-    assert_eq!(answer["tollgate"]["state"], "waiting_approval", "{answer}");
-    let done = answer["tollgate"]["tool_calls"].as_array().expect("calls");
-    let waiting = done.iter().find(|one| one["name"] == "pay__echo").expect("it waits");
-    let made = done.iter().find(|one| one["name"] == "pay__slow").expect("it was made");
-    assert!(
-        waiting["approval_id"].as_str().is_some_and(|id| id.starts_with("apr_")) && waiting.get("result").is_none(),
-        "{answer}"
-    );
-    assert_eq!((&made["outcome"], &made["result"]["role"]), (&json!("ok"), &json!("tool")), "{answer}");
-    // Once a person has confirmed, exactly that call can be made.
-    let approver = tenant.role("operator").await;
-    let path = tenant.path(&format!("approvals/{}/approve", waiting["approval_id"].as_str().unwrap()));
-    approver.post(&path, json!({})).await.ok();
-    let call = answer["choices"][0]["message"]["tool_calls"][0].clone();
-    let execute = format!("{}/v1/mcp/tool/execute", tollgate.gateway_url);
-    until("it is made", Duration::from_secs(5), async || {
-        let made = crate::llm::ask(&execute, &key.secret, &[], call.clone()).await.json();
-        (made["tollgate"]["outcome"] == "ok").then_some(())
-    })
-    .await;
-    assert!(recorder.tags().contains_key("p"));
 }
 
 /// Code Mode through the LLM door: the meta-tools are functions like any other.

@@ -2,6 +2,7 @@
 
 mod harness;
 
+mod agent_loops;
 mod approvals;
 mod audit_away;
 mod audit_proof;

@@ -32,6 +32,8 @@ done = client.chat.completions.create(model="tools", messages=call, extra_header
 seen["openai_agent"] = done.choices[0].message.content.startswith("done: ")
 chunks = client.chat.completions.create(model="tools", messages=call, stream=True, extra_headers=agent)
 seen["openai_agent_stream"] = "".join(chunk.choices[0].delta.content or "" for chunk in chunks).startswith("done: ")
+events = client.responses.create(model="tools", input=call[0]["content"], stream=True, extra_headers=agent)
+seen["openai_agent_responses"] = "".join(e.delta for e in events if e.type == "response.output_text.delta").startswith("done: ")
 
 claude = anthropic.Anthropic(base_url=url, api_key=secret, max_retries=0)
 ask = {"model": "echo", "max_tokens": 64, "messages": hello}

@@ -75,6 +75,8 @@ pub struct Parent {
     pub carry: Arc<Mutex<Entry>>,
     /// How the limits stand under which its calls were counted.
     pub told: Told,
+    /// It is the first of an agent loop that waits for people.
+    pub waits: bool,
 }
 
 impl Parent {
@@ -82,13 +84,13 @@ impl Parent {
     pub fn new(request: NewRequest) -> Self {
         let (id, origin) = (request.id, request.origin);
         let carry = Entry { request: Some(request), ..Entry::default() };
-        Self { request: id, origin, place: None, carry: Arc::new(Mutex::new(carry)), told: Told::default() }
+        Self { request: id, origin, place: None, carry: Arc::new(Mutex::new(carry)), told: Told::default(), waits: false }
     }
 
     /// A parent that is written already.
     #[must_use]
     pub fn known(request: LlmRequestId, origin: Origin) -> Self {
-        Self { request, origin, place: None, carry: Arc::default(), told: Told::default() }
+        Self { request, origin, place: None, carry: Arc::default(), told: Told::default(), waits: false }
     }
 
     /// The request that a caller names as the parent of what it calls. `None`: it is none of its key's.
@@ -98,7 +100,7 @@ impl Parent {
     pub async fn named(gate: &Gate, caller: &Caller, name: &str) -> Result<Option<Self>, AuditError> {
         let Ok(id) = name.parse() else { return Ok(None) };
         match runs::parent(&gate.store, caller.tenant(), caller.key, id).await {
-            Ok(origin) => Ok(Some(Self::known(id, origin))),
+            Ok(runs::Named { origin, waits }) => Ok(Some(Self { waits, ..Self::known(id, origin) })),
             Err(StoreError::NotFound) => Ok(None),
             Err(_) => Err(AuditError::Unavailable),
         }

@@ -4,16 +4,20 @@ mod agent;
 mod bound;
 mod chat;
 mod dialect;
+mod durable;
 mod execute;
+mod listen;
 mod messages;
 mod model;
 mod offer;
 pub mod provider;
+mod replay;
 mod request;
 mod responses;
 mod sse;
 mod stream;
 mod streamed;
+pub mod take_up;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -33,7 +37,10 @@ use tollgate_domain::{
     llm::{AgentMode, Mode, names},
     policy::Reason,
 };
-use tollgate_store::audit::NewRequest;
+use tollgate_store::{
+    audit::{AuditError, NewRequest},
+    loops,
+};
 
 use crate::{
     call::Parent,
@@ -43,11 +50,13 @@ use crate::{
     mcp::{PARENT_HEADER, tell_limits},
     rates::Told,
 };
-use agent::Session;
+use agent::{Done, Session};
 use dialect::{Dialect, ToolUse};
+use durable::{Driving, RESUME};
 use execute::{Executed, execute};
 use offer::Offer;
 use request::Refusal;
+use take_up::{How, TakenUp, set_streaming};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static(PARENT_HEADER);
 /// `agent` or `manual`, where the key leaves it to the request.
@@ -60,6 +69,7 @@ const TOOLS: HeaderName = HeaderName::from_static("x-tollgate-tools");
 const MAX_TOOLS: usize = 128;
 /// How long a client may take to send a body.
 const BODY_WITHIN: Duration = Duration::from_secs(60);
+const EVENTS: &str = "text/event-stream; charset=utf-8";
 /// Pieces of an answer that wait for a caller who reads slowly.
 const AHEAD: usize = 32;
 
@@ -99,7 +109,7 @@ impl Door {
                     let message = "A valid virtual key is needed: send it as `Authorization: Bearer tg_live_...` or `x-api-key`";
                     refuse(StatusCode::UNAUTHORIZED, "invalid_api_key", message)
                 }
-                Refused::Unavailable => tollgate_store::audit::AuditError::Unavailable.into(),
+                Refused::Unavailable => AuditError::Unavailable.into(),
             }
         })
     }
@@ -123,6 +133,9 @@ impl Door {
         let caller = self.admit(&headers).await?;
         let body = self.body(body).await?;
         let told = Told::default();
+        if let Some(root) = text(&headers, &RESUME) {
+            return self.resume(dialect, caller, root, body).await;
+        }
         let root = LlmRequestId::mint(self.gate.clock.now());
         let session = self.session(dialect, caller, headers, body, told.clone(), root).await?;
         let span = tracing::info_span!(
@@ -142,14 +155,56 @@ impl Door {
         let _gone = (!streaming).then(|| session.gone.clone().drop_guard());
         let task = async move { if streaming { streamed(session).await } else { whole(session).await } };
         let task = self.gate.shutdown.spawn(tracing::Instrument::instrument(task, span));
-        let answer = task.await.unwrap_or_else(|_| {
-            Err(Refusal::new(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                "internal",
-                "The gateway failed on this request; it is not your fault",
-            ))
-        });
+        let answer = task.await.unwrap_or_else(|_| Err(broken()));
         let mut answer = answer.unwrap_or_else(|refusal| refused(dialect, &refusal));
+        if let Ok(value) = HeaderValue::from_str(&root.to_string()) {
+            answer.headers_mut().insert(REQUEST_ID, value);
+        }
+        tell_limits(&mut answer, told.get());
+        Ok(answer)
+    }
+
+    /// The answer of a loop that had to wait for people.
+    async fn resume(
+        self: &Arc<Self>,
+        dialect: Dialect,
+        caller: Caller,
+        root: &str,
+        mut body: Map<String, Value>,
+    ) -> Result<Response, Refusal> {
+        let Ok(root) = root.parse::<LlmRequestId>() else {
+            let told = "x-tollgate-resume takes the request id of an agent loop, as its answer has named it";
+            return Err(Refusal::new(StatusCode::BAD_REQUEST, "invalid_request", told));
+        };
+        let streaming = body.get("stream").and_then(Value::as_bool).unwrap_or(false);
+        let own_usage = set_streaming(dialect, &mut body, streaming);
+        let (told, left) = (Told::default(), CancellationToken::new());
+        let _left = left.clone().drop_guard();
+        // A stream hears by itself that its reader has gone.
+        let gone = if streaming { CancellationToken::new() } else { left.clone() };
+        let how = How { streaming, own_usage, told: told.clone(), gone };
+        let gate = self.gate.clone();
+        let task = self.gate.shutdown.spawn(async move {
+            let standing = match listen::listen(&gate, &caller, (root, dialect), &left).await? {
+                Ok((claim, standing)) => {
+                    let driving = Driving::new(&gate, claim, standing.put(claim));
+                    match take_up::take_up(&gate, caller.clone(), driving, (root, standing.clone()), how).await? {
+                        TakenUp::Goes(session) if streaming => return streamed(*session).await,
+                        TakenUp::Goes(session) => return whole(*session).await,
+                        TakenUp::Waits => standing,
+                    }
+                }
+                Err(standing) => standing,
+            };
+            let answer = listen::recorded(&gate, &caller, root, &standing).await?;
+            Ok(if streaming {
+                let events = replay::events(dialect, &answer, own_usage).concat();
+                ([(header::CONTENT_TYPE, EVENTS)], events).into_response()
+            } else {
+                json_answer(StatusCode::OK, &answer)
+            })
+        });
+        let mut answer = task.await.unwrap_or_else(|_| Err(broken())).unwrap_or_else(|refusal| refused(dialect, &refusal));
         if let Ok(value) = HeaderValue::from_str(&root.to_string()) {
             answer.headers_mut().insert(REQUEST_ID, value);
         }
@@ -185,9 +240,6 @@ impl Door {
         if mode == Mode::Agent && body.get("n").and_then(Value::as_u64).is_some_and(|n| n > 1) {
             return Err(bad("agent mode follows one answer: leave \"n\" out"));
         }
-        if mode == Mode::Agent && streaming && dialect == Dialect::Responses {
-            return Err(bad("agent mode does not stream /v1/responses: leave \"stream\" out, or use /v1/chat/completions"));
-        }
         let offers = dialect.has_tools() && text(&headers, &TOOLS) != Some("none");
         let offer = if offers { Offer::of(&caller, &dialect.own_tools(&body)) } else { Offer::default() };
         if offer.tools.len() > MAX_TOOLS {
@@ -198,16 +250,7 @@ impl Door {
             )));
         }
         dialect.offer(&mut body, &offer.tools);
-        let mut own_usage = true;
-        if dialect == Dialect::Chat && streaming {
-            // What it costs is counted by what the provider says at the end, which it says only when asked.
-            let mut options = match body.remove("stream_options") {
-                Some(Value::Object(options)) => options,
-                _ => Map::new(),
-            };
-            own_usage = options.insert("include_usage".to_owned(), true.into()) == Some(Value::Bool(true));
-            body.insert("stream_options".to_owned(), options.into());
-        }
+        let own_usage = if streaming { set_streaming(dialect, &mut body, true) } else { true };
         let client =
             headers.get(header::USER_AGENT).and_then(|value| value.to_str().ok()).map(|text| text.chars().take(200).collect());
         let client = match client {
@@ -231,6 +274,8 @@ impl Door {
             root,
             body,
             gone,
+            driving: None,
+            done: Done::default(),
         })
     }
 
@@ -253,6 +298,11 @@ impl Door {
     }
 }
 
+fn broken() -> Refusal {
+    let told = "The gateway failed on this request; it is not your fault";
+    Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", told)
+}
+
 async fn whole(session: Session) -> Result<Response, Refusal> {
     Ok(bytes_answer(session.answer().await?))
 }
@@ -267,7 +317,7 @@ async fn streamed(session: Session) -> Result<Response, Refusal> {
     shutdown.spawn(tracing::Instrument::in_current_span(started.run(out)));
     let pieces = futures::StreamExt::map(tokio_stream::wrappers::ReceiverStream::new(pieces), Ok::<_, std::convert::Infallible>);
     let headers = [
-        (header::CONTENT_TYPE, "text/event-stream; charset=utf-8"),
+        (header::CONTENT_TYPE, EVENTS),
         (header::CACHE_CONTROL, "no-cache"),
         (HeaderName::from_static("x-accel-buffering"), "no"),
     ];
@@ -336,13 +386,16 @@ async fn run_tool(door: &Arc<Door>, headers: &HeaderMap, body: Body, told: &Told
     };
     let parent = Parent { told: told.clone(), ..parent };
     let id = parent.request;
+    if parent.waits {
+        loops::take_over(&gate.store, caller.tenant(), id, gate.clock.now()).await.map_err(|_| AuditError::Unavailable)?;
+    }
     let cancel = CancellationToken::new();
     // Whoever goes away does not leave a call half recorded.
     let task = door.gate.shutdown.spawn(async move {
         let offer = Offer::of(&caller, &[]);
         execute(&gate, &caller, &parent, &offer, wanted, cancel).await
     });
-    let executed = task.await.unwrap_or(Err(tollgate_store::audit::AuditError::Unavailable))?;
+    let executed = task.await.unwrap_or(Err(AuditError::Unavailable))?;
     let mut answer = json_answer(StatusCode::OK, &shown(dialect, &executed, id));
     if let Ok(value) = HeaderValue::from_str(&id.to_string()) {
         answer.headers_mut().insert(REQUEST_ID, value);

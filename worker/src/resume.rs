@@ -19,6 +19,7 @@ use crate::{
     call::Parent,
     caller::{Caller, Refused},
     gate::{Gate, InFlightGuard},
+    llm,
     script::{KEY_HAS_ENDED, Run, RunAnswer, given_up, may_call, waits},
 };
 
@@ -60,6 +61,7 @@ pub async fn rounds(gate: Gate, shutdown: Shutdown) {
             Ok(claims) => take_up(&gate, claims),
             Err(error) => tracing::warn!(%error, "runs that wait cannot be looked through; it is tried again"),
         }
+        llm::take_up::round(&gate).await;
     }
 }
 
@@ -142,8 +144,8 @@ async fn load(gate: &Gate, claim: Claim) -> Option<Kept> {
     }
 }
 
-/// In whose name the run goes on, and whether the key is good; `None` when the tenant has gone.
-async fn caller(gate: &Gate, key: KeyId, route: Option<String>) -> Option<(Caller, bool)> {
+/// In whose name a run or loop goes on, and whether the key is good; `None` when the tenant has gone.
+pub async fn caller(gate: &Gate, key: KeyId, route: Option<String>) -> Option<(Caller, bool)> {
     loop {
         match Caller::resumed(&gate.directory, key, route.clone(), gate.clock.now()).await {
             Ok(caller) => return Some((caller, true)),

@@ -459,7 +459,7 @@ pub fn given_up(message: &str) -> StepReply {
     StepReply::failed(error(ErrorKind::Sandbox, message))
 }
 
-const UNKNOWN: &str = "unknown whether this call took effect: the gateway's worker ended while it ran, and the tool does not say that \
+pub const UNKNOWN: &str = "unknown whether this call took effect: the gateway's worker ended while it ran, and the tool does not say that \
 it may be called twice";
 pub const KEY_HAS_ENDED: &str = "The key of this run has ended or lost its tool group, so the run makes no more calls.";
 

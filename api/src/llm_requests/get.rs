@@ -1,9 +1,11 @@
+use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::Value;
-use tollgate_domain::{LlmRequestId, TenantId};
+use tollgate_domain::{ApprovalId, LlmRequestId, TenantId};
 use tollgate_store::{
     PageRequest, Tx,
     calls::{self, CallFilter, Slice},
+    loops,
     page::MAX_PAGE,
     requests,
 };
@@ -29,12 +31,30 @@ pub struct LlmRequestTree {
     /// Of the first request of an agent loop: all turns of the model, itself among them, each with what it led to.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub turns: Vec<Turn>,
+    /// Of an agent loop that had to wait for people: how it stands.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub agent_loop: Option<AgentLoop>,
     /// Oldest first, each with its calls.
     pub script_runs: Vec<RunBranch>,
     /// The calls outside scripts, oldest first.
     pub tool_calls: Vec<ToolCall>,
     /// False when there are more than 1000 runs or calls: the lists, filtered by `llm_request_id`, have them all.
     pub complete: bool,
+}
+
+/// An agent loop that had to wait for people.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct AgentLoop {
+    /// `waiting_approval`, `running`, `done` or `failed`.
+    pub state: &'static str,
+    /// What people have been asked for last.
+    #[schema(value_type = Vec<String>)]
+    pub approval_ids: Vec<ApprovalId>,
+    /// Since when it stands where it stood last.
+    pub since: DateTime<Utc>,
+    pub ended_at: Option<DateTime<Utc>>,
+    /// Of one that has failed: `{"status", "code", "message"}`.
+    pub error: Option<Value>,
 }
 
 /// One turn of an agent loop, and what it led to.
@@ -71,11 +91,19 @@ pub async fn handle(ctx: Ctx, Id(id): Id<LlmRequestId>) -> Answer {
             turns.push(Turn { request: row.into(), script_runs, tool_calls });
         }
     }
+    let standing = if is_root { loops::standing(&mut tx, ctx.tenant, id, None).await? } else { None };
+    let agent_loop = standing.map(|standing| AgentLoop {
+        state: standing.state.as_str(),
+        approval_ids: standing.approvals,
+        since: standing.since,
+        ended_at: standing.ended_at,
+        error: standing.error.and_then(|error| serde_json::from_str(&error).ok()),
+    });
     let requests::Texts { prompt, answer } = requests::texts(&mut tx, ctx.tenant, id).await?;
     let json = |text: Option<String>| text.map(|text| serde_json::from_str(&text).unwrap_or(Value::String(text)));
     let Led { script_runs, tool_calls, complete } = led(&mut tx, ctx.tenant, id).await?;
     let (prompt, answer, request) = (json(prompt), json(answer), request.into());
-    Ok(ctx.ok(&LlmRequestTree { request, prompt, answer, turns, script_runs, tool_calls, complete }))
+    Ok(ctx.ok(&LlmRequestTree { request, prompt, answer, turns, agent_loop, script_runs, tool_calls, complete }))
 }
 
 /// More than an agent loop may have.

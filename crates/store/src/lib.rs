@@ -26,6 +26,7 @@ mod ledger;
 pub mod llm_prices;
 mod locks;
 pub mod log;
+pub mod loops;
 pub mod page;
 pub mod payload;
 pub mod prices;

@@ -3,25 +3,35 @@
 use tollgate_domain::{KeyId, LlmRequestId, Origin, TenantId};
 
 use crate::{
-    error::{StoreError, StoreResult},
+    error::{StoreError, StoreResult, word},
     tx::Store,
 };
 
-/// The origin of a request that a client names as its parent.
+/// A request that a client names as its parent.
+#[derive(Debug, Clone, Copy)]
+pub struct Named {
+    pub origin: Origin,
+    /// It is the first of an agent loop that waits for people: who goes on with it by hand ends that.
+    pub waits: bool,
+}
+
+/// The request that a client names as its parent.
 ///
 /// # Errors
 /// [`StoreError::NotFound`] unless it exists and belongs to this tenant and key.
-pub async fn parent(store: &Store, tenant: TenantId, key: KeyId, request: LlmRequestId) -> StoreResult<Origin> {
+pub async fn parent(store: &Store, tenant: TenantId, key: KeyId, request: LlmRequestId) -> StoreResult<Named> {
     let mut tx = store.tenant(tenant).await?;
-    let origin = sqlx::query_scalar!(
-        "SELECT origin FROM llm_requests WHERE tenant_id = $1 AND llm_request_id = $2 AND key_id = $3",
-        tenant.uuid(),
-        request.uuid(),
-        key.uuid(),
+    let found: Option<(String, bool)> = sqlx::query_as(
+        "SELECT l.origin, EXISTS (SELECT FROM agent_loops a WHERE a.tenant_id = l.tenant_id AND a.root_id = l.llm_request_id
+                                  AND a.state = 'waiting')
+         FROM llm_requests l WHERE l.tenant_id = $1 AND l.llm_request_id = $2 AND l.key_id = $3",
     )
+    .bind(tenant.uuid())
+    .bind(request.uuid())
+    .bind(key.uuid())
     .fetch_optional(&mut *tx)
-    .await?
-    .ok_or(StoreError::NotFound)?;
+    .await?;
     tx.commit().await?;
-    origin.parse().map_err(|e| StoreError::Corrupt(format!("origin: {e}")))
+    let (origin, waits) = found.ok_or(StoreError::NotFound)?;
+    Ok(Named { origin: word(&origin)?, waits })
 }

@@ -10,6 +10,7 @@ use uuid::Uuid;
 use crate::{
     audit::{AuditWriter, Entry, LlmResolution, Resolution},
     error::{StoreError, StoreResult, word},
+    loops,
     tx::{Store, Tx},
     waiting::{self, Claim},
 };
@@ -111,6 +112,7 @@ pub async fn sweep(store: &Store, audit: &AuditWriter, own: WorkerId) -> StoreRe
         // Dropped when it takes too long: the next sweep finds the same, and must not find it in the queue as well.
         audit.before(entry).await.map_err(|_| StoreError::Unavailable(sqlx::Error::PoolTimedOut))?;
     }
+    loops::release(&mut tx, dead.worker_id).await?;
     let runs = waiting::claim_crashed(&mut tx, (dead.worker_id, dead.oldest_open_call), own, RUNS, dead.dead_at).await?;
     let most = |limit: i64| usize::try_from(limit).unwrap_or(usize::MAX);
     if calls < most(SWEEP) && forwarded < most(SWEEP) && runs.len() < most(RUNS) {
@@ -165,6 +167,7 @@ pub async fn housekeeping(store: &Store, now: DateTime<Utc>) -> StoreResult<()> 
         .await?;
     sqlx::query("SELECT tollgate_forget_leases($1)").bind(FORGET_LEASES).execute(&mut *tx).await?;
     sqlx::query("SELECT tollgate_forget_slots()").execute(&mut *tx).await?;
+    loops::forget(&mut tx, now).await?;
     sqlx::query!("DELETE FROM sync_requests WHERE requested_at < $1::timestamptz - interval '1 day'", now)
         .execute(&mut *tx)
         .await?;

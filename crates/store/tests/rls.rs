@@ -81,6 +81,8 @@ const ROWS: &[(&str, &str)] = &[
     ("approvals", "(tenant_id, approval_id, state, key_id, tool_id, upstream_id, upstream_name, tool_name, call_id, llm_request_id, arguments_hmac,
        policy, confirmations, requested_at, expires_at) VALUES ($1, $2, 'pending', $1, $1, $1, 'u', 't', $1, $1, uuid_send($2), '', 1, now(), now())"),
     ("approval_confirmations", "(tenant_id, approval_id, principal, label, decision, at) VALUES ($1, $1, $2::text, 'l', 'approve', now())"),
+    ("agent_loops", "(tenant_id, root_id, key_id, state, llm_request_id, turn, settings, calls, progress, approvals, runs, since)
+       VALUES ($1, $2, $1, 'waiting', $1, 1, '{}', '[]', '{}', '{}', '{}', now())"),
     ("suspended_runs", "(tenant_id, script_run_id, key_id, since) VALUES ($1, $2, $1, now())"),
     ("budgets", "(tenant_id, budget_id, name, limit_picos, period, enforcement, created_at, updated_at) VALUES ($1, $2, 'n', 1, 'day', 'hard', now(), now())"),
     ("budget_windows", "(tenant_id, budget_id, starts_at, ends_at) VALUES ($1, $1, '2026-01-01', now())"),
@@ -101,6 +103,7 @@ const GRANTS: &str = "\
 _sqlx_migrations: - - - - -
 admin_events: SI - - I -
 admins: SIUD S - - -
+agent_loops: SIU SuD - - -
 approval_confirmations: SIu SD - - -
 approvals: SIu SuD - - -
 audit_batches: I - - SID I

@@ -385,11 +385,24 @@ async fn responses(State(memory): State<Shared>, headers: HeaderMap, body: Bytes
     let frame = |event: Value| format!("event: {}\ndata: {event}\n\n", event["type"].as_str().expect("a type"));
     let mut begun = response.clone();
     (begun["status"], begun["output"], begun["usage"]) = (json!("in_progress"), json!([]), Value::Null);
-    let mut frames = vec![frame(json!({"type": "response.created", "sequence_number": 0, "response": begun}))];
-    frames.extend(words(&text).into_iter().enumerate().map(|(at, word)| {
-        frame(json!({"type": "response.output_text.delta", "sequence_number": at + 1, "item_id": "m1", "output_index": 0, "content_index": 0, "delta": word, "logprobs": []}))
-    }));
-    frames.push(frame(json!({"type": "response.completed", "sequence_number": 99, "response": response})));
+    let mut sequence = 0..;
+    let mut next = |mut event: Value| {
+        event["sequence_number"] = sequence.next().expect("a number").into();
+        frame(event)
+    };
+    let mut frames = vec![next(json!({"type": "response.created", "response": begun}))];
+    for (at, item) in output.iter().enumerate() {
+        frames.push(next(json!({"type": "response.output_item.added", "output_index": at, "item": item})));
+        if item["type"] == "function_call" {
+            frames.push(next(json!({"type": "response.function_call_arguments.done", "output_index": at, "item_id": item["id"], "arguments": item["arguments"]})));
+        }
+        let said = if item["type"] == "message" { words(&text) } else { Vec::new() };
+        frames.extend(said.into_iter().map(|word| {
+            next(json!({"type": "response.output_text.delta", "item_id": "m1", "output_index": at, "content_index": 0, "delta": word, "logprobs": []}))
+        }));
+        frames.push(next(json!({"type": "response.output_item.done", "output_index": at, "item": item})));
+    }
+    frames.push(next(json!({"type": "response.completed", "response": response})));
     events(memory, &model, frames)
 }
 

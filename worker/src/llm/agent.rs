@@ -1,7 +1,7 @@
 //! The loop between a model and its tools. In manual mode it has one turn: what the model asks for goes back to whoever asked the model.
 //!
 //! Every turn is a request of its own, under the first one. The end of a turn becomes durable while its tools run, and before the next turn
-//! begins.
+//! begins. Where people have to decide first, the loop is put down (`durable.rs`) and taken up later, here or in another worker.
 
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use tollgate_store::audit::AuditError;
 
 use super::{
     dialect::{Dialect, Read, ToolUse},
+    durable::{self, Driving, Mark, Stays},
     execute::{Executed, execute},
     offer::Offer,
     provider::Answering,
@@ -54,26 +55,44 @@ pub struct Session {
     pub body: Map<String, Value>,
     /// Whoever asked has gone: nothing new is begun.
     pub gone: CancellationToken,
+    /// Of a loop that was taken up again.
+    pub driving: Option<Driving>,
+    /// What had happened before.
+    pub done: Done,
 }
 
 /// What has happened in a loop so far.
-#[derive(Default)]
-struct Done {
-    turn: u32,
-    executed: Vec<Value>,
-    /// Blocks that the caller has seen.
+#[derive(Debug, Default)]
+pub struct Done {
+    pub turn: u32,
+    /// The last request that was begun here.
+    pub request: Option<LlmRequestId>,
+    /// Tool calls as callers are told of them, without what came of them.
+    pub executed: Vec<Value>,
+    /// Tokens of all turns, in and out.
+    pub usage: Option<(u64, u64)>,
+    /// Blocks and events that the caller has seen.
     blocks: u64,
-    usage: Option<(u64, u64)>,
+    passed: u64,
+    /// The caller has begun to read an answer.
+    begun: bool,
 }
 
 /// How a turn goes on.
-enum Next {
+pub enum Next {
     /// The model reads what its tool calls came to.
     Again,
     /// It was the last one.
     Last,
-    /// A call waits for people.
-    Waits,
+    /// People have to decide: what the caller is told.
+    Waits(Value),
+}
+
+/// An answer that has come to its end.
+struct Answered {
+    bytes: Bytes,
+    answer: Value,
+    next: Next,
 }
 
 impl Session {
@@ -97,8 +116,8 @@ impl Session {
     async fn begin(&mut self, done: &mut Done) -> Result<(Open, Answering), Refusal> {
         done.turn += 1;
         let id = if done.turn == 1 { self.root } else { LlmRequestId::mint(self.gate.clock.now()) };
-        let begun = request::begin(&self.asking(done.turn), id, &self.body).await;
-        begun.map_err(|refusal| done.told(refusal))
+        done.request = Some(id);
+        request::begin(&self.asking(done.turn), id, &self.body).await
     }
 
     /// The answer, once it is whole.
@@ -106,30 +125,50 @@ impl Session {
     /// # Errors
     /// [`Refusal`].
     pub async fn answer(mut self) -> Result<Bytes, Refusal> {
-        let mut done = Done::default();
+        let mut done = std::mem::take(&mut self.done);
+        let answered = self.turns(&mut done).await;
+        self.ended(&done, answered.as_ref().map(|answered| &answered.next)).await?;
+        let Answered { bytes, mut answer, next } = answered.map_err(|refusal| done.told(refusal))?;
+        if self.mode == Mode::Manual {
+            // Byte by byte.
+            return Ok(bytes);
+        }
+        answer["tollgate"] = match next {
+            Next::Waits(told) => told,
+            Next::Again | Next::Last => done.shown(self.root, "done"),
+        };
+        Ok(answer.to_string().into())
+    }
+
+    async fn turns(&mut self, done: &mut Done) -> Result<Answered, Refusal> {
         loop {
-            let (mut open, answering) = self.begin(&mut done).await?;
+            let (mut open, answering) = self.begin(done).await?;
             let turned = stream::whole(&mut open, answering, self.dialect).await;
             if !turned.whole {
-                return Err(done.told(failed(open, turned.ended).await));
+                return Err(failed(open, turned.ended).await);
             }
-            let Turned { ended, mut answer, bytes, read, .. } = turned;
+            let Turned { ended, answer, bytes, read, .. } = turned;
             done.add(&read);
-            let state = match self.go_on(open, ended, &answer, read, &mut done, None).await {
-                Ok(Next::Again) => continue,
-                Ok(Next::Last) => "done",
-                Ok(Next::Waits) => "waiting_approval",
-                Err(refusal) => return Err(done.told(refusal)),
-            };
-            if self.mode == Mode::Manual {
-                // Byte by byte.
-                return Ok(bytes);
+            match self.go_on(open, ended, &answer, read, done, None).await? {
+                Next::Again => {}
+                next => return Ok(Answered { bytes, answer, next }),
             }
-            answer["tollgate"] = json!({
-                "request_id": self.root, "state": state, "turns": done.turn, "tool_calls": done.executed,
-                "usage": done.usage.map(|(input, output)| json!({"input_tokens": input, "output_tokens": output})),
-            });
-            return Ok(answer.to_string().into());
+        }
+    }
+
+    /// Of a loop that was taken up: say how it ended, or let go of it. Nothing of a loop that another worker has is told.
+    pub async fn ended(&mut self, done: &Done, next: Result<&Next, &Refusal>) -> Result<(), Refusal> {
+        let Some(driving) = &mut self.driving else { return Ok(()) };
+        match next {
+            // It was put down.
+            Ok(Next::Waits(_) | Next::Again) => Ok(()),
+            Ok(Next::Last) => driving.end(done, None).await,
+            // Nobody is left to hear of it, or the database is away: neither is the loop's fault.
+            Err(refusal) if self.gone.is_cancelled() || refusal.status == StatusCode::SERVICE_UNAVAILABLE => {
+                driving.rest().await;
+                Ok(())
+            }
+            Err(refusal) => driving.end(done, Some(refusal)).await,
         }
     }
 
@@ -149,32 +188,98 @@ impl Session {
             read.finish_reason.as_deref(),
             Some("tool_calls" | "function_call" | "stop" | "tool_use" | "end_turn" | "completed")
         );
-        let leaves = self.gone.is_cancelled() || self.gate.shutdown.is_requested();
+        // A loop that was taken up is taken up again.
+        let leaves = (self.gone.is_cancelled() || self.gate.shutdown.is_requested()) && self.driving.is_none();
         let may = self.mode == Mode::Agent && ours && finished && !leaves && done.turn < self.turns;
         let renewed = if may { self.renew().await } else { Ok(false) };
         let (true, Some(id)) = (matches!(renewed, Ok(true)), open.id()) else {
             open.close(ended).await?;
             return renewed.map(|_| Next::Last);
         };
-        // Written while the tools run: nobody hears of what they come to before both are done.
-        let written = tokio::spawn(open.close(ended));
-        let executed = self.execute(id, read.calls, out).await;
-        let written = written.await.unwrap_or(Err(AuditError::Unavailable));
-        done.executed.extend(executed.iter().filter_map(|one| one.as_ref().ok()).map(Executed::told));
-        let executed = executed.into_iter().collect::<Result<Vec<_>, _>>()?;
-        written?;
-        if executed.iter().any(|one| one.waiting.is_some()) {
-            // Those that were made: who goes on with the conversation needs what they came to, and must not make them again.
-            for (told, one) in done.executed.iter_mut().rev().zip(executed.iter().rev()) {
-                if one.waiting.is_none() {
-                    told["result"] = self.dialect.result(&one.result);
-                }
+        let executed = if self.driving.is_some() {
+            // Whoever takes it up after this worker finds the turn, and that nothing of it was made yet.
+            open.close(ended).await?;
+            self.step(id, read.calls.iter().map(Mark::open).collect(), done).await?;
+            if self.gone.is_cancelled() || self.gate.shutdown.is_requested() {
+                return self.rest(done).await;
             }
-            return Ok(Next::Waits);
+            self.execute(id, read.calls, out).await
+        } else {
+            // Written while the tools run: nobody hears of what they come to before both are done.
+            let written = tokio::spawn(open.close(ended));
+            let executed = self.execute(id, read.calls, out).await;
+            let written = written.await.unwrap_or(Err(AuditError::Unavailable));
+            done.tell(executed.iter().filter_map(|one| one.as_ref().ok()));
+            written?;
+            return self.settle(id, answer, executed.into_iter().collect::<Result<_, _>>()?, done).await;
+        };
+        done.tell(executed.iter().filter_map(|one| one.as_ref().ok()));
+        self.settle(id, answer, executed.into_iter().collect::<Result<_, _>>()?, done).await
+    }
+
+    /// What a turn's calls came to goes to the model, or the loop waits for people.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub async fn settle(
+        &mut self,
+        request: LlmRequestId,
+        answer: &Value,
+        executed: Vec<Executed>,
+        done: &Done,
+    ) -> Result<Next, Refusal> {
+        if executed.iter().any(Executed::waits) {
+            let put = durable::put_down(self, request, done, &executed).await;
+            // Of a run that waits a model can ask itself what has become of it.
+            if put.is_ok() || executed.iter().any(|one| one.waiting.is_some()) {
+                return Ok(Next::Waits(self.waits(&executed, done, put)));
+            }
+        } else if self.driving.is_some() {
+            self.step(request, executed.iter().map(Mark::of).collect(), done).await?;
         }
         let results: Vec<_> = executed.into_iter().map(|one| one.result).collect();
         self.dialect.go_on(&mut self.body, answer, &results);
         Ok(Next::Again)
+    }
+
+    /// What a caller is told whose loop waits: what was done and what that came to, should it go on by itself.
+    fn waits(&self, executed: &[Executed], done: &Done, put: Result<(), Stays>) -> Value {
+        let mut told = done.shown(self.root, "waiting_approval");
+        let last = told["tool_calls"].as_array_mut().into_iter().flatten().rev();
+        for (told, one) in last.zip(executed.iter().rev()) {
+            if !one.waits() {
+                told["result"] = self.dialect.result(&one.result);
+            }
+        }
+        match put {
+            Ok(()) => durable::tell_how_to_resume(&mut told, self.root),
+            Err(Stays(why)) => {
+                told["resumable"] = false.into();
+                let message = format!(
+                    "The loop ends here, because {why}. Execute the calls once they are approved, and go on with the results"
+                );
+                told["message"] = message.into();
+            }
+        }
+        told
+    }
+
+    async fn step(&mut self, request: LlmRequestId, marks: Vec<Mark>, done: &Done) -> Result<(), Refusal> {
+        let at = durable::state(self, (request, marks), done, (Vec::new(), Vec::new()));
+        match &mut self.driving {
+            Some(driving) => driving.step(at).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Nobody is left to hear of it here: another worker goes on.
+    async fn rest(&mut self, done: &Done) -> Result<Next, Refusal> {
+        if let Some(driving) = &mut self.driving {
+            driving.rest().await;
+        }
+        let mut told = done.shown(self.root, "running");
+        durable::tell_how_to_resume(&mut told, self.root);
+        Ok(Next::Waits(told))
     }
 
     /// Authority is asked for again before each thing that is done; false where the key has ended.
@@ -190,7 +295,12 @@ impl Session {
     }
 
     /// All at the same time; a caller who listens hears of each as it ends.
-    async fn execute(&self, request: LlmRequestId, calls: Vec<ToolUse>, out: Option<&Out>) -> Vec<Result<Executed, AuditError>> {
+    pub async fn execute(
+        &self,
+        request: LlmRequestId,
+        calls: Vec<ToolUse>,
+        out: Option<&Out>,
+    ) -> Vec<Result<Executed, AuditError>> {
         let cancel = CancellationToken::new();
         let _stops = cancel.clone().drop_guard();
         let each = calls.into_iter().map(|call| {
@@ -222,14 +332,15 @@ impl Session {
 
     /// How the loop stands, as an event that clients which do not know of it pass over.
     fn aside(&self, told: &Value) -> Bytes {
-        match self.dialect {
-            Dialect::Messages => sse::frame(Some("ping"), &json!({"type": "ping", "tollgate": told}).to_string()),
-            _ => {
-                let chunk = json!({"id": self.root, "object": "chat.completion.chunk", "created": self.gate.clock.now().timestamp(), "model": self.model,
-                    "choices": [{"index": 0, "delta": {}, "finish_reason": null}], "tollgate": told});
-                sse::frame(None, &chunk.to_string())
+        let event = match self.dialect {
+            Dialect::Messages => json!({"type": "ping", "tollgate": told}),
+            Dialect::Responses => json!({"type": "tollgate", "tollgate": told}),
+            Dialect::Chat | Dialect::Embeddings => {
+                json!({"id": self.root, "object": "chat.completion.chunk", "created": self.gate.clock.now().timestamp(), "model": self.model,
+                    "choices": [{"index": 0, "delta": {}, "finish_reason": null}], "tollgate": told})
             }
-        }
+        };
+        sse::event(self.dialect, &event)
     }
 
     /// Begin a streamed answer: what is refused before the provider answers is still an ordinary answer.
@@ -237,18 +348,57 @@ impl Session {
     /// # Errors
     /// [`Refusal`].
     pub async fn start(mut self) -> Result<Started, Refusal> {
-        let mut done = Done::default();
-        let (open, answering) = self.begin(&mut done).await?;
-        Ok(Started { session: self, done, open, answering })
+        let mut done = std::mem::take(&mut self.done);
+        match self.begin(&mut done).await {
+            Ok((open, answering)) => Ok(Started { session: self, done, open, answering }),
+            Err(refusal) => {
+                self.ended(&done, Err(&refusal)).await?;
+                Err(done.told(refusal))
+            }
+        }
+    }
+
+    /// Pass on turn after turn; what is held back of the last one comes back.
+    async fn pass(
+        &mut self,
+        (mut open, mut answering): (Open, Answering),
+        done: &mut Done,
+        out: &Out,
+    ) -> Result<(Next, Vec<Bytes>), Refusal> {
+        let hold = if self.mode == Mode::Agent { Hold::Calls } else { Hold::End };
+        loop {
+            let place = Place { hold, own_usage: self.own_usage, blocks: done.blocks, passed: done.passed, first: !done.begun };
+            let Turned { ended, answer, read, held, blocks, passed, whole, .. } =
+                stream::pump(&mut open, answering, self.dialect, out, place).await;
+            (done.blocks, done.passed, done.begun) = (done.blocks + blocks, passed, true);
+            if !whole {
+                return Err(failed(open, ended).await);
+            }
+            done.add(&read);
+            match self.go_on(open, ended, &answer, read, done, Some(out)).await? {
+                Next::Again => {}
+                next => return Ok((next, held)),
+            }
+            if out.is_closed() {
+                self.gone.cancel();
+                if self.driving.is_none() {
+                    return Ok((Next::Last, Vec::new()));
+                }
+                return Ok((self.rest(done).await?, Vec::new()));
+            }
+            (open, answering) = self.begin(done).await?;
+        }
     }
 
     fn error(&self, refusal: &Refusal) -> Bytes {
-        let name = (self.dialect == Dialect::Messages || self.dialect == Dialect::Responses).then_some("error");
         let error = match self.dialect {
             Dialect::Responses => json!({"type": "error", "code": refusal.code, "message": refusal.message, "param": null}),
             dialect => refusal.body(dialect),
         };
-        sse::frame(name, &error.to_string())
+        match self.dialect {
+            Dialect::Messages => sse::frame(Some("error"), &error.to_string()),
+            dialect => sse::event(dialect, &error),
+        }
     }
 }
 
@@ -269,44 +419,22 @@ impl Started {
 
     /// Pass on turn after turn.
     pub async fn run(self, out: Out) {
-        let Self { mut session, mut done, mut open, mut answering } = self;
-        let hold = if session.mode == Mode::Agent { Hold::Calls } else { Hold::End };
-        loop {
-            let place = Place { hold, own_usage: session.own_usage, blocks: done.blocks, first: done.turn == 1 };
-            let Turned { ended, answer, read, held, blocks, whole, .. } =
-                stream::pump(&mut open, answering, session.dialect, &out, place).await;
-            done.blocks += blocks;
-            if !whole {
-                let refusal = done.told(failed(open, ended).await);
-                return drop(out.send(session.error(&refusal)).await);
-            }
-            done.add(&read);
-            let next = match session.go_on(open, ended, &answer, read, &mut done, Some(&out)).await {
-                Ok(next) => next,
-                Err(refusal) => return drop(out.send(session.error(&done.told(refusal))).await),
-            };
-            match next {
-                Next::Again => {}
-                Next::Last | Next::Waits => {
-                    if matches!(next, Next::Waits) {
-                        let waits = json!({"state": "waiting_approval", "tool_calls": done.executed});
-                        let _ = out.send(session.aside(&waits)).await;
-                    }
-                    for frame in held {
-                        if out.send(frame).await.is_err() {
-                            return;
-                        }
-                    }
-                    return;
-                }
-            }
-            if out.is_closed() {
+        let Self { mut session, mut done, open, answering } = self;
+        let passed = session.pass((open, answering), &mut done, &out).await;
+        if out.is_closed() {
+            session.gone.cancel();
+        }
+        let told = match (session.ended(&done, passed.as_ref().map(|(next, _)| next)).await, passed) {
+            (Err(refusal), _) | (_, Err(refusal)) => vec![session.error(&done.told(refusal))],
+            (Ok(()), Ok((next, held))) => match next {
+                Next::Waits(told) => [session.aside(&told)].into_iter().chain(held).collect(),
+                Next::Again | Next::Last => held,
+            },
+        };
+        for frame in told {
+            if out.send(frame).await.is_err() {
                 return;
             }
-            (open, answering) = match session.begin(&mut done).await {
-                Ok(begun) => begun,
-                Err(refusal) => return drop(out.send(session.error(&refusal)).await),
-            };
         }
     }
 
@@ -315,13 +443,14 @@ impl Started {
     /// # Errors
     /// [`Refusal`].
     pub async fn whole(self) -> Result<Bytes, Refusal> {
-        let Self { session, mut open, answering, .. } = self;
+        let Self { mut session, mut open, answering, done } = self;
         let turned = stream::whole(&mut open, answering, session.dialect).await;
-        if turned.whole {
-            open.close(turned.ended).await?;
-            return Ok(turned.bytes);
-        }
-        Err(failed(open, turned.ended).await)
+        let ended = match turned.whole {
+            true => open.close(turned.ended).await.map_err(Refusal::from),
+            false => Err(failed(open, turned.ended).await),
+        };
+        session.ended(&done, ended.as_ref().map(|()| &Next::Last)).await?;
+        ended.map(|()| turned.bytes)
     }
 }
 
@@ -346,8 +475,44 @@ impl Done {
         }
     }
 
+    /// Calls that were made, some perhaps after they had waited.
+    pub fn tell<'a>(&mut self, executed: impl Iterator<Item = &'a Executed>) {
+        for one in executed {
+            let told = one.told();
+            let waited = |earlier: &Value| earlier.get("approval_id").is_some() || earlier.get("approvals").is_some();
+            // Models give the same ids again in later turns.
+            let same = |earlier: &&mut Value| earlier["tool_call_id"] == told["tool_call_id"] && waited(earlier);
+            match self.executed.iter_mut().rfind(same) {
+                Some(earlier) => *earlier = told,
+                None => self.executed.push(told),
+            }
+        }
+    }
+
+    /// How the loop stands, for its caller.
+    #[must_use]
+    pub fn shown(&self, root: LlmRequestId, state: &str) -> Value {
+        let usage = self.usage.map(|(input, output)| json!({"input_tokens": input, "output_tokens": output}));
+        json!({"request_id": root, "state": state, "turns": self.turn, "tool_calls": self.executed, "usage": usage})
+    }
+
+    /// As it is kept, as JSON text.
+    #[must_use]
+    pub fn progress(&self) -> String {
+        json!({"turns": self.turn, "tool_calls": self.executed, "usage": self.usage}).to_string()
+    }
+
+    /// As it was kept.
+    #[must_use]
+    pub fn of(progress: &str, turn: u32) -> Self {
+        let progress: Value = serde_json::from_str(progress).unwrap_or_default();
+        let executed = progress["tool_calls"].as_array().cloned().unwrap_or_default();
+        let usage = serde_json::from_value(progress["usage"].clone()).unwrap_or_default();
+        Self { turn, executed, usage, ..Self::default() }
+    }
+
     /// A refusal that says what was done before it.
-    fn told(&mut self, refusal: Refusal) -> Refusal {
+    pub fn told(&mut self, refusal: Refusal) -> Refusal {
         Refusal { done: std::mem::take(&mut self.executed), ..refusal }
     }
 }

@@ -254,6 +254,46 @@ impl Dialect {
         }
     }
 
+    /// Events that begin an answer: of a later turn nothing begins anew.
+    #[must_use]
+    pub fn begins_anew(self, kind: &str) -> bool {
+        match self {
+            Self::Messages => kind == "message_start",
+            Self::Responses => matches!(kind, "response.created" | "response.queued" | "response.in_progress"),
+            Self::Chat | Self::Embeddings => false,
+        }
+    }
+
+    /// The event with which a block of an answer begins, where blocks have numbers.
+    #[must_use]
+    pub const fn block_begins(self) -> Option<&'static str> {
+        match self {
+            Self::Messages => Some("\"content_block_start\""),
+            Self::Responses => Some("\"response.output_item.added\""),
+            Self::Chat | Self::Embeddings => None,
+        }
+    }
+
+    /// Give an event of a later turn the numbers that it has in the caller's one stream, behind so many blocks and events. False: it has none.
+    #[must_use]
+    pub fn renumber(self, event: &mut Value, blocks: u64, events: u64) -> bool {
+        let (name, behind) = match self {
+            Self::Messages => ("index", blocks),
+            Self::Responses => ("output_index", blocks),
+            Self::Chat | Self::Embeddings => return false,
+        };
+        let mut changed = false;
+        if let Some(number) = event[name].as_u64() {
+            event[name] = (number + behind).into();
+            changed = behind > 0;
+        }
+        if self == Self::Responses && event["sequence_number"].is_u64() {
+            event["sequence_number"] = events.into();
+            changed = true;
+        }
+        changed
+    }
+
     /// A body with a model's answer and what its tool calls came to, for its next turn.
     pub fn go_on(self, body: &mut Map<String, Value>, answer: &Value, results: &[ToolResult]) {
         match self {
@@ -357,6 +397,18 @@ mod tests {
         ] {
             assert_eq!(Dialect::Chat.unbounded(&body(fine.clone())), None, "{fine}");
         }
+    }
+
+    #[test]
+    fn events_of_a_later_turn_go_on_with_the_numbers() {
+        let mut event = json!({"type": "content_block_stop", "index": 1});
+        assert!(Dialect::Messages.renumber(&mut event, 3, 9));
+        assert_eq!(event["index"], 4);
+        let mut event = json!({"type": "response.output_text.delta", "output_index": 0, "sequence_number": 4});
+        assert!(Dialect::Responses.renumber(&mut event, 2, 17));
+        assert_eq!((&event["output_index"], &event["sequence_number"]), (&json!(2), &json!(17)));
+        assert!(!Dialect::Messages.renumber(&mut json!({"type": "message_stop"}), 3, 9));
+        assert!(!Dialect::Chat.renumber(&mut json!({"index": 0}), 3, 9));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 use tokio_util::sync::CancellationToken;
-use tollgate_domain::{CallId, Outcome, policy::Reason};
+use tollgate_domain::{CallId, Outcome, ScriptRunId, policy::Reason};
 use tollgate_store::{approvals::hold::Waiting, audit::AuditError};
 
 use super::{
@@ -27,6 +27,16 @@ pub struct Executed {
     pub outcome: Option<Outcome>,
     /// People have to decide first.
     pub waiting: Option<Waiting>,
+    /// The run of a script that it was.
+    pub run: Option<Ran>,
+}
+
+/// A run that a model has asked for.
+#[derive(Debug, Clone)]
+pub struct Ran {
+    pub id: ScriptRunId,
+    /// It waits for people: for which approvals, as clients are told.
+    pub waiting: Option<Value>,
 }
 
 impl Executed {
@@ -44,7 +54,35 @@ impl Executed {
             told["approval_id"] = json!(waiting.approval);
             told["expires_at"] = json!(waiting.expires_at);
         }
+        if let Some(run) = &self.run {
+            told["script_run_id"] = json!(run.id);
+            if let Some(approvals) = &run.waiting {
+                told["approvals"] = approvals.clone();
+            }
+        }
         told
+    }
+
+    /// People have to decide before there is a result.
+    #[must_use]
+    pub fn waits(&self) -> bool {
+        self.waiting.is_some() || self.run.as_ref().is_some_and(|run| run.waiting.is_some())
+    }
+
+    /// What a meta-tool has answered.
+    #[must_use]
+    pub fn meta((id, name): (String, String), answer: &Value) -> Self {
+        let failed = answer["isError"] == true;
+        let result = ToolResult { id, name, text: text_of(answer), failed };
+        Self { result, call: None, outcome: None, waiting: None, run: Ran::of(answer) }
+    }
+}
+
+impl Ran {
+    fn of(answer: &Value) -> Option<Self> {
+        let run = &answer["structuredContent"];
+        let id = run["script_run_id"].as_str()?.parse().ok()?;
+        Some(Self { id, waiting: (run["state"] == "waiting_approval").then(|| run["approvals"].clone()) })
     }
 }
 
@@ -64,13 +102,7 @@ pub async fn execute(
     let tool = match offer.behind(&name) {
         Some(Behind::Meta(tool)) => {
             let answer = meta::answer(gate, caller, parent, tool, &arguments, cancel).await?;
-            let failed = answer["isError"] == true;
-            return Ok(Executed {
-                result: ToolResult { id, name, text: text_of(&answer), failed },
-                call: None,
-                outcome: None,
-                waiting: None,
-            });
+            return Ok(Executed::meta((id, name), &answer));
         }
         Some(Behind::Tool(tool)) => Asked::ById(tool),
         None => Asked::ByName(name.clone()),
@@ -83,7 +115,7 @@ pub async fn execute(
     };
     let failed = reply.outcome != Outcome::Ok;
     let result = ToolResult { id, name, text: text_of(&result), failed };
-    Ok(Executed { result, call: Some(reply.id), outcome: Some(reply.outcome), waiting })
+    Ok(Executed { result, call: Some(reply.id), outcome: Some(reply.outcome), waiting, run: None })
 }
 
 /// The row of a tool call that is not made, whatever it asks for.
@@ -101,7 +133,7 @@ fn ask(tool: Asked, arguments: String, cancel: CancellationToken) -> Ask {
 }
 
 /// What a model reads of a tool's result: its texts, and what is structured where no text says the same; else all of it.
-fn text_of(result: &Value) -> String {
+pub fn text_of(result: &Value) -> String {
     let blocks = result["content"].as_array().map(Vec::as_slice).unwrap_or_default();
     let texts: Vec<&str> = blocks.iter().filter_map(|block| block["text"].as_str()).collect();
     let structured = Some(&result["structuredContent"]).filter(|structured| !structured.is_null());

@@ -224,16 +224,6 @@ impl Streamed {
     }
 }
 
-/// An event of a later turn, with the number that its block has in the caller's one stream.
-#[must_use]
-pub fn renumbered(data: &str, offset: u64) -> String {
-    let Ok(mut event) = serde_json::from_str::<Value>(data) else { return data.to_owned() };
-    if let Some(index) = event["index"].as_u64() {
-        event["index"] = (index + offset).into();
-    }
-    event.to_string()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -291,6 +281,5 @@ mod tests {
         let mut failed = Streamed::default();
         failed.push(r#"{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}"#, true);
         assert_eq!(failed.error.as_deref(), Some("Overloaded"));
-        assert_eq!(renumbered(r#"{"type":"content_block_stop","index":1}"#, 3), r#"{"type":"content_block_stop","index":4}"#);
     }
 }

@@ -44,7 +44,7 @@ const MAX_TOLD: usize = 2_000;
 const VERSION: HeaderName = HeaderName::from_static("anthropic-version");
 const DEFAULT_VERSION: HeaderValue = HeaderValue::from_static("2023-06-01");
 /// What a caller's headers may say to a provider.
-const PASSED: [HeaderName; 3] = [VERSION, HeaderName::from_static("anthropic-beta"), HeaderName::from_static("openai-beta")];
+pub const PASSED: [HeaderName; 3] = [VERSION, HeaderName::from_static("anthropic-beta"), HeaderName::from_static("openai-beta")];
 
 /// One try, as the trail keeps it.
 #[derive(Debug, Clone, Serialize)]

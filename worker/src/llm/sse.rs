@@ -3,6 +3,9 @@
 use std::borrow::Cow;
 
 use bytes::{Bytes, BytesMut};
+use serde_json::Value;
+
+use super::dialect::Dialect;
 
 /// One event at most. Providers send a few hundred bytes; a whole image or a long tool call may come at once.
 const MAX_FRAME: usize = 16 << 20;
@@ -55,6 +58,13 @@ impl Frames {
 fn end(bytes: &[u8]) -> Option<usize> {
     let ends: [&[u8]; 3] = [b"\n\n", b"\r\n\r\n", b"\r\r"];
     (0..bytes.len()).find_map(|at| ends.iter().find(|end| bytes[at..].starts_with(end)).map(|end| at + end.len()))
+}
+
+/// An event of ours in a stream of this dialect.
+#[must_use]
+pub fn event(dialect: Dialect, event: &Value) -> Bytes {
+    let name = event["type"].as_str().filter(|_| matches!(dialect, Dialect::Messages | Dialect::Responses));
+    frame(name, &event.to_string())
 }
 
 /// The data of an event: its lines, put together as the standard says. Nothing for a comment.

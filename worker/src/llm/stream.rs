@@ -10,7 +10,6 @@ use tollgate_domain::Outcome;
 
 use super::{
     dialect::{Dialect, Passage, Read, words_of},
-    messages,
     provider::Answering,
     request::{Ended, Open},
     sse::{self, Frames},
@@ -44,8 +43,9 @@ pub struct Place {
     pub hold: Hold,
     /// The caller has asked for the count of tokens itself.
     pub own_usage: bool,
-    /// Blocks of earlier turns that the caller has seen.
+    /// Blocks and events of earlier turns that the caller has seen.
     pub blocks: u64,
+    pub passed: u64,
     /// Whether it is the first turn: of a later one, nothing begins anew.
     pub first: bool,
 }
@@ -62,6 +62,8 @@ pub struct Turned {
     pub held: Vec<Bytes>,
     /// Blocks that the caller has seen of it.
     pub blocks: u64,
+    /// Events that it has seen so far.
+    pub passed: u64,
     /// It came to its end.
     pub whole: bool,
 }
@@ -77,11 +79,14 @@ enum Why {
 
 /// What goes by, and what of it is held back.
 struct Passing {
+    dialect: Dialect,
     streamed: Streamed,
     place: Place,
     held: Vec<Bytes>,
     held_bytes: usize,
     blocks: u64,
+    /// Events that the caller has seen, of this turn and those before.
+    passed: u64,
 }
 
 impl Passing {
@@ -90,17 +95,18 @@ impl Passing {
         // A comment of the provider's is a sign of life.
         let Some(data) = sse::data(&frame) else { return Some(frame) };
         let passage = self.streamed.push(&data);
-        let event =
-            (self.place.blocks > 0 || !self.place.first).then(|| serde_json::from_str::<Value>(&data).unwrap_or_default());
-        let kind = event.as_ref().and_then(|event| event["type"].as_str());
-        if passage == Passage::Dropped || kind == Some("message_start") {
+        let later = self.place.blocks > 0 || !self.place.first;
+        let mut event = later.then(|| serde_json::from_str::<Value>(&data).unwrap_or_default());
+        let kind = event.as_ref().and_then(|event| event["type"].as_str()).map(str::to_owned);
+        let kind = kind.as_deref();
+        if passage == Passage::Dropped || kind.is_some_and(|kind| !self.place.first && self.dialect.begins_anew(kind)) {
             return None;
         }
-        let renumbered = kind.filter(|kind| kind.starts_with("content_block") && self.place.blocks > 0);
-        let is_block = data.contains("\"content_block_start\"");
-        let frame = match renumbered {
-            Some(name) => sse::frame(Some(name), &messages::renumbered(&data, self.place.blocks)),
-            None => frame.clone(),
+        let is_block = self.dialect.block_begins().is_some_and(|name| data.contains(name));
+        let renumbered = event.as_mut().is_some_and(|event| self.dialect.renumber(event, self.place.blocks, self.passed));
+        let frame = match &event {
+            Some(event) if renumbered => sse::event(self.dialect, event),
+            _ => frame.clone(),
         };
         let behind = !self.held.is_empty() && data.trim_start().starts_with('{') && kind != Some("ping");
         match (passage, self.place.hold) {
@@ -109,6 +115,7 @@ impl Passing {
             _ if behind => self.hold(frame),
             _ => {
                 self.blocks += u64::from(is_block);
+                self.passed += 1;
                 Some(frame)
             }
         }
@@ -132,8 +139,8 @@ impl Passing {
 
 /// Pass on a stream until it ends, breaks, or nobody listens.
 pub async fn pump(open: &mut Open, mut answering: Answering, dialect: Dialect, out: &Out, place: Place) -> Turned {
-    let mut passing =
-        Passing { streamed: Streamed::new(dialect, place.own_usage), place, held: Vec::new(), held_bytes: 0, blocks: 0 };
+    let streamed = Streamed::new(dialect, place.own_usage);
+    let mut passing = Passing { dialect, streamed, place, held: Vec::new(), held_bytes: 0, blocks: 0, passed: place.passed };
     let mut frames = Frames::default();
     let why = go_by(open, &mut answering, &mut passing, &mut frames, Some(out)).await;
     let why = match why {
@@ -144,7 +151,7 @@ pub async fn pump(open: &mut Open, mut answering: Answering, dialect: Dialect, o
         }
         why => why,
     };
-    let Passing { streamed, held, blocks, .. } = passing;
+    let Passing { streamed, held, blocks, passed, .. } = passing;
     let (answer, read) = streamed.answer(dialect);
     // Some say how the answer finished, and then just stop.
     let whole = matches!(why, Why::End) && (streamed.ended() || read.finish_reason.is_some());
@@ -173,7 +180,7 @@ pub async fn pump(open: &mut Open, mut answering: Answering, dialect: Dialect, o
         unknown: false,
         answer: kept,
     };
-    Turned { ended, answer, bytes: Bytes::new(), read, held, blocks, whole }
+    Turned { ended, answer, bytes: Bytes::new(), read, held, blocks, passed, whole }
 }
 
 /// Without `out`, nobody is left to hear it.
@@ -267,7 +274,7 @@ pub async fn whole(open: &mut Open, mut answering: Answering, dialect: Dialect) 
         // As it came, byte by byte; what cannot be read is no evidence of anything but itself.
         answer: whole.then(|| bytes.to_vec()),
     };
-    Turned { whole, ended, answer, bytes, read, held: Vec::new(), blocks: 0 }
+    Turned { whole, ended, answer, bytes, read, held: Vec::new(), blocks: 0, passed: 0 }
 }
 
 /// Whether an answer comes as events.
