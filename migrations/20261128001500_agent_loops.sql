@@ -11,7 +11,7 @@ CREATE TABLE agent_loops (
   -- The last turn that the model has ended.
   llm_request_id uuid NOT NULL,
   turn           integer NOT NULL CHECK (turn > 0),
-  -- How it was asked for: {"turns", "model", "client"?, "headers"}.
+  -- How it was asked for: {"turns", "own_tools", "client"?, "headers"}.
   settings       jsonb NOT NULL,
   -- The tool calls of that turn in their order, as far as they are made: [{"id", "name", "call"?, "approval"?, "run"?, "reads"}].
   calls          jsonb NOT NULL,
@@ -24,6 +24,10 @@ CREATE TABLE agent_loops (
   claim          integer NOT NULL DEFAULT 0,
   -- Workers that have died in a row while they drove it and got no further.
   stuck          integer NOT NULL DEFAULT 0,
+  -- Since when it is driven; and, of one that was let go because something would not take it, how often that was, and until when it rests.
+  taken_at       timestamptz,
+  tries          integer NOT NULL DEFAULT 0,
+  not_before     timestamptz,
   -- Until then a caller waits for it, and goes on with it itself: it gets the answer while it comes.
   listened_until timestamptz,
   -- Of one that has failed: {"status", "code", "message"}.
@@ -35,11 +39,12 @@ CREATE TABLE agent_loops (
   CHECK ((state IN ('done', 'failed')) = (ended_at IS NOT NULL))
 );
 CREATE INDEX agent_loops_waiting ON agent_loops (since) WHERE state = 'waiting';
+CREATE INDEX agent_loops_of_key ON agent_loops (tenant_id, key_id) WHERE state = 'waiting';
 CREATE INDEX agent_loops_driven ON agent_loops (worker_id) WHERE worker_id IS NOT NULL;
 CREATE INDEX agent_loops_ended ON agent_loops (ended_at) WHERE ended_at IS NOT NULL;
 
 GRANT SELECT, INSERT, UPDATE ON agent_loops TO tollgate_app;
-GRANT SELECT, DELETE, UPDATE (state, worker_id, claim, stuck) ON agent_loops TO tollgate_control;
+GRANT SELECT, DELETE, UPDATE (state, worker_id, claim, stuck, taken_at) ON agent_loops TO tollgate_control;
 
 ALTER TABLE agent_loops ENABLE ROW LEVEL SECURITY;
 ALTER TABLE agent_loops FORCE ROW LEVEL SECURITY;

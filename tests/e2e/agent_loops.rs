@@ -266,6 +266,61 @@ async fn a_script_that_waits_puts_its_loop_down_as_well() {
     assert_eq!(world.recorder.tagged("script").len(), 1);
 }
 
+#[tokio::test]
+async fn a_loop_waits_as_often_as_it_has_to_and_no_longer_than_its_turns() {
+    let world = World::shared("Loop again").await;
+    let body = json!({"model": "loop", "messages": [{"role": "user", "content": "pay__echo {\"tag\": \"again\"}"}]});
+    let answer = world.send("/v1/chat/completions", &[AGENT, ("x-tollgate-max-turns", "3")], body).await;
+    let (id, mut json) = (answer.id(), answer.json());
+    let mut asked = Vec::new();
+    for _ in 0..2 {
+        assert_eq!(json["tollgate"]["state"], "waiting_approval", "{json}");
+        let calls = json["tollgate"]["tool_calls"].as_array().expect("calls");
+        let approval = calls.iter().rev().find_map(|one| one.get("approval_id")).expect("it waits").clone();
+        assert!(!asked.contains(&approval), "each time anew: {json}");
+        world.decide(&approval, "approve").await;
+        asked.push(approval);
+        json = world.resume(&id, false).await.json();
+        if json["tollgate"]["state"] == "waiting_approval" && asked.len() == 2 {
+            break;
+        }
+    }
+    assert_eq!((&json["tollgate"]["state"], &json["tollgate"]["turns"]), (&json!("done"), &json!(3)), "{json}");
+    assert_eq!(json["choices"][0]["finish_reason"], "tool_calls", "the third turn's calls go back to the caller: {json}");
+    assert_eq!(world.recorder.tagged("again").len(), 2);
+}
+
+#[tokio::test]
+async fn whoever_leaves_while_it_goes_on_or_meets_a_limit_does_not_end_it() {
+    let world = World::shared("Loop patient").await;
+    let answer = world.chat("pay__echo {\"tag\": \"limit\"}").await;
+    let id = answer.id();
+    // The call that was approved takes what the model's next turn would need.
+    let limit = json!({"scope": {"key_id": world.key.id}, "max": 1, "per": "second"});
+    world.tenant.post("rate-limits", limit).await.expect(201);
+    tokio::time::sleep(Duration::from_millis(1_200)).await;
+    // A caller that waits, and goes before people have decided.
+    let gone = tokio::time::timeout(Duration::from_millis(600), world.resume(&id, false)).await;
+    assert!(gone.is_err(), "{gone:?}");
+    world.decide(&one(&answer.json(), "pay__echo")["approval_id"], "approve").await;
+    let tree = world.until(&id, "done").await;
+    assert_eq!(world.recorder.tagged("limit").len(), 1, "{tree}");
+    let refused = tree["turns"].as_array().unwrap().iter().filter(|turn| turn["reason"] == "rate_limited").count();
+    assert!(refused > 0, "it met the limit: {tree}");
+}
+
+#[tokio::test]
+async fn a_key_that_may_no_longer_use_agent_mode_has_no_loops() {
+    let world = World::shared("Loop off").await;
+    let answer = world.chat("pay__echo {\"tag\": \"off\"}").await;
+    world.tenant.patch(&format!("keys/{}", world.key.id), json!({"agent_mode": "off"})).await.ok();
+    tokio::time::sleep(Duration::from_millis(1_200)).await;
+    world.decide(&one(&answer.json(), "pay__echo")["approval_id"], "approve").await;
+    let tree = world.until(&answer.id(), "failed").await;
+    assert_eq!(tree["agent_loop"]["error"]["code"], "agent_mode_off", "{tree}");
+    assert!(world.recorder.tags().is_empty(), "{tree}");
+}
+
 /// The worker that began the loop is gone, and so is the one that had taken it up: nothing is made twice.
 #[tokio::test]
 async fn drill_a_loop_survives_its_workers() {

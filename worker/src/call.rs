@@ -21,7 +21,7 @@ use tollgate_store::{
     StoreError,
     approvals::hold::Waiting,
     audit::{AuditError, Completion, Entry, Fate, Intent, JournalRow, Keep, NewRequest, ScriptPlace},
-    runs,
+    loops, runs,
     settings::TrailPolicy,
 };
 use tracing::Instrument;
@@ -104,6 +104,18 @@ impl Parent {
             Err(StoreError::NotFound) => Ok(None),
             Err(_) => Err(AuditError::Unavailable),
         }
+    }
+
+    /// A call of `tool` is made under it by hand: an agent loop that waits for people to decide on that call is the caller's from here on.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn by_hand(&self, gate: &Gate, caller: &Caller, tool: &str) -> Result<(), AuditError> {
+        if !self.waits {
+            return Ok(());
+        }
+        let taken = loops::take_over(&gate.store, caller.tenant(), (self.request, tool), gate.clock.now()).await;
+        taken.map_err(|_| AuditError::Unavailable)
     }
 
     /// Take what waits to be written.

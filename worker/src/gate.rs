@@ -13,8 +13,14 @@ use tollgate_store::{Store, audit::AuditWriter};
 use uuid::Uuid;
 
 use crate::{
-    learn::Learner, llm::provider::Providers, price::Prices, rates::Rates, sandbox::SandboxPool, scope::Directory,
-    spend::Wallets, upstream::Upstreams,
+    learn::Learner,
+    llm::{durable::Loops, provider::Providers},
+    price::Prices,
+    rates::Rates,
+    sandbox::SandboxPool,
+    scope::Directory,
+    spend::Wallets,
+    upstream::Upstreams,
 };
 
 #[derive(Debug, Clone)]
@@ -34,6 +40,8 @@ pub struct Gate {
     pub sandbox: SandboxPool,
     pub learner: Learner,
     pub in_flight: InFlight,
+    /// Agent loops that this worker drives.
+    pub loops: Loops,
     pub pulse: Pulse,
     /// Runs that are taken up again at once.
     pub resumes: Arc<Semaphore>,

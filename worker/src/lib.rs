@@ -130,6 +130,7 @@ async fn serve_with(parts: WorkerParts, writer: fn(&Store, &Config) -> AuditWrit
         sandbox,
         learner: learn::Learner::start(store.clone(), Arc::clone(&clock), &shutdown),
         in_flight: in_flight.clone(),
+        loops: llm::durable::Loops::default(),
         pulse,
         resumes: Arc::new(tokio::sync::Semaphore::new(resume::AT_ONCE)),
         shutdown: shutdown.clone(),

@@ -4,7 +4,7 @@ mod agent;
 mod bound;
 mod chat;
 mod dialect;
-mod durable;
+pub mod durable;
 mod execute;
 mod listen;
 mod messages;
@@ -37,10 +37,7 @@ use tollgate_domain::{
     llm::{AgentMode, Mode, names},
     policy::Reason,
 };
-use tollgate_store::{
-    audit::{AuditError, NewRequest},
-    loops,
-};
+use tollgate_store::audit::{AuditError, NewRequest};
 
 use crate::{
     call::Parent,
@@ -184,14 +181,17 @@ impl Door {
         let gone = if streaming { CancellationToken::new() } else { left.clone() };
         let how = How { streaming, own_usage, told: told.clone(), gone };
         let gate = self.gate.clone();
+        // In the register before anything is taken: a worker that ends with nothing open is forgotten.
+        let guard = gate.in_flight.enter(tollgate_domain::ids::mint(gate.clock.now()));
         let task = self.gate.shutdown.spawn(async move {
+            let _guard = guard;
             let standing = match listen::listen(&gate, &caller, (root, dialect), &left).await? {
                 Ok((claim, standing)) => {
-                    let driving = Driving::new(&gate, claim, standing.put(claim));
-                    match take_up::take_up(&gate, caller.clone(), driving, (root, standing.clone()), how).await? {
+                    let driving = Driving::new(&gate, claim, &standing);
+                    match take_up::take_up(&gate, caller.clone(), driving, (root, standing), how).await? {
                         TakenUp::Goes(session) if streaming => return streamed(*session).await,
                         TakenUp::Goes(session) => return whole(*session).await,
-                        TakenUp::Waits => standing,
+                        TakenUp::Waits => listen::standing(&gate, &caller, root).await?,
                     }
                 }
                 Err(standing) => standing,
@@ -240,6 +240,7 @@ impl Door {
         if mode == Mode::Agent && body.get("n").and_then(Value::as_u64).is_some_and(|n| n > 1) {
             return Err(bad("agent mode follows one answer: leave \"n\" out"));
         }
+        let own_tools = dialect.own_tools(&body).len();
         let offers = dialect.has_tools() && text(&headers, &TOOLS) != Some("none");
         let offer = if offers { Offer::of(&caller, &dialect.own_tools(&body)) } else { Offer::default() };
         if offer.tools.len() > MAX_TOOLS {
@@ -267,6 +268,7 @@ impl Door {
             mode,
             turns,
             offer,
+            own_tools,
             own_usage,
             client,
             headers,
@@ -386,9 +388,7 @@ async fn run_tool(door: &Arc<Door>, headers: &HeaderMap, body: Body, told: &Told
     };
     let parent = Parent { told: told.clone(), ..parent };
     let id = parent.request;
-    if parent.waits {
-        loops::take_over(&gate.store, caller.tenant(), id, gate.clock.now()).await.map_err(|_| AuditError::Unavailable)?;
-    }
+    parent.by_hand(&gate, &caller, &wanted.name).await?;
     let cancel = CancellationToken::new();
     // Whoever goes away does not leave a call half recorded.
     let task = door.gate.shutdown.spawn(async move {

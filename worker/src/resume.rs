@@ -52,6 +52,9 @@ pub async fn rounds(gate: Gate, shutdown: Shutdown) {
         {
             tracing::warn!(%error, "approvals that nobody decided on were not ended; it is tried again");
         }
+        if round % EXPIRY == 0 {
+            llm::take_up::release_lost(&gate).await;
+        }
         if gate.resumes.available_permits() == 0 {
             continue;
         }

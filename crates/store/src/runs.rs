@@ -11,7 +11,7 @@ use crate::{
 #[derive(Debug, Clone, Copy)]
 pub struct Named {
     pub origin: Origin,
-    /// It is the first of an agent loop that waits for people: who goes on with it by hand ends that.
+    /// It is the first of an agent loop that waits for people: who makes a call of it by hand ends that.
     pub waits: bool,
 }
 

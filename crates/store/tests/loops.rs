@@ -46,8 +46,12 @@ impl World {
         }
     }
 
-    async fn suspend(&self, put: &Suspended, claim: Option<Claim>) -> bool {
-        loops::suspend(&self.store, put, claim, support::now()).await.unwrap()
+    async fn put_down(&self, put: &Suspended) {
+        loops::put_down(&self.store, put, support::now()).await.unwrap();
+    }
+
+    async fn suspend(&self, put: &Suspended, claim: Claim) -> bool {
+        loops::suspend(&self.store, put, claim, (support::now(), None)).await.unwrap()
     }
 
     async fn take(&self, worker: WorkerId) -> Option<Claim> {
@@ -75,20 +79,22 @@ fn worker() -> WorkerId {
 #[sqlx::test(migrator = "tollgate_store::MIGRATOR")]
 async fn one_of_many_takes_it_and_an_older_claim_does_nothing_more(pool: PgPool) {
     let world = World::new(pool).await;
-    assert!(world.suspend(&world.put(), None).await);
-    assert!(!world.suspend(&world.put(), None).await, "a loop is put down for the first time once");
+    world.put_down(&world.put()).await;
+    world.put_down(&Suspended { turn: 9, ..world.put() }).await;
+    assert_eq!(world.standing().await.turn, 1, "a loop is put down for the first time once");
+    assert_eq!(loops::waiting_of(&world.store, world.who.tenant, world.who.key).await.unwrap(), 1);
     let taken = join_all((0..8).map(|_| world.take(worker()))).await;
     let claims: Vec<Claim> = taken.into_iter().flatten().collect();
     let [first] = claims[..] else { panic!("{claims:?}") };
     assert_eq!(world.standing().await.state, LoopState::Going);
 
     // It is put down again and taken by another one: what the first still does is nothing.
-    assert!(world.suspend(&Suspended { turn: 2, ..world.put() }, Some(first)).await);
+    assert!(world.suspend(&Suspended { turn: 2, ..world.put() }, first).await);
     let second = world.take(worker()).await.unwrap();
     assert!(second.number > first.number);
     let ends = Ending::Failed("{}");
-    assert!(!loops::step(&world.store, first, &world.put()).await.unwrap());
-    assert!(!world.suspend(&world.put(), Some(first)).await);
+    assert!(!loops::step(&world.store, first, &world.put(), true).await.unwrap());
+    assert!(!world.suspend(&world.put(), first).await);
     assert!(!loops::end(&world.store, first, (&ends, "{}"), support::now()).await.unwrap());
     assert_eq!((world.standing().await.state, world.standing().await.turn), (LoopState::Going, 2));
 
@@ -114,7 +120,7 @@ async fn it_waits_for_each_of_its_approvals_and_runs(pool: PgPool) {
     .execute(&world.pool)
     .await
     .unwrap();
-    world.suspend(&Suspended { approvals: vec![approval], runs: vec![run], ..world.put() }, None).await;
+    world.put_down(&Suspended { approvals: vec![approval], runs: vec![run], ..world.put() }).await;
     assert!(world.take(worker()).await.is_none());
     world.sql("UPDATE approvals SET state = 'approved'").await;
     assert!(world.take(worker()).await.is_none(), "its run has not ended");
@@ -146,7 +152,7 @@ async fn a_caller_that_waits_goes_first_and_only_the_keys_own(pool: PgPool) {
     .execute(&world.pool)
     .await
     .unwrap();
-    world.suspend(&put, None).await;
+    world.put_down(&put).await;
     let standing = world.listen(worker()).await.unwrap().unwrap_err();
     assert!(standing.undecided && standing.state == LoopState::Waiting);
     world.sql("UPDATE approvals SET state = 'approved'").await;
@@ -157,7 +163,7 @@ async fn a_caller_that_waits_goes_first_and_only_the_keys_own(pool: PgPool) {
     let (claim, _) = world.listen(worker()).await.unwrap().unwrap();
 
     // And who has waited and gone stands in nobody's way.
-    world.suspend(&put, Some(claim)).await;
+    world.suspend(&put, claim).await;
     world.sql("UPDATE agent_loops SET listened_until = clock_timestamp() + interval '1 hour'").await;
     assert!(world.take(worker()).await.is_none());
     world.sql("UPDATE agent_loops SET listened_until = clock_timestamp() - interval '1 second'").await;
@@ -168,7 +174,7 @@ async fn a_caller_that_waits_goes_first_and_only_the_keys_own(pool: PgPool) {
 async fn a_dead_workers_loop_waits_again_and_counts_who_died_over_it(pool: PgPool) {
     let world = World::new(pool).await;
     let audit = AuditWriter::start(&world.store, QUEUE);
-    world.suspend(&world.put(), None).await;
+    world.put_down(&world.put()).await;
     for died in 1..=2 {
         let dead = worker();
         workers::heartbeat(&world.store, dead, Uuid::max()).await.unwrap();
@@ -177,10 +183,10 @@ async fn a_dead_workers_loop_waits_again_and_counts_who_died_over_it(pool: PgPoo
         assert!(workers::sweep(&world.store, &audit, worker()).await.unwrap().is_some());
         let standing = world.standing().await;
         assert_eq!((standing.state, standing.stuck), (LoopState::Waiting, died));
-        assert!(!loops::step(&world.store, claim, &world.put()).await.unwrap(), "it lives after all, and has lost it");
+        assert!(!loops::step(&world.store, claim, &world.put(), true).await.unwrap(), "it lives after all, and has lost it");
     }
     let claim = world.take(worker()).await.unwrap();
-    assert!(loops::step(&world.store, claim, &world.put()).await.unwrap());
+    assert!(loops::step(&world.store, claim, &world.put(), true).await.unwrap());
     assert_eq!(world.standing().await.stuck, 0, "it got further");
 
     loops::end(&world.store, claim, (&Ending::Failed("{}"), "{}"), support::now()).await.unwrap();
@@ -189,6 +195,55 @@ async fn a_dead_workers_loop_waits_again_and_counts_who_died_over_it(pool: PgPoo
     workers::housekeeping(&world.store, support::now() + TimeDelta::days(31)).await.unwrap();
     let mut tx = world.store.tenant(world.who.tenant).await.unwrap();
     assert!(loops::standing(&mut tx, world.who.tenant, world.root, None).await.unwrap().is_none());
+}
+
+#[sqlx::test(migrator = "tollgate_store::MIGRATOR")]
+async fn a_claim_that_never_reached_its_worker_is_given_back(pool: PgPool) {
+    let world = World::new(pool).await;
+    world.put_down(&world.put()).await;
+    let own = worker();
+    workers::heartbeat(&world.store, own, Uuid::max()).await.unwrap();
+    let claim = world.take(own).await.unwrap();
+    let lost = async |worker, known: &[LlmRequestId]| loops::release_lost(&world.store, worker, known).await.unwrap();
+    assert_eq!(lost(own, &[]).await, 0, "it may be on its way");
+    world.sql("UPDATE agent_loops SET taken_at = clock_timestamp() - interval '1 minute'").await;
+    assert_eq!((lost(own, &[world.root]).await, lost(worker(), &[]).await), (0, 0), "it is known, and its worker is there");
+    assert_eq!(lost(own, &[]).await, 1);
+    assert_eq!(world.standing().await.state, LoopState::Waiting);
+    assert!(!world.suspend(&world.put(), claim).await);
+
+    // And of a worker that has been forgotten.
+    world.take(worker()).await.unwrap();
+    world.sql("UPDATE agent_loops SET taken_at = clock_timestamp() - interval '1 minute'").await;
+    assert_eq!(lost(own, &[]).await, 1);
+}
+
+#[sqlx::test(migrator = "tollgate_store::MIGRATOR")]
+async fn what_would_not_go_rests_and_is_counted_until_it_gets_further(pool: PgPool) {
+    let world = World::new(pool).await;
+    world.put_down(&world.put()).await;
+    let claim = world.take(worker()).await.unwrap();
+    let until = Some(support::now() + TimeDelta::days(36_500));
+    assert!(loops::suspend(&world.store, &world.put(), claim, (support::now(), until)).await.unwrap());
+    assert!(world.take(worker()).await.is_none(), "it rests");
+    assert_eq!(world.standing().await.tries, 1);
+    // Whoever waits for it is not made to.
+    let (claim, standing) = world.listen(worker()).await.unwrap().unwrap();
+    assert_eq!(standing.tries, 1);
+    assert!(loops::step(&world.store, claim, &world.put(), false).await.unwrap());
+    assert_eq!(world.standing().await.tries, 1);
+    assert!(loops::step(&world.store, claim, &world.put(), true).await.unwrap());
+    assert_eq!(world.standing().await.tries, 0);
+}
+
+#[sqlx::test(migrator = "tollgate_store::MIGRATOR")]
+async fn by_hand_only_a_call_of_the_loop_takes_it_over(pool: PgPool) {
+    let world = World::new(pool).await;
+    world.put_down(&Suspended { calls: r#"[{"id": "t1", "name": "crm__pay"}]"#.to_owned(), ..world.put() }).await;
+    for (tool, state) in [("crm__find", LoopState::Waiting), ("crm__pay", LoopState::Failed)] {
+        loops::take_over(&world.store, world.who.tenant, (world.root, tool), support::now()).await.unwrap();
+        assert_eq!(world.standing().await.state, state, "{tool}");
+    }
 }
 
 #[sqlx::test(migrator = "tollgate_store::MIGRATOR")]

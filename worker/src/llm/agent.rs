@@ -28,10 +28,13 @@ use crate::{
     caller::{Caller, Refused},
     gate::Gate,
     rates::Told,
+    script::KEY_HAS_ENDED,
 };
 
 /// Between two signs of life while tools run.
 const ALIVE: Duration = Duration::from_secs(15);
+/// Until another worker serves.
+const SOON: Duration = Duration::from_secs(1);
 
 /// All that one request of a caller's needs, from its first turn to its last.
 #[derive(Debug)]
@@ -45,6 +48,8 @@ pub struct Session {
     /// Turns at most.
     pub turns: u32,
     pub offer: Offer,
+    /// Tools that the caller has brought along.
+    pub own_tools: usize,
     pub own_usage: bool,
     pub client: Option<String>,
     pub headers: HeaderMap,
@@ -114,6 +119,14 @@ impl Session {
     }
 
     async fn begin(&mut self, done: &mut Done) -> Result<(Open, Answering), Refusal> {
+        if self.driving.is_some() && self.gate.shutdown.is_requested() {
+            // Another worker goes on from here, sooner than this one would be done.
+            let told = "the gateway's worker is about to end; ask for the answer of this loop again";
+            return Err(Refusal {
+                retry_after: Some(SOON),
+                ..Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", told)
+            });
+        }
         done.turn += 1;
         let id = if done.turn == 1 { self.root } else { LlmRequestId::mint(self.gate.clock.now()) };
         done.request = Some(id);
@@ -163,12 +176,19 @@ impl Session {
             // It was put down.
             Ok(Next::Waits(_) | Next::Again) => Ok(()),
             Ok(Next::Last) => driving.end(done, None).await,
-            // Nobody is left to hear of it, or the database is away: neither is the loop's fault.
-            Err(refusal) if self.gone.is_cancelled() || refusal.status == StatusCode::SERVICE_UNAVAILABLE => {
+            // Nobody is left to hear of it, which is not the loop's fault.
+            Err(_) if self.gone.is_cancelled() => {
                 driving.rest().await;
                 Ok(())
             }
-            Err(refusal) => driving.end(done, Some(refusal)).await,
+            // What may be otherwise in a moment does not end what people have decided on.
+            Err(refusal) if passes(refusal) && driving.rest_a_while(refusal).await => Ok(()),
+            Err(refusal) => {
+                // As the rows have it: what a provider says may say what it was asked.
+                let message = self.caller.config().trail.words(refusal.message.clone()).await;
+                let refusal = Refusal { message, ..refusal.clone() };
+                driving.end(done, Some(&refusal)).await
+            }
         }
     }
 
@@ -194,17 +214,13 @@ impl Session {
         let renewed = if may { self.renew().await } else { Ok(false) };
         let (true, Some(id)) = (matches!(renewed, Ok(true)), open.id()) else {
             open.close(ended).await?;
+            if may && self.driving.is_some() {
+                renewed?;
+                return Err(Refusal::new(StatusCode::FORBIDDEN, "key_ended", KEY_HAS_ENDED));
+            }
             return renewed.map(|_| Next::Last);
         };
-        let executed = if self.driving.is_some() {
-            // Whoever takes it up after this worker finds the turn, and that nothing of it was made yet.
-            open.close(ended).await?;
-            self.step(id, read.calls.iter().map(Mark::open).collect(), done).await?;
-            if self.gone.is_cancelled() || self.gate.shutdown.is_requested() {
-                return self.rest(done).await;
-            }
-            self.execute(id, read.calls, out).await
-        } else {
+        if self.driving.is_none() {
             // Written while the tools run: nobody hears of what they come to before both are done.
             let written = tokio::spawn(open.close(ended));
             let executed = self.execute(id, read.calls, out).await;
@@ -212,9 +228,38 @@ impl Session {
             done.tell(executed.iter().filter_map(|one| one.as_ref().ok()));
             written?;
             return self.settle(id, answer, executed.into_iter().collect::<Result<_, _>>()?, done).await;
-        };
+        }
+        // Whoever takes it up after this worker finds the turn, and that nothing of it was made yet.
+        open.close(ended).await?;
+        self.step((id, read.calls.iter().map(Mark::open).collect()), done, false).await?;
+        if self.gone.is_cancelled() || self.gate.shutdown.is_requested() {
+            return self.rest(done).await;
+        }
+        let executed = self.execute(id, read.calls.clone(), out).await;
+        let executed = self.all_made(id, &read.calls, executed, done).await?;
+        self.settle(id, answer, executed, done).await
+    }
+
+    /// The calls of a driven turn, where all of them have rows; else it is written which have, and the loop rests.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub async fn all_made(
+        &mut self,
+        request: LlmRequestId,
+        calls: &[ToolUse],
+        executed: Vec<Result<Executed, AuditError>>,
+        done: &mut Done,
+    ) -> Result<Vec<Executed>, Refusal> {
         done.tell(executed.iter().filter_map(|one| one.as_ref().ok()));
-        self.settle(id, answer, executed.into_iter().collect::<Result<_, _>>()?, done).await
+        if let Some(error) = executed.iter().find_map(|one| one.as_ref().err()).copied() {
+            let mark =
+                |(one, call): (&Result<Executed, AuditError>, &ToolUse)| one.as_ref().map_or_else(|_| Mark::open(call), Mark::of);
+            let marks = executed.iter().zip(calls).map(mark).collect();
+            self.step((request, marks), done, false).await?;
+            return Err(error.into());
+        }
+        Ok(executed.into_iter().flatten().collect())
     }
 
     /// What a turn's calls came to goes to the model, or the loop waits for people.
@@ -235,7 +280,7 @@ impl Session {
                 return Ok(Next::Waits(self.waits(&executed, done, put)));
             }
         } else if self.driving.is_some() {
-            self.step(request, executed.iter().map(Mark::of).collect(), done).await?;
+            self.step((request, executed.iter().map(Mark::of).collect()), done, true).await?;
         }
         let results: Vec<_> = executed.into_iter().map(|one| one.result).collect();
         self.dialect.go_on(&mut self.body, answer, &results);
@@ -264,10 +309,10 @@ impl Session {
         told
     }
 
-    async fn step(&mut self, request: LlmRequestId, marks: Vec<Mark>, done: &Done) -> Result<(), Refusal> {
-        let at = durable::state(self, (request, marks), done, (Vec::new(), Vec::new()));
+    async fn step(&mut self, at: (LlmRequestId, Vec<Mark>), done: &Done, further: bool) -> Result<(), Refusal> {
+        let at = durable::state(self, at, done, (Vec::new(), Vec::new()));
         match &mut self.driving {
-            Some(driving) => driving.step(at).await,
+            Some(driving) => driving.step(at, further).await,
             None => Ok(()),
         }
     }
@@ -452,6 +497,14 @@ impl Started {
         session.ended(&done, ended.as_ref().map(|()| &Next::Last)).await?;
         ended.map(|()| turned.bytes)
     }
+}
+
+/// Whether what was refused may go well in a while.
+fn passes(refusal: &Refusal) -> bool {
+    matches!(
+        refusal.status,
+        StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS | StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT
+    ) && refusal.code != "loop_interrupted"
 }
 
 /// A turn that did not come to its end.

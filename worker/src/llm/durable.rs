@@ -3,7 +3,11 @@
 //! What was said stands in the trail. Here stands which tool call of the last turn came to which row, so that whoever takes the loop up,
 //! in whatever worker, makes none of them twice.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use chrono::{DateTime, Utc};
@@ -12,7 +16,7 @@ use serde_json::{Value, json};
 use tollgate_domain::{ApprovalId, CallId, LlmRequestId, ScriptRunId};
 use tollgate_store::{
     Store, StoreResult,
-    loops::{self, Claim, Ending, Suspended},
+    loops::{self, Claim, Ending, Standing, Suspended},
 };
 
 use super::{
@@ -26,6 +30,12 @@ use crate::gate::{Gate, InFlightGuard};
 
 /// Until a loop that waits is written down.
 const WITHIN: Duration = Duration::from_secs(5);
+/// Looks for the end of a turn that is written behind its answer.
+const LOOKS: u32 = 40;
+const LOOK: Duration = Duration::from_millis(50);
+/// How often a loop rests and is taken up again where something would not take it: first after a second, then twice as long each time.
+const TRIES: i32 = 8;
+const REST: Duration = Duration::from_secs(1);
 
 /// The loop whose answer a request is for.
 pub const RESUME: HeaderName = HeaderName::from_static("x-tollgate-resume");
@@ -51,12 +61,6 @@ pub struct Mark {
 }
 
 impl Mark {
-    /// Nobody has made it yet.
-    #[must_use]
-    pub const fn is_open(&self) -> bool {
-        self.call.is_none() && self.run.is_none() && !self.reads
-    }
-
     /// A call that nobody has made yet.
     #[must_use]
     pub fn open(call: &ToolUse) -> Self {
@@ -81,7 +85,8 @@ impl Mark {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Settings {
     pub turns: u32,
-    pub model: String,
+    /// Tools that the caller has brought along; the gateway's stand behind them.
+    pub own_tools: usize,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client: Option<String>,
     /// Those that go on to the provider.
@@ -96,7 +101,7 @@ impl Settings {
         };
         Self {
             turns: session.turns,
-            model: session.model.clone(),
+            own_tools: session.own_tools,
             client: session.client.clone(),
             headers: PASSED.iter().filter_map(header).collect(),
         }
@@ -120,29 +125,51 @@ pub struct Stays(pub &'static str);
 /// # Errors
 /// [`Stays`].
 pub async fn put_down(session: &mut Session, request: LlmRequestId, done: &Done, executed: &[Executed]) -> Result<(), Stays> {
+    if let Err(why) = may_wait(session, request, executed).await {
+        if let Some(driving) = &mut session.driving {
+            let _ = driving.end(done, Some(&Refusal::new(StatusCode::GONE, "loop_not_kept", why.0))).await;
+        }
+        return Err(why);
+    }
     let marks = executed.iter().map(Mark::of).collect();
     let approvals = executed.iter().filter_map(|one| one.waiting.map(|waiting| waiting.approval)).collect();
     let runs = executed.iter().filter_map(|one| one.run.as_ref().filter(|run| run.waiting.is_some()).map(|run| run.id)).collect();
     let put = state(session, (request, marks), done, (approvals, runs));
-    if let Some(driving) = &mut session.driving {
-        return driving.put_down(put).await;
-    }
-    let store = session.gate.store.clone();
-    let turn = loops::turn(&store, put.tenant, request).await;
-    if !turn.is_ok_and(|turn| turn.prompt.is_some() && turn.answer.is_some()) {
-        return Err(Stays(TOO_LITTLE));
-    }
-    let written = tokio::time::timeout(WITHIN, loops::suspend(&store, &put, None, session.gate.clock.now())).await;
-    match written {
-        Ok(Ok(true)) => {
-            metrics::counter!("tollgate_agent_loops_suspended_total").increment(1);
+    metrics::counter!("tollgate_agent_loops_suspended_total").increment(1);
+    match &mut session.driving {
+        Some(driving) => driving.put_down(put, None).await,
+        None => {
+            write(&session.gate, None, Last::Begun(put)).await;
             Ok(())
         }
-        other => {
-            tracing::warn!(?other, root = %put.root, "an agent loop that waits for people cannot be put down; it goes back to its caller");
-            Err(Stays("the database did not take it in time"))
-        }
     }
+}
+
+/// Whether another worker will find all that it needs to go on.
+async fn may_wait(session: &Session, request: LlmRequestId, executed: &[Executed]) -> Result<(), Stays> {
+    const AWAY: Stays = Stays("the database does not answer");
+    let (store, tenant) = (&session.gate.store, session.caller.tenant());
+    let mut looks = 0;
+    let turn = loop {
+        let turn = loops::turn(store, tenant, request).await.map_err(|_| AWAY)?;
+        // Under relaxed durability the end of the turn is written behind its answer.
+        if turn.ended || looks == LOOKS {
+            break turn;
+        }
+        looks += 1;
+        tokio::time::sleep(LOOK).await;
+    };
+    let made: Vec<CallId> = executed.iter().filter(|one| one.waiting.is_none()).filter_map(|one| one.call).collect();
+    let whole =
+        turn.prompt.is_some() && turn.answer.is_some() && loops::are_whole(store, tenant, &made).await.map_err(|_| AWAY)?;
+    if !whole {
+        return Err(Stays(TOO_LITTLE));
+    }
+    let most = i64::from(session.gate.config.approvals.waiting_per_key);
+    if loops::waiting_of(store, tenant, session.caller.key).await.map_err(|_| AWAY)? >= most {
+        return Err(Stays("this key has too many loops that wait"));
+    }
+    Ok(())
 }
 
 /// What stands in the database of a loop.
@@ -166,56 +193,124 @@ pub fn state(
     }
 }
 
+/// The loops that a worker drives.
+#[derive(Debug, Clone, Default)]
+pub struct Loops(Arc<Mutex<HashMap<LlmRequestId, usize>>>);
+
+impl Loops {
+    #[must_use]
+    pub fn all(&self) -> Vec<LlmRequestId> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
+    }
+
+    fn enter(&self, root: LlmRequestId) -> InHand {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(root).or_default() += 1;
+        InHand { loops: self.clone(), root }
+    }
+}
+
+/// Keeps a loop among those that are driven: until its last write stands.
+#[derive(Debug)]
+struct InHand {
+    loops: Loops,
+    root: LlmRequestId,
+}
+
+impl Drop for InHand {
+    fn drop(&mut self) {
+        let mut all = self.loops.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = all.get_mut(&self.root) {
+            *count -= 1;
+            if *count == 0 {
+                all.remove(&self.root);
+            }
+        }
+    }
+}
+
+type Guard = (InFlightGuard, InHand);
+
 /// A loop that was taken up, in the hands of this worker. Dropped without an end, it has failed.
 #[derive(Debug)]
 pub struct Driving {
     gate: Gate,
     claim: Option<Claim>,
-    /// The worker is not forgotten while it drives.
-    guard: Option<InFlightGuard>,
+    /// The worker is not forgotten while it drives, and knows what.
+    guard: Option<Guard>,
     /// Where it stands in the database.
     at: Suspended,
+    /// In this life of the worker.
+    life: u64,
+    tries: i32,
 }
 
 impl Driving {
     #[must_use]
-    pub fn new(gate: &Gate, claim: Claim, at: Suspended) -> Self {
-        let guard = gate.in_flight.enter(tollgate_domain::ids::mint(gate.clock.now()));
-        Self { gate: gate.clone(), claim: Some(claim), guard: Some(guard), at }
+    pub fn new(gate: &Gate, claim: Claim, standing: &Standing) -> Self {
+        let guard = (gate.in_flight.enter(tollgate_domain::ids::mint(gate.clock.now())), gate.loops.enter(claim.root));
+        let (life, at) = (gate.pulse.life(), standing.put(claim));
+        Self { gate: gate.clone(), claim: Some(claim), guard: Some(guard), at, life, tries: standing.tries }
     }
 
-    /// A turn has ended, and its calls stand as `at` says.
+    /// A turn has ended, and its calls stand as `at` says; `further` where they are made.
     ///
     /// # Errors
     /// [`Refusal`] where another worker has the loop, or the database does not answer: nothing more is done then.
-    pub async fn step(&mut self, at: Suspended) -> Result<(), Refusal> {
+    pub async fn step(&mut self, at: Suspended, further: bool) -> Result<(), Refusal> {
         let Some(claim) = self.claim else { return Err(lost()) };
-        match loops::step(&self.gate.store, claim, &at).await {
-            Ok(true) => {
+        match loops::step(&self.gate.store, claim, &at, further).await {
+            // Taken for dead in between, its calls might be made by another one as well.
+            Ok(true) if self.gate.pulse.is_steady(self.life) => {
                 self.at = at;
+                if further {
+                    self.tries = 0;
+                }
                 Ok(())
             }
+            Ok(true) => Err(tollgate_store::audit::AuditError::Unavailable.into()),
             Ok(false) => {
                 self.claim = None;
                 Err(lost())
             }
-            Err(_) => Err(tollgate_store::audit::AuditError::Unavailable.into()),
+            Err(error) if error.is_transient() => Err(tollgate_store::audit::AuditError::Unavailable.into()),
+            Err(error) => {
+                tracing::error!(%error, root = %claim.root, "where an agent loop stands cannot be written");
+                Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the gateway failed on this loop"))
+            }
         }
     }
 
-    /// Let go of it where it waits.
+    /// Where it stands, as it was written last.
+    #[must_use]
+    pub fn at(&self) -> Suspended {
+        self.at.clone()
+    }
+
+    /// Let go of it where it waits, until `rest` at the earliest.
     ///
     /// # Errors
     /// [`Stays`], where it is no longer this worker's.
-    pub async fn put_down(&mut self, put: Suspended) -> Result<(), Stays> {
+    pub async fn put_down(&mut self, put: Suspended, rest: Option<Duration>) -> Result<(), Stays> {
         let Some(claim) = self.claim.take() else { return Err(Stays("another worker goes on with it")) };
-        self.write(claim, Last::Put(put)).await;
+        let rest = rest.and_then(|rest| Some(self.gate.clock.now() + chrono::TimeDelta::from_std(rest).ok()?));
+        write(&self.gate, self.guard.take(), Last::Put(put, claim, rest)).await;
         Ok(())
     }
 
     /// Whoever waited for it has gone, or this worker is about to: another one goes on from where it stands.
     pub async fn rest(&mut self) {
-        let _ = self.put_down(self.at.clone()).await;
+        let _ = self.put_down(self.at.clone(), None).await;
+    }
+
+    /// Something would not take it that may do so later. False: it has rested often enough.
+    pub async fn rest_a_while(&mut self, refusal: &Refusal) -> bool {
+        if self.tries >= TRIES {
+            return false;
+        }
+        let pause = REST * 2_u32.pow(self.tries.unsigned_abs().min(16));
+        let pause = refusal.retry_after.map_or(pause, |after| after.max(pause)).min(Duration::from_secs(600));
+        let _ = self.put_down(self.at.clone(), Some(pause)).await;
+        true
     }
 
     /// It has come to its end.
@@ -226,63 +321,64 @@ impl Driving {
         let Some(claim) = self.claim.take() else { return Err(lost()) };
         let progress = done.progress();
         let last = match failed {
-            Some(refusal) => Last::Failed { error: error(refusal), progress },
-            None => Last::Done { request: done.request.unwrap_or(self.at.request), turn: done.turn, progress },
+            Some(refusal) => Last::Failed { claim, error: error(refusal), progress },
+            None => Last::Done { claim, request: done.request.unwrap_or(self.at.request), turn: done.turn, progress },
         };
-        self.write(claim, last).await;
+        write(&self.gate, self.guard.take(), last).await;
         Ok(())
-    }
-
-    /// A loop that nobody drives and nobody can take would stand there for ever: what is written here is tried until it stands.
-    async fn write(&mut self, claim: Claim, last: Last) {
-        let (store, now, guard) = (self.gate.store.clone(), self.gate.clock.now(), self.guard.take());
-        let written = tokio::spawn(async move {
-            let mut pause = Duration::from_millis(50);
-            while let Err(error) = last.write(&store, claim, now).await {
-                tracing::warn!(%error, root = %claim.root, "where an agent loop stands cannot be written; it is tried again");
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(Duration::from_secs(1));
-            }
-            drop(guard);
-        });
-        let _ = tokio::time::timeout(WITHIN, written).await;
     }
 }
 
-/// The last thing that a claim writes.
+/// The last thing that a claim writes, or that is written before there is one.
 enum Last {
-    Put(Suspended),
-    Done { request: LlmRequestId, turn: u32, progress: String },
-    Failed { error: String, progress: String },
+    Begun(Suspended),
+    Put(Suspended, Claim, Option<DateTime<Utc>>),
+    Done { claim: Claim, request: LlmRequestId, turn: u32, progress: String },
+    Failed { claim: Claim, error: String, progress: String },
 }
 
 impl Last {
     /// Whose the loop is by now does not matter here: another one's claim is not touched.
-    async fn write(&self, store: &Store, claim: Claim, now: DateTime<Utc>) -> StoreResult<()> {
+    async fn write(&self, store: &Store, now: DateTime<Utc>) -> StoreResult<()> {
         match self {
-            Self::Put(put) => loops::suspend(store, put, Some(claim), now).await,
-            Self::Done { request, turn, progress } => {
-                loops::end(store, claim, (&Ending::Done { request: *request, turn: *turn }, progress), now).await
+            Self::Begun(put) => return loops::put_down(store, put, now).await,
+            Self::Put(put, claim, rest) => loops::suspend(store, put, *claim, (now, *rest)).await,
+            Self::Done { claim, request, turn, progress } => {
+                loops::end(store, *claim, (&Ending::Done { request: *request, turn: *turn }, progress), now).await
             }
-            Self::Failed { error, progress } => loops::end(store, claim, (&Ending::Failed(error), progress), now).await,
+            Self::Failed { claim, error, progress } => loops::end(store, *claim, (&Ending::Failed(error), progress), now).await,
         }
         .map(drop)
     }
+
+    /// A loop that nobody drives and nobody can take would stand there for ever: it is tried until it stands.
+    async fn stands(self, store: Store, now: DateTime<Utc>, guard: Option<Guard>) {
+        let mut pause = Duration::from_millis(50);
+        while let Err(error) = self.write(&store, now).await {
+            tracing::warn!(%error, "where an agent loop stands cannot be written");
+            if !error.is_transient() {
+                break;
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(1));
+        }
+        drop(guard);
+    }
+}
+
+/// Written while the caller waits for it, but not for ever; it goes on by itself.
+async fn write(gate: &Gate, guard: Option<Guard>, last: Last) {
+    let written = tokio::spawn(last.stands(gate.store.clone(), gate.clock.now(), guard));
+    let _ = tokio::time::timeout(WITHIN, written).await;
 }
 
 impl Drop for Driving {
     fn drop(&mut self) {
         let Some(claim) = self.claim.take() else { return };
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-        let (store, now, guard) = (self.gate.store.clone(), self.gate.clock.now(), self.guard.take());
         let broken = Refusal::new(StatusCode::BAD_GATEWAY, "loop_interrupted", "the gateway failed in the middle of this loop");
-        let last = Last::Failed { error: error(&broken), progress: std::mem::take(&mut self.at.progress) };
-        runtime.spawn(async move {
-            if let Err(error) = last.write(&store, claim, now).await {
-                tracing::warn!(%error, root = %claim.root, "the end of an agent loop cannot be written");
-            }
-            drop(guard);
-        });
+        let last = Last::Failed { claim, error: error(&broken), progress: std::mem::take(&mut self.at.progress) };
+        runtime.spawn(last.stands(self.gate.store.clone(), self.gate.clock.now(), self.guard.take()));
     }
 }
 

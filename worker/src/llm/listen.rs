@@ -35,14 +35,7 @@ pub async fn listen(
     (root, dialect): (LlmRequestId, Dialect),
     left: &CancellationToken,
 ) -> Result<Result<(Claim, Standing), Standing>, Refusal> {
-    let unknown = || {
-        Refusal::new(StatusCode::NOT_FOUND, "unknown_loop", "this key has no agent loop of this id that has waited for people")
-    };
-    let refuse = |error: StoreError| match error {
-        StoreError::NotFound => unknown(),
-        _ => AuditError::Unavailable.into(),
-    };
-    let method = loops::method(&gate.store, caller.tenant(), caller.key, root).await.map_err(refuse)?;
+    let method = loops::method(&gate.store, caller.tenant(), caller.key, root).await.map_err(refused)?;
     if method != dialect.route() {
         return Err(Refusal::new(
             StatusCode::BAD_REQUEST,
@@ -52,7 +45,7 @@ pub async fn listen(
     }
     let until = tokio::time::Instant::now() + PATIENCE;
     loop {
-        let found = loops::listen(&gate.store, (caller.tenant(), caller.key), root, gate.worker).await.map_err(refuse)?;
+        let found = loops::listen(&gate.store, (caller.tenant(), caller.key), root, gate.worker).await.map_err(refused)?;
         let over = tokio::time::Instant::now() >= until || left.is_cancelled() || gate.shutdown.is_requested();
         match found {
             Ok(claimed) => return Ok(Ok(claimed)),
@@ -62,6 +55,29 @@ pub async fn listen(
                 () = left.cancelled() => {}
             },
         }
+    }
+}
+
+/// How a loop of this key stands at this moment.
+///
+/// # Errors
+/// [`Refusal`].
+pub async fn standing(gate: &Gate, caller: &Caller, root: LlmRequestId) -> Result<Standing, Refusal> {
+    let read = async {
+        let mut tx = gate.store.tenant(caller.tenant()).await?;
+        loops::standing(&mut tx, caller.tenant(), root, Some(caller.key)).await?.ok_or(StoreError::NotFound)
+    };
+    read.await.map_err(refused)
+}
+
+fn refused(error: StoreError) -> Refusal {
+    match error {
+        StoreError::NotFound => Refusal::new(
+            StatusCode::NOT_FOUND,
+            "unknown_loop",
+            "this key has no agent loop of this id that has waited for people",
+        ),
+        _ => AuditError::Unavailable.into(),
     }
 }
 

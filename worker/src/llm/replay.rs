@@ -157,7 +157,8 @@ fn responses(answer: &Value) -> Vec<Value> {
         events.extend(parts);
         events.push(json!({"type": "response.output_item.done", "output_index": index, "item": item}));
     }
-    events.push(json!({"type": "response.completed", "response": response}));
+    let end = if response["status"] == "incomplete" { "response.incomplete" } else { "response.completed" };
+    events.push(json!({"type": end, "response": response}));
     for (sequence, event) in events.iter_mut().enumerate() {
         event["sequence_number"] = sequence.into();
     }

@@ -4,7 +4,7 @@ use axum::http::StatusCode;
 use serde_json::{Map, Value};
 use tokio_util::sync::CancellationToken;
 use tollgate_domain::{
-    Decision, LlmRequestId, Outcome,
+    CallId, Decision, LlmRequestId, Outcome,
     llm::{AgentMode, Mode},
     policy::Reason,
 };
@@ -36,6 +36,7 @@ use crate::{
 /// Workers that may die in a row over the same place of a loop.
 const STUCK: i32 = 3;
 
+const TOO_LATE: &str = "it was approved, but could no longer be made when the loop went on: the approval had expired; ask for it again if it is still needed";
 const EXPIRED: &str = "nobody decided on this call in time, so it was not made; ask for it again if it is still needed";
 
 /// How the answer is wanted.
@@ -58,22 +59,33 @@ pub enum TakenUp {
 
 /// Take up what has been decided on and has no caller who waits for it.
 pub async fn round(gate: &Gate) {
-    match loops::claim_decided(&gate.store, gate.worker, gate.resumes.available_permits()).await {
-        Ok(claimed) => {
-            for (claim, standing) in claimed {
-                let driving = Driving::new(gate, claim, standing.put(claim));
-                let (inner, permits) = (gate.clone(), gate.resumes.clone());
-                gate.shutdown.spawn(async move {
-                    let Ok(_permit) = permits.acquire_owned().await else { return };
-                    drive(&inner, claim, standing, driving).await;
-                });
-            }
-        }
-        Err(error) => tracing::warn!(%error, "agent loops that wait cannot be looked through; it is tried again"),
+    let claimed = match loops::claim_decided(&gate.store, gate.worker, gate.resumes.available_permits()).await {
+        Ok(claimed) => claimed,
+        Err(error) => return tracing::warn!(%error, "agent loops that wait cannot be looked through; it is tried again"),
+    };
+    for (claim, standing) in claimed {
+        let driving = Driving::new(gate, claim, &standing);
+        let (inner, permits) = (gate.clone(), gate.resumes.clone());
+        gate.shutdown.spawn(async move {
+            let Ok(_permit) = permits.acquire_owned().await else { return };
+            drive(&inner, claim, standing, driving).await;
+        });
+    }
+}
+
+/// Loops that stand in the name of this worker, which has never heard that they are its own, wait again.
+pub async fn release_lost(gate: &Gate) {
+    match loops::release_lost(&gate.store, gate.worker, &gate.loops.all()).await {
+        Ok(0) => {}
+        Ok(lost) => tracing::warn!(lost, "agent loops that nobody drove wait again"),
+        Err(error) => tracing::warn!(%error, "agent loops that nobody drives cannot be looked for; it is tried again"),
     }
 }
 
 async fn drive(gate: &Gate, claim: Claim, standing: Standing, mut driving: Driving) {
+    if gate.shutdown.is_requested() {
+        return driving.rest().await;
+    }
     let done = Done::of(&standing.progress, standing.turn);
     let ended = Refusal::new(StatusCode::FORBIDDEN, "key_ended", KEY_HAS_ENDED);
     let caller = match resume::caller(gate, claim.key, None).await {
@@ -87,8 +99,8 @@ async fn drive(gate: &Gate, claim: Claim, standing: Standing, mut driving: Drivi
         Ok(TakenUp::Waits) => Ok(()),
         Err(refusal) => Err(refusal),
     };
-    if let Err(Refusal { code, message, .. }) = outcome {
-        tracing::warn!(root = %claim.root, code, %message, "an agent loop that was taken up again has not ended well");
+    if let Err(Refusal { code, status, .. }) = outcome {
+        tracing::warn!(root = %claim.root, code, %status, "an agent loop that was taken up has not come to its answer");
     }
 }
 
@@ -107,9 +119,8 @@ pub async fn take_up(
     let (mut session, answer) = match session(gate, caller, (root, &standing), how).await {
         Ok(found) => found,
         Err(refusal) => {
-            if refusal.status == StatusCode::SERVICE_UNAVAILABLE {
-                driving.rest().await;
-            } else {
+            let rests = refusal.status == StatusCode::SERVICE_UNAVAILABLE && driving.rest_a_while(&refusal).await;
+            if !rests {
                 driving.end(&done, Some(&refusal)).await?;
             }
             return Err(refusal);
@@ -138,7 +149,8 @@ async fn session(
         let deadly = "workers have died again and again at the same place of this loop, so it was given up; what its calls came to is in the audit trail";
         return Err(Refusal::new(StatusCode::BAD_GATEWAY, "loop_interrupted", deadly));
     }
-    if caller.config().keys.get(&caller.key).is_none_or(|key| key.agent.0 == AgentMode::Off) {
+    let (agent, most) = caller.config().keys.get(&caller.key).map_or((AgentMode::Off, 1), |key| key.agent);
+    if agent == AgentMode::Off {
         let told = "agent mode has been turned off for this key since, so its loop ends here";
         return Err(Refusal::new(StatusCode::FORBIDDEN, "agent_mode_off", told));
     }
@@ -155,18 +167,19 @@ async fn session(
     };
     let settings: Settings = serde_json::from_str(&standing.settings).map_err(|_| too_little())?;
     let all = dialect.own_tools(&body);
-    // The gateway's own stand behind the caller's.
-    let own = &all[..all.len().saturating_sub(turn.tools_offered)];
-    let offer = Offer::of(&caller, own);
+    // The gateway's stand behind the caller's.
+    let offer = Offer::of(&caller, &all[..settings.own_tools.min(all.len())]);
+    let Some(model) = body.get("model").and_then(Value::as_str).map(str::to_owned) else { return Err(too_little()) };
     set_streaming(dialect, &mut body, how.streaming);
     let session = Session {
         gate: gate.clone(),
         dialect,
-        model: settings.model.clone(),
+        model,
         streaming: how.streaming,
         mode: Mode::Agent,
-        turns: settings.turns,
+        turns: settings.turns.min(most),
         offer,
+        own_tools: settings.own_tools,
         own_usage: how.own_usage,
         headers: settings.headers(),
         client: settings.client,
@@ -209,42 +222,58 @@ async fn go_on(session: &mut Session, standing: &Standing, answer: &Value, done:
     if marks.len() != read.calls.len() || marks.iter().zip(&read.calls).any(|(mark, call)| mark.id != call.id) {
         return Err(Refusal::new(StatusCode::GONE, "loop_not_kept", TOO_LITTLE));
     }
-    let executed = recall(session, standing.request, read.calls, marks).await?;
-    done.tell(executed.iter());
+    let (mut found, open) = recall(session, standing.request, &read.calls, &marks).await?;
+    if !open.is_empty() {
+        // Whose the loop is, is asked once more before anything is done.
+        if let Some(driving) = &mut session.driving {
+            let at = driving.at();
+            driving.step(at, false).await?;
+        }
+        let wanted = open.iter().filter_map(|at| read.calls.get(*at).cloned()).collect();
+        let made = session.execute(standing.request, wanted, None).await;
+        for (at, made) in open.into_iter().zip(made) {
+            if let Some(place) = found.get_mut(at) {
+                *place = Some(made);
+            }
+        }
+    }
+    let executed = found.into_iter().map(|found| found.unwrap_or(Err(AuditError::Unavailable))).collect();
+    let executed = session.all_made(standing.request, &read.calls, executed, done).await?;
     session.settle(standing.request, answer, executed, done).await
 }
 
-/// What each call came to: from the trail where it was made, else by making it now.
+type Found = Vec<Option<Result<Executed, AuditError>>>;
+
+/// What each call came to, from the trail; and the places of those that have to be made.
 async fn recall(
     session: &Session,
     request: LlmRequestId,
-    calls: Vec<ToolUse>,
-    marks: Vec<Mark>,
-) -> Result<Vec<Executed>, Refusal> {
+    calls: &[ToolUse],
+    marks: &[Mark],
+) -> Result<(Found, Vec<usize>), Refusal> {
     let unavailable = |error: StoreError| {
         tracing::warn!(%error, "what the calls of an agent loop came to cannot be read");
         Refusal::from(AuditError::Unavailable)
     };
     let (gate, tenant, now) = (&session.gate, session.caller.tenant(), session.gate.clock.now());
     let mut tx = gate.store.tenant_snapshot(tenant).await.map_err(unavailable)?;
-    let known: Vec<Uuid> = marks
-        .iter()
-        .flat_map(|mark| {
-            [mark.call.map(|id| id.uuid()), mark.approval.map(|id| id.uuid()), mark.run.map(|id| id.uuid())].into_iter().flatten()
-        })
-        .collect();
-    if marks.iter().any(Mark::is_open) && loops::has_strays(&mut tx, tenant, request, &known).await.map_err(unavailable)? {
-        let told = "the gateway's worker ended while it made the calls of a turn, and nobody knows which of them took effect; they are in the audit trail";
-        return Err(Refusal::new(StatusCode::BAD_GATEWAY, "loop_interrupted", told));
-    }
     let mut found = Vec::new();
-    for (call, mark) in calls.iter().zip(&marks) {
+    // A call stands for one of the turn alone, also where two ask for the same.
+    let mut others: Vec<CallId> = marks.iter().filter_map(|mark| mark.call.filter(|_| mark.approval.is_none())).collect();
+    for (call, mark) in calls.iter().zip(marks) {
         found.push(match mark {
             Mark { approval: Some(approval), .. } => {
-                match loops::held(&mut tx, tenant, request, *approval, now).await.map_err(unavailable)? {
+                match loops::held(&mut tx, tenant, (request, *approval), &others, now).await.map_err(unavailable)? {
                     Held::Free => None,
-                    Held::Expired => Some(said(call, mark, EXPIRED)),
-                    Held::Made(row) => Some(recorded(call, &row)?),
+                    Held::Made(row) => {
+                        others.push(row.id);
+                        Some(recorded(call, &row)?)
+                    }
+                    Held::Denied(reason) => {
+                        let reason = reason.map_or_else(String::new, |reason| format!(": {reason}"));
+                        Some(said(call, mark, &format!("{}{reason}", Reason::ApprovalDenied.told())))
+                    }
+                    Held::Late { approved } => Some(said(call, mark, if approved { TOO_LATE } else { EXPIRED })),
                 }
             }
             Mark { call: Some(id), .. } => {
@@ -254,8 +283,15 @@ async fn recall(
             _ => None,
         });
     }
+    let ids = |mark: &Mark| [mark.call.map(|id| id.uuid()), mark.approval.map(|id| id.uuid()), mark.run.map(|id| id.uuid())];
+    let known: Vec<Uuid> = marks.iter().flat_map(ids).flatten().chain(others.iter().map(|id| id.uuid())).collect();
+    let opens = marks.iter().zip(&found).any(|(mark, found)| found.is_none() && !mark.reads && mark.run.is_none());
+    if opens && loops::has_strays(&mut tx, tenant, request, &known).await.map_err(unavailable)? {
+        let told = "the gateway's worker ended while it made the calls of a turn, and nobody knows which of them took effect; they are in the audit trail";
+        return Err(Refusal::new(StatusCode::BAD_GATEWAY, "loop_interrupted", told));
+    }
     tx.commit().await.map_err(|error| unavailable(error.into()))?;
-    for ((call, mark), found) in calls.iter().zip(&marks).zip(&mut found) {
+    for ((call, mark), found) in calls.iter().zip(marks).zip(&mut found) {
         if let Some(run) = mark.run
             && let Some(standing) = resume::standing(gate, &session.caller, run).await?
         {
@@ -263,13 +299,8 @@ async fn recall(
             *found = Some(Executed::meta((call.id.clone(), call.name.clone()), &answer));
         }
     }
-    let open = calls.into_iter().zip(&found).filter(|(_, found)| found.is_none()).map(|(call, _)| call).collect();
-    let mut made = session.execute(request, open, None).await.into_iter();
-    let all = found.into_iter().map(|found| match found {
-        Some(found) => Ok(found),
-        None => made.next().unwrap_or(Err(AuditError::Unavailable)).map_err(Refusal::from),
-    });
-    all.collect()
+    let open = found.iter().enumerate().filter(|(_, found)| found.is_none()).map(|(at, _)| at).collect();
+    Ok((found.into_iter().map(|found| found.map(Ok)).collect(), open))
 }
 
 /// A call as the trail has it.

@@ -165,6 +165,7 @@ impl Turn {
         let Some(name) = self.request.params.name.clone() else {
             return Err(RpcError::new(RpcError::INVALID_PARAMS, "Invalid params: \"name\" is missing").into());
         };
+        parent.by_hand(&self.gate, &self.caller, &name).await?;
         let arguments = self.request.params.arguments.as_deref().map_or("{}", RawValue::get);
         if let Some(tool) = MetaTool::find(&self.caller, &name) {
             let result = meta::answer(&self.gate, &self.caller, &parent, tool, arguments, self.cancel).await?;
