@@ -1,5 +1,6 @@
 //! Providers of language models: where requests of the LLM endpoints are forwarded to, and with which keys.
 
+mod address;
 pub mod create;
 pub mod delete;
 pub mod get;
@@ -12,7 +13,10 @@ use axum::http::HeaderValue;
 use chrono::{DateTime, Utc};
 use reqwest::Url;
 use serde::{Deserialize, Serialize};
-use tollgate_domain::{ProviderId, Sealer, llm::ProviderKind};
+use tollgate_domain::{
+    ProviderId, Sealer,
+    llm::{AwsCredentials, ProviderKind},
+};
 use tollgate_store::providers::{self, ProviderKey, secrets_purpose};
 use utoipa::ToSchema;
 
@@ -30,10 +34,13 @@ pub struct Provider {
     pub id: ProviderId,
     /// The part before the slash in `name/model`.
     pub name: String,
-    /// `openai` (chat completions, responses, embeddings) or `anthropic` (messages).
+    /// What it speaks: `openai` (chat completions, responses, embeddings), `anthropic` (messages), `gemini` (generateContent) or `bedrock`
+    /// (Converse).
     #[schema(value_type = String)]
     pub kind: ProviderKind,
     pub base_url: String,
+    /// Of `bedrock`: the region for which requests are signed.
+    pub region: Option<String>,
     /// Without their secrets, which cannot be read again.
     pub keys: Vec<ShownKey>,
     /// Models that it serves, each a name or a beginning with `*`. Empty: whatever no other provider names.
@@ -61,7 +68,8 @@ pub struct KeyBody {
     /// By which audit rows tell it from others.
     #[schema(min_length = 1, max_length = 64)]
     pub name: String,
-    /// Sealed at rest, and never shown. In a PATCH it may be left out of a key that is there already, which keeps its own.
+    /// Sealed at rest, and never shown. In a PATCH it may be left out of a key that is there already, which keeps its own. Of `bedrock` a
+    /// Bedrock API key, or `ACCESS_KEY_ID:SECRET_ACCESS_KEY` with `:SESSION_TOKEN` behind it where they are temporary.
     #[schema(max_length = 4096)]
     pub secret: Option<String>,
     /// Its share of the requests; 0: for when the others are refused. 1 when left out.
@@ -77,9 +85,22 @@ impl std::fmt::Debug for KeyBody {
 
 impl From<providers::Provider> for Provider {
     fn from(row: providers::Provider) -> Self {
-        let providers::Provider { id, name, kind, base_url, keys, models, timeout_ms, created_at, updated_at, version, .. } = row;
+        let providers::Provider {
+            id,
+            name,
+            kind,
+            base_url,
+            region,
+            keys,
+            models,
+            timeout_ms,
+            created_at,
+            updated_at,
+            version,
+            ..
+        } = row;
         let keys = keys.into_iter().map(|ProviderKey { name, weight }| ShownKey { name, weight }).collect();
-        Self { id, name, kind, base_url, keys, models, timeout_ms, created_at, updated_at, version }
+        Self { id, name, kind, base_url, region, keys, models, timeout_ms, created_at, updated_at, version }
     }
 }
 
@@ -138,7 +159,7 @@ fn check_url(text: &str) -> Result<Url, Problem> {
 /// The keys as the row keeps them, and their secrets sealed. A key without a secret keeps the one that it has, as long as the provider
 /// stays at its place: whoever may change an address but never saw the secret could otherwise have it sent to a place of their own.
 fn store_keys(
-    id: ProviderId,
+    (id, kind): (ProviderId, ProviderKind),
     keys: Vec<KeyBody>,
     kept: Option<&BTreeMap<String, String>>,
     sealer: &Sealer,
@@ -166,6 +187,12 @@ fn store_keys(
         let visible = secret.bytes().all(|b| (0x21..0x7f).contains(&b)) && HeaderValue::from_str(&secret).is_ok();
         if secret.is_empty() || secret.len() > MAX_SECRET || !visible {
             return Err(refuse("secret", "use 1 to 4096 visible ASCII characters without spaces"));
+        }
+        if kind == ProviderKind::Bedrock && secret.contains(':') && AwsCredentials::parse(&secret).is_none() {
+            return Err(refuse(
+                "secret",
+                "use a Bedrock API key, or ACCESS_KEY_ID:SECRET_ACCESS_KEY with :SESSION_TOKEN behind it where they are temporary",
+            ));
         }
         if secrets.insert(name.clone(), secret).is_some() {
             return Err(refuse("name", "two keys have this name"));

@@ -126,7 +126,7 @@ async fn serve_with(parts: WorkerParts, writer: fn(&Store, &Config) -> AuditWrit
         rates: rates.clone(),
         prices: price::Prices::new(store.clone(), config.limits.tool_result_bytes),
         upstreams: upstreams.clone(),
-        providers: llm::provider::Providers::new(secrets_sealer, config.upstream.allows_private_networks())?,
+        providers: llm::provider::Providers::new(secrets_sealer, config.upstream.allows_private_networks(), clock.clone())?,
         sandbox,
         learner: learn::Learner::start(store.clone(), Arc::clone(&clock), &shutdown),
         in_flight: in_flight.clone(),

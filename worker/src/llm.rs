@@ -1,6 +1,7 @@
 //! `/v1/...`: the LLM door, in the dialects of OpenAI and Anthropic. Translates, decides nothing.
 
 mod agent;
+mod answering;
 mod bound;
 mod chat;
 mod dialect;
@@ -14,10 +15,13 @@ pub mod provider;
 mod replay;
 mod request;
 mod responses;
+mod sigv4;
 mod sse;
 mod stream;
 mod streamed;
 pub mod take_up;
+mod translate;
+mod wire;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -452,12 +456,12 @@ async fn model_named(State(door): State<Arc<Door>>, Path(model): Path<String>, h
         Ok(caller) => caller,
         Err(refusal) => return refused(dialect, &refusal),
     };
-    match model::candidates(&caller, dialect.kind(), &model) {
+    match model::candidates(&caller, dialect, &model) {
         Ok(found) => {
             let owner = found.first().map_or("tollgate", |candidate| candidate.provider.name.as_str());
             json_answer(StatusCode::OK, &shown_model(&model, owner))
         }
-        Err(reason) => {
+        Err((reason, _)) => {
             let refusal = Refusal::new(StatusCode::NOT_FOUND, "model_not_found", reason.told());
             refused(dialect, &refusal)
         }

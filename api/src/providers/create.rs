@@ -3,7 +3,7 @@ use tollgate_domain::{ProviderId, llm::ProviderKind};
 use tollgate_store::providers;
 use utoipa::ToSchema;
 
-use super::{KeyBody, Provider, check_models, check_name, check_timeout, check_url, store_keys};
+use super::{KeyBody, Provider, address::address, check_models, check_name, check_timeout, store_keys};
 use crate::{check::Checks, ctx::Ctx, json::Json, problem::Answer};
 
 #[derive(Debug, Deserialize, ToSchema)]
@@ -12,13 +12,17 @@ pub struct NewProvider {
     /// Lower-case letters, digits, `-` and `_`; it cannot be changed.
     #[schema(min_length = 1, max_length = 48, examples("openai"))]
     pub name: String,
-    /// `openai` (whatever speaks OpenAI's API: OpenAI, Azure, vLLM, Ollama, Gemini and Bedrock at their compatible addresses) or
-    /// `anthropic`.
+    /// What it speaks: `openai` (whatever speaks OpenAI's API: OpenAI, Azure, vLLM, Ollama), `anthropic`, `gemini` (Google's
+    /// generateContent) or `bedrock` (Amazon's Converse).
     #[schema(value_type = String)]
     pub kind: ProviderKind,
-    /// Before `/chat/completions`; of an Anthropic provider before `/v1/messages`.
+    /// Before `/chat/completions`; of `anthropic` before `/v1/messages`, of `gemini` before `/models/..`, of `bedrock` before `/model/..`. The
+    /// last two have Google's and Amazon's own when it is left out.
     #[schema(max_length = 2048, examples("https://api.openai.com/v1"))]
-    pub base_url: String,
+    pub base_url: Option<String>,
+    /// Of `bedrock` alone: the region for which requests are signed. It may be left out where the address names it.
+    #[schema(max_length = 32, examples("eu-central-1"))]
+    pub region: Option<String>,
     #[schema(min_items = 1, max_items = 32)]
     pub keys: Vec<KeyBody>,
     /// Models that it serves, each a name or a beginning with `*`. Empty or left out: whatever no other provider names.
@@ -34,21 +38,22 @@ pub struct NewProvider {
 #[utoipa::path(post, path = "/v1/tenants/{tenant_id}/providers", request_body = NewProvider,
     responses((status = 201, description = "Added.", body = Provider)))]
 pub async fn handle(ctx: Ctx, body: Json<NewProvider>) -> Answer {
-    let NewProvider { name, kind, base_url, keys, models, timeout_ms } = body.value;
+    let NewProvider { name, kind, base_url, region, keys, models, timeout_ms } = body.value;
     let mut checks = Checks::default();
     check_name(&mut checks, &name);
     check_models(&mut checks, &models);
     check_timeout(&mut checks, timeout_ms);
     checks.done()?;
-    let base_url = String::from(check_url(&base_url)?);
+    let (base_url, region) = address(kind, base_url.as_deref(), region.as_deref())?;
     let id = ProviderId::mint(ctx.now);
-    let (keys, sealed_secrets) = store_keys(id, keys, None, &ctx.app.secrets.sealer)?;
+    let (keys, sealed_secrets) = store_keys((id, kind), keys, None, &ctx.app.secrets.sealer)?;
     let mut write = ctx.post(&body.sha256).await?;
     let row = providers::Provider {
         id,
         name,
         kind,
-        base_url,
+        base_url: base_url.into(),
+        region,
         keys,
         sealed_secrets,
         models,

@@ -6,7 +6,11 @@ use tollgate_domain::ProviderId;
 use tollgate_store::providers::{self, secrets_purpose};
 use utoipa::ToSchema;
 
-use super::{KeyBody, Provider, check_models, check_timeout, check_url, store_keys};
+use super::{
+    KeyBody, Provider,
+    address::{address, region_of},
+    check_models, check_timeout, check_url, store_keys,
+};
 use crate::{
     check::Checks,
     ctx::{Ctx, Id},
@@ -21,6 +25,9 @@ pub struct ProviderPatch {
     /// At another scheme, host or port, every key needs its secret again.
     #[schema(max_length = 2048)]
     pub base_url: Option<String>,
+    /// Of `bedrock` alone.
+    #[schema(max_length = 32)]
+    pub region: Option<String>,
     /// Replaces all of them; a key without a secret keeps its own.
     #[schema(min_items = 1, max_items = 32)]
     pub keys: Option<Vec<KeyBody>>,
@@ -35,7 +42,7 @@ pub struct ProviderPatch {
 #[utoipa::path(patch, path = "/v1/tenants/{tenant_id}/providers/{provider_id}", request_body = ProviderPatch,
     responses((status = 200, description = "Changed.", body = Provider)))]
 pub async fn handle(ctx: Ctx, Id(id): Id<ProviderId>, body: Json<ProviderPatch>) -> Answer {
-    let ProviderPatch { base_url, keys, models, timeout_ms } = body.value;
+    let ProviderPatch { base_url, region, keys, models, timeout_ms } = body.value;
     let mut checks = Checks::default();
     check_models(&mut checks, models.as_deref().unwrap_or_default());
     check_timeout(&mut checks, timeout_ms);
@@ -54,9 +61,15 @@ pub async fn handle(ctx: Ctx, Id(id): Id<ProviderId>, body: Json<ProviderPatch>)
         let sealer = &ctx.app.secrets.sealer;
         let plain = sealer.open(&secrets_purpose(id), &row.sealed_secrets).map_err(|e| Problem::internal(&e))?;
         let kept: BTreeMap<String, String> = serde_json::from_slice(&plain).map_err(|e| Problem::internal(&e))?;
-        (row.keys, row.sealed_secrets) = store_keys(id, keys, (!moves).then_some(&kept), sealer)?;
+        (row.keys, row.sealed_secrets) = store_keys((id, row.kind), keys, (!moves).then_some(&kept), sealer)?;
     }
-    row.base_url = base_url.map_or(row.base_url, String::from);
+    if base_url.is_some() || region.is_some() {
+        let url = base_url.unwrap_or(before);
+        // An address that does not name its region stays in the one that was told.
+        let region = region.or_else(|| row.region.filter(|_| region_of(&url).is_none()));
+        let (url, region) = address(row.kind, Some(url.as_str()), region.as_deref())?;
+        (row.base_url, row.region) = (url.into(), region);
+    }
     row.models = models.unwrap_or(row.models);
     row.timeout_ms = timeout_ms.unwrap_or(row.timeout_ms);
     let row = providers::update(&mut write, row).await?;

@@ -12,6 +12,33 @@ words! {
         OpenAi = "openai",
         /// Messages.
         Anthropic = "anthropic",
+        /// Google's generateContent.
+        Gemini = "gemini",
+        /// Amazon's Converse.
+        Bedrock = "bedrock",
+    }
+}
+
+/// Credentials of AWS in one secret, `ACCESS_KEY_ID:SECRET_ACCESS_KEY`, with `:SESSION_TOKEN` where they are temporary. A key of Bedrock's
+/// own has no colon.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct AwsCredentials<'a> {
+    pub id: &'a str,
+    pub secret: &'a str,
+    pub token: Option<&'a str>,
+}
+
+impl<'a> AwsCredentials<'a> {
+    #[must_use]
+    pub fn parse(text: &'a str) -> Option<Self> {
+        let (id, rest) = text.split_once(':')?;
+        let (secret, token) = match rest.split_once(':') {
+            Some((secret, token)) => (secret, Some(token)),
+            None => (rest, None),
+        };
+        let is_id = (16..=128).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+        let whole = !secret.is_empty() && token.is_none_or(|token| !token.is_empty() && !token.contains(':'));
+        (is_id && whole).then_some(Self { id, secret, token })
     }
 }
 
@@ -95,6 +122,18 @@ mod tests {
         assert!(names(&patterns, "gpt-5") && names(&patterns, "claude-sonnet"));
         assert!(!names(&patterns, "gpt-5-mini") && !names(&patterns, "claud") && !names(&[], "x"));
         assert!(names(&["*".to_owned()], "anything"));
+    }
+
+    #[test]
+    fn credentials_of_aws_are_two_parts_or_three() {
+        let parse = |text| AwsCredentials::parse(text).map(|found| (found.id, found.secret, found.token));
+        assert_eq!(parse("AKIAIOSFODNN7EXAMPLE:a/b+c"), Some(("AKIAIOSFODNN7EXAMPLE", "a/b+c", None)));
+        assert_eq!(parse("ASIAIOSFODNN7EXAMPLE:s:t=="), Some(("ASIAIOSFODNN7EXAMPLE", "s", Some("t=="))));
+        for odd in
+            ["bedrock-api-key", "AKIA:s", "AKIAIOSFODNN7EXAMPLE:", "AKIAIOSFODNN7EXAMPLE:s:", "AKIAIOSFODNN7EXAMPLE:s:t:u", ":s"]
+        {
+            assert_eq!(parse(odd), None, "{odd}");
+        }
     }
 
     #[test]

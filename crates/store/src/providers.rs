@@ -31,6 +31,8 @@ pub struct Provider {
     pub name: String,
     pub kind: ProviderKind,
     pub base_url: String,
+    /// Of Bedrock alone: where its requests are signed for.
+    pub region: Option<String>,
     pub keys: Vec<ProviderKey>,
     /// A JSON object of the keys' names and secrets, sealed for [`secrets_purpose`].
     pub sealed_secrets: Vec<u8>,
@@ -49,15 +51,15 @@ pub fn secrets_purpose(id: ProviderId) -> String {
 }
 
 const COLUMNS: &str =
-    "SELECT provider_id, name, kind, base_url, keys, sealed_secrets, models, timeout_ms, created_at, updated_at, version
+    "SELECT provider_id, name, kind, base_url, region, keys, sealed_secrets, models, timeout_ms, created_at, updated_at, version
     FROM providers WHERE deleted_at IS NULL AND tenant_id = ";
 
 /// # Errors
 /// [`StoreError::Conflict`] when the name is taken.
 pub async fn create(change: &mut Change, new: &Provider) -> StoreResult<()> {
     sqlx::query(
-        "INSERT INTO providers (tenant_id, provider_id, name, kind, base_url, keys, sealed_secrets, models, timeout_ms, created_at, updated_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $10)",
+        "INSERT INTO providers (tenant_id, provider_id, name, kind, base_url, keys, sealed_secrets, models, timeout_ms, created_at, updated_at, region)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $10, $11)",
     )
     .bind(change.tenant.uuid())
     .bind(new.id.uuid())
@@ -69,6 +71,7 @@ pub async fn create(change: &mut Change, new: &Provider) -> StoreResult<()> {
     .bind(&new.models)
     .bind(new.timeout_ms)
     .bind(change.now)
+    .bind(&new.region)
     .execute(&mut *change.tx)
     .await
     .map_err(|e| StoreError::from(e).taken("a provider of this name already exists"))?;
@@ -77,7 +80,7 @@ pub async fn create(change: &mut Change, new: &Provider) -> StoreResult<()> {
 
 /// What an admin event says of a provider: no secret.
 fn detail(provider: &Provider) -> serde_json::Value {
-    json!({"name": provider.name, "kind": provider.kind, "base_url": provider.base_url, "keys": provider.keys, "models": provider.models,
+    json!({"name": provider.name, "kind": provider.kind, "base_url": provider.base_url, "region": provider.region, "keys": provider.keys, "models": provider.models,
         "timeout_ms": provider.timeout_ms})
 }
 
@@ -134,7 +137,7 @@ pub async fn update(change: &mut Change, mut row: Provider) -> StoreResult<Provi
     row.version += 1;
     row.updated_at = change.now;
     sqlx::query(
-        "UPDATE providers SET base_url = $3, keys = $4, sealed_secrets = $5, models = $6, timeout_ms = $7, version = $8, updated_at = $9
+        "UPDATE providers SET base_url = $3, keys = $4, sealed_secrets = $5, models = $6, timeout_ms = $7, version = $8, updated_at = $9, region = $10
          WHERE tenant_id = $1 AND provider_id = $2",
     )
     .bind(change.tenant.uuid())
@@ -146,6 +149,7 @@ pub async fn update(change: &mut Change, mut row: Provider) -> StoreResult<Provi
     .bind(row.timeout_ms)
     .bind(row.version)
     .bind(row.updated_at)
+    .bind(&row.region)
     .execute(&mut *change.tx)
     .await?;
     change.event("provider.update", &row.id, detail(&row)).await?;
@@ -180,6 +184,7 @@ fn read(row: &PgRow) -> StoreResult<Provider> {
         name: row.try_get("name")?,
         kind: word(row.try_get("kind")?)?,
         base_url: row.try_get("base_url")?,
+        region: row.try_get("region")?,
         keys: serde_json::from_value(keys).map_err(|e| StoreError::Corrupt(format!("keys of a provider: {e}")))?,
         sealed_secrets: row.try_get("sealed_secrets")?,
         models: row.try_get("models")?,

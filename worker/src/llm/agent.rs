@@ -14,11 +14,11 @@ use tollgate_domain::{LlmRequestId, Origin, Outcome, llm::Mode};
 use tollgate_store::audit::AuditError;
 
 use super::{
+    answering::Answering,
     dialect::{Dialect, Read, ToolUse},
     durable::{self, Driving, Mark, Stays},
     execute::{Executed, execute},
     offer::Offer,
-    provider::Answering,
     request::{self, Asking, Open, Refusal},
     sse,
     stream::{self, Hold, Out, Place, Turned},
@@ -459,7 +459,7 @@ impl Started {
     /// Whether the provider streams, as it was asked to.
     #[must_use]
     pub fn is_stream(&self) -> bool {
-        stream::is_stream(&self.answering.response)
+        self.answering.is_stream()
     }
 
     /// Pass on turn after turn.

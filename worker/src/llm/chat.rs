@@ -18,7 +18,8 @@ pub fn usage(usage: &Value) -> Option<Usage> {
     Some(Usage {
         input: number(&usage["prompt_tokens"]),
         cached_input: number(&usage["prompt_tokens_details"]["cached_tokens"]),
-        cache_write: 0,
+        // Of those who charge for it.
+        cache_write: number(&usage["prompt_tokens_details"]["cache_write_tokens"]),
         output: number(&usage["completion_tokens"]),
         reasoning: number(&usage["completion_tokens_details"]["reasoning_tokens"]),
     })

@@ -86,7 +86,13 @@ impl Dialect {
         }
     }
 
-    /// What a provider has to speak.
+    /// Whether a provider of this kind can be asked: some dialects are translated for those who speak otherwise.
+    #[must_use]
+    pub fn reaches(self, kind: ProviderKind) -> bool {
+        matches!(self, Self::Chat | Self::Messages) || kind == self.kind()
+    }
+
+    /// What a provider speaks that it is not translated for.
     #[must_use]
     pub const fn kind(self) -> ProviderKind {
         match self {

@@ -23,8 +23,8 @@ use super::{
     agent::{Done, Session},
     dialect::ToolUse,
     execute::Executed,
-    provider::PASSED,
     request::Refusal,
+    wire::PASSED,
 };
 use crate::gate::{Gate, InFlightGuard};
 

@@ -12,18 +12,21 @@ pub fn tool(tool: &Offered) -> Value {
     json!({"name": tool.name, "description": tool.description, "input_schema": tool.parameters})
 }
 
-/// Anthropic counts what is cached beside the input; here it is among it.
+/// Anthropic counts what is cached beside the input; here it is among it. Every message costs something: of one that costs nothing, nobody has
+/// counted.
 pub fn usage(usage: &Value) -> Option<Usage> {
     let number = |name: &str| usage[name].as_u64().unwrap_or(0);
     usage.as_object()?;
     let (cached, cache_write) = (number("cache_read_input_tokens"), number("cache_creation_input_tokens"));
-    Some(Usage {
+    let usage = Usage {
         input: number("input_tokens").saturating_add(cached).saturating_add(cache_write),
         cached_input: cached,
         cache_write,
         output: number("output_tokens"),
-        reasoning: 0,
-    })
+        // Told by this door alone, of providers that count it.
+        reasoning: usage["output_tokens_details"]["reasoning_tokens"].as_u64().unwrap_or(0),
+    };
+    (usage.input > 0 || usage.output > 0).then_some(usage)
 }
 
 pub fn read(answer: &Value) -> Read {

@@ -1,11 +1,12 @@
 //! Which provider answers for a model's name, and in which order the others come after it.
 
 use tollgate_domain::{
-    llm::{ProviderKind, Target, names},
+    llm::{Target, names},
     policy::Reason,
 };
 use tollgate_store::providers::Provider;
 
+use super::dialect::Dialect;
 use crate::{caller::Caller, script::random};
 
 /// A model at a provider.
@@ -17,37 +18,62 @@ pub struct Candidate {
 }
 
 /// Where a request for `model` may go, the first try first. A name is looked for among the tenant's model routes, then as
-/// `provider/model`, then among the models that providers say they serve.
+/// `provider/model`, then among the models that providers say they serve: there, those who speak as the caller does come first.
 ///
 /// # Errors
-/// Why it goes nowhere.
-pub fn candidates(caller: &Caller, kind: ProviderKind, model: &str) -> Result<Vec<Candidate>, Reason> {
+/// Why it goes nowhere, and what there is to add.
+pub fn candidates(caller: &Caller, dialect: Dialect, model: &str) -> Result<Vec<Candidate>, (Reason, Option<String>)> {
     let config = caller.config();
     let allowed = config.keys.get(&caller.key).is_some_and(|key| key.models.as_ref().is_none_or(|models| names(models, model)));
     if !allowed {
-        return Err(Reason::ModelNotAllowed);
+        return Err((Reason::ModelNotAllowed, None));
     }
-    let speak = || config.providers.iter().filter(|provider| provider.kind == kind);
+    // By whom it would be served, did they speak otherwise.
+    let mut other = None;
+    let mut reaches = |provider: &Provider| {
+        let reached = dialect.reaches(provider.kind);
+        if !reached {
+            other.get_or_insert_with(|| provider.clone());
+        }
+        reached
+    };
     let found: Vec<Candidate> = if let Some(route) = config.routes.iter().find(|route| route.name == model) {
         let at = |target: Target| {
-            let provider = speak().find(|provider| provider.id == target.provider_id)?.clone();
-            Some(Candidate { provider, model: target.model })
+            let provider = config.providers.iter().find(|provider| provider.id == target.provider_id)?;
+            reaches(provider).then(|| Candidate { provider: provider.clone(), model: target.model })
         };
         let weighted = shuffled(route.targets.clone(), |target| target.weight);
         weighted.into_iter().filter_map(at).collect()
     } else if let Some((provider, own)) = named(&config.providers, model) {
-        let serves = provider.kind == kind && (provider.models.is_empty() || names(&provider.models, own));
+        let serves = (provider.models.is_empty() || names(&provider.models, own)) && reaches(provider);
         serves.then(|| Candidate { provider: provider.clone(), model: own.to_owned() }).into_iter().collect()
     } else {
-        let serve = |listed: bool| {
-            let fits =
-                move |provider: &&Provider| provider.models.is_empty() != listed && (!listed || names(&provider.models, model));
-            speak().filter(fits).cloned().map(|provider| Candidate { provider, model: model.to_owned() })
-        };
-        // Whoever names the model goes before those who would take any.
-        serve(true).chain(serve(false)).collect()
+        let native = |provider: &&Provider| provider.kind == dialect.kind();
+        let names = |provider: &&Provider| !provider.models.is_empty() && names(&provider.models, model);
+        let takes_any = |provider: &&Provider| provider.models.is_empty();
+        // Whoever names the model goes before those who would take any. Who speaks otherwise and names it is not followed by those who may
+        // not know it, and who does not name it is asked only where there is nobody else.
+        let (own, others): (Vec<_>, Vec<_>) = config.providers.iter().filter(names).partition(native);
+        let (any, any_other): (Vec<_>, Vec<_>) = config.providers.iter().filter(takes_any).partition(native);
+        let others: Vec<_> = others.into_iter().filter(|provider| reaches(provider)).collect();
+        let any = if own.is_empty() && !others.is_empty() { Vec::new() } else { any };
+        let mut all: Vec<&Provider> = own.into_iter().chain(others).chain(any).collect();
+        if all.is_empty() {
+            all.extend(any_other.into_iter().filter(|provider| reaches(provider)));
+        }
+        all.into_iter().cloned().map(|provider| Candidate { provider, model: model.to_owned() }).collect()
     };
-    if found.is_empty() { Err(Reason::UnknownModel) } else { Ok(found) }
+    match other {
+        _ if !found.is_empty() => Ok(found),
+        None => Err((Reason::UnknownModel, None)),
+        Some(Provider { name, kind, .. }) => {
+            let (route, own) = (dialect.route(), dialect.kind());
+            Err((
+                Reason::UnknownModel,
+                Some(format!("{route} is served by providers of kind \"{own}\" alone, and \"{name}\" is of kind \"{kind}\"")),
+            ))
+        }
+    }
 }
 
 /// The provider that a name begins with: nobody else answers for it.

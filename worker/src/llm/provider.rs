@@ -6,16 +6,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
-use bytes::Bytes;
+use axum::http::{HeaderMap, StatusCode, header};
 use serde::Serialize;
 use serde_json::{Map, Value};
-use tollgate_domain::{ProviderId, Sealer, llm::ProviderKind};
+use tollgate_domain::{ProviderId, Sealer, clock::SharedClock, llm::ProviderKind};
 use tollgate_store::providers::{Provider, ProviderKey, secrets_purpose};
 
 use super::{
+    answering::{Answering, Secret, media},
     dialect::Dialect,
     model::{Candidate, shuffled},
+    translate::{self, Answers, To},
+    wire,
 };
 use crate::script::random;
 
@@ -41,10 +43,6 @@ const KEYS_EACH: usize = 2;
 const MAX_ERROR: usize = 64 << 10;
 /// What is told of it.
 const MAX_TOLD: usize = 2_000;
-const VERSION: HeaderName = HeaderName::from_static("anthropic-version");
-const DEFAULT_VERSION: HeaderValue = HeaderValue::from_static("2023-06-01");
-/// What a caller's headers may say to a provider.
-pub const PASSED: [HeaderName; 3] = [VERSION, HeaderName::from_static("anthropic-beta"), HeaderName::from_static("openai-beta")];
 
 /// One try, as the trail keeps it.
 #[derive(Debug, Clone, Serialize)]
@@ -58,18 +56,6 @@ pub struct Attempt {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
     pub latency_us: u64,
-}
-
-/// A provider has begun to answer.
-#[derive(Debug)]
-pub struct Answering {
-    pub response: reqwest::Response,
-    pub candidate: Candidate,
-    /// Between two pieces of its answer.
-    pub patience: Duration,
-    /// Who has to know how it went on.
-    pub health: Answerer,
-    secret: Secret,
 }
 
 /// The key with which a provider answers.
@@ -86,26 +72,6 @@ impl Answerer {
             self.providers.0.health().remove(&self.of);
         } else {
             self.providers.unwell(&self.of, Next::Again, None);
-        }
-    }
-}
-
-/// Never shown.
-struct Secret(String);
-
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Secret(..)")
-    }
-}
-
-impl Answering {
-    /// Bytes of the answer without the gateway's own key, should the provider have put it there.
-    #[must_use]
-    pub fn clean(&self, bytes: Bytes) -> Bytes {
-        match std::str::from_utf8(&bytes) {
-            Ok(text) if text.contains(&self.secret.0) => text.replace(&self.secret.0, "[key]").into(),
-            _ => bytes,
         }
     }
 }
@@ -133,6 +99,8 @@ struct Inner {
     client: reqwest::Client,
     private: bool,
     sealer: Sealer,
+    /// By which requests are signed.
+    clock: SharedClock,
     health: Mutex<HashMap<(ProviderId, String), Health>>,
     opened: Mutex<HashMap<(ProviderId, i32), Arc<HashMap<String, String>>>>,
     /// In hand, by provider.
@@ -155,10 +123,10 @@ struct Health {
 impl Providers {
     /// # Errors
     /// When the HTTP client cannot be built.
-    pub fn new(sealer: Sealer, private: bool) -> reqwest::Result<Self> {
+    pub fn new(sealer: Sealer, private: bool, clock: SharedClock) -> reqwest::Result<Self> {
         let client = crate::upstream::http_client(private)?;
         let (health, opened, retries) = (Mutex::default(), Mutex::default(), Mutex::default());
-        Ok(Self(Arc::new(Inner { client, private, sealer, health, opened, retries })))
+        Ok(Self(Arc::new(Inner { client, private, sealer, clock, health, opened, retries })))
     }
 
     /// Ask the candidates in their order until one begins to answer. What was refused before anything came may be asked again elsewhere; what
@@ -217,8 +185,11 @@ impl Providers {
                     attempt.status = Some(response.status().as_u16());
                     attempts.push(attempt);
                     let health = Answerer { providers: self.clone(), of };
+                    let to = To::new(dialect, candidate);
+                    let at = self.0.clock.now().timestamp();
+                    let translated = (!to.is_native()).then(|| Answers::new(&to, at, &media(&response)));
                     let patience = patience(&candidate.provider);
-                    return Ok(Answering { response, candidate: (*candidate).clone(), patience, health, secret: Secret(secret) });
+                    return Ok(Answering::new(response, (*candidate).clone(), patience, health, secret, translated));
                 }
                 Err((failed, status, next)) => {
                     attempt.status = status.map(|status| status.as_u16());
@@ -283,7 +254,7 @@ impl Providers {
         dialect: Dialect,
         (body, limit): (&Map<String, Value>, Option<u64>),
         headers: &HeaderMap,
-    ) -> Result<(reqwest::Response, String), (Failed, Option<StatusCode>, Next)> {
+    ) -> Result<(reqwest::Response, Secret), (Failed, Option<StatusCode>, Next)> {
         let provider = &candidate.provider;
         let fail = |status, code, message: String| Failed {
             candidate: Some(candidate.clone()),
@@ -296,10 +267,12 @@ impl Providers {
         };
         let unusable =
             |message: &str| (fail(StatusCode::BAD_GATEWAY, "provider_unusable", message.to_owned()), None, Next::Elsewhere);
-        let secret = self
+        let key = self
             .secret(provider, &key.name)
             .ok_or_else(|| unusable("the provider's stored key cannot be opened: was it written under another server secret?"))?;
-        let url = url(&provider.base_url, dialect).ok_or_else(|| unusable("the provider's address cannot be read"))?;
+        let stream = body.get("stream").is_some_and(|stream| *stream == true);
+        let url = wire::url(provider.kind, &provider.base_url, dialect, &candidate.model, stream)
+            .ok_or_else(|| unusable("the provider's address cannot be read"))?;
         if !crate::upstream::may_connect(&url, self.0.private) {
             return Err(unusable("the provider's address lies in a private network, which this deployment does not allow"));
         }
@@ -308,10 +281,18 @@ impl Providers {
         if let Some(limit) = limit {
             dialect.limit_output(&mut sent, limit, &provider.base_url);
         }
-        let headers = provider_headers(provider.kind, &secret, headers)
+        let to = To::new(dialect, candidate);
+        let bytes = if to.is_native() {
+            translate::forget(dialect, &mut sent);
+            serde_json::to_vec(&sent).unwrap_or_default()
+        } else {
+            let refuse = |why| (fail(StatusCode::BAD_REQUEST, "not_translatable", why), None, Next::Elsewhere);
+            translate::request(&sent, &to).map_err(refuse)?.to_string().into_bytes()
+        };
+        let secret = wire::secret(provider.kind, &key);
+        let headers = wire::headers(provider, &key, to.is_native().then_some(headers), (&url, &bytes), self.0.clock.now())
             .ok_or_else(|| unusable("the provider's key is no header's value"))?;
-        let bytes = serde_json::to_vec(&sent).unwrap_or_default();
-        let request = self.0.client.post(url).headers(headers).header(header::CONTENT_TYPE, "application/json").body(bytes);
+        let request = self.0.client.post(url).headers(headers).body(bytes);
         let response = match tokio::time::timeout(patience(provider), request.send()).await {
             Ok(Ok(response)) => response,
             Ok(Err(error)) if error.is_connect() => {
@@ -428,39 +409,10 @@ fn pause(same: u32, retry_after: Option<Duration>) -> Duration {
     (retry_after.unwrap_or(doubled) + by_chance).min(PAUSE_AT_MOST)
 }
 
-fn url(base: &str, dialect: Dialect) -> Option<reqwest::Url> {
-    let base = base.trim_end_matches('/');
-    // Both kinds of base are written, with the version and without.
-    let path = match dialect {
-        Dialect::Messages if base.ends_with("/v1") => "messages",
-        other => other.path(),
-    };
-    format!("{base}/{path}").parse().ok()
-}
-
-fn provider_headers(kind: ProviderKind, secret: &str, asked: &HeaderMap) -> Option<HeaderMap> {
-    let mut headers = HeaderMap::new();
-    for name in PASSED {
-        for value in asked.get_all(&name) {
-            headers.append(name.clone(), value.clone());
-        }
-    }
-    let (name, text) = match kind {
-        ProviderKind::OpenAi => (header::AUTHORIZATION, format!("Bearer {secret}")),
-        ProviderKind::Anthropic => {
-            headers.entry(VERSION).or_insert(DEFAULT_VERSION);
-            (HeaderName::from_static("x-api-key"), secret.to_owned())
-        }
-    };
-    let mut value = HeaderValue::from_str(&text).ok()?;
-    value.set_sensitive(true);
-    headers.insert(name, value);
-    Some(headers)
-}
-
 /// What a provider says that does not answer. Its words are told where they are about the request, and never where they are about the key.
-async fn refused(candidate: &Candidate, mut response: reqwest::Response, secret: &str) -> (Failed, Next) {
+async fn refused(candidate: &Candidate, mut response: reqwest::Response, secret: &Secret) -> (Failed, Next) {
     let status = response.status();
+    let kind = response.headers().get("x-amzn-errortype").and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
     let retry_after = response.headers().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
     let mut body = Vec::new();
     let read = async {
@@ -474,11 +426,17 @@ async fn refused(candidate: &Candidate, mut response: reqwest::Response, secret:
     // What it says is of use, and not needed.
     let _ = tokio::time::timeout(Duration::from_secs(5), read).await;
     let parsed: Value = serde_json::from_slice(&body).unwrap_or_default();
+    // Google puts what it says of a stream into a list.
+    let parsed = if parsed.is_array() { &parsed[0] } else { &parsed };
     let words = parsed["error"]["message"].as_str().or_else(|| parsed["message"].as_str()).unwrap_or_default();
-    let words: String = words.replace(secret, "[key]").chars().filter(|c| !c.is_control()).take(MAX_TOLD).collect();
+    let words: String = secret.clean(words).chars().filter(|c| !c.is_control()).take(MAX_TOLD).collect();
     let name = &candidate.provider.name;
     let answers = || format!("the provider \"{name}\" answers {status}: {words}");
     let (told, code, message, next) = match status.as_u16() {
+        _ if is_of_key(candidate.provider.kind, status, &kind, parsed) => {
+            let message = format!("the provider \"{name}\" does not take the gateway's key ({status})");
+            (StatusCode::BAD_GATEWAY, "provider_refused_key", message, Next::OtherKey)
+        }
         401 => {
             let message = format!("the provider \"{name}\" does not take the gateway's key ({status})");
             (StatusCode::BAD_GATEWAY, "provider_refused_key", message, Next::OtherKey)
@@ -495,7 +453,8 @@ async fn refused(candidate: &Candidate, mut response: reqwest::Response, secret:
         404 => (StatusCode::NOT_FOUND, "model_not_found", answers(), Next::Elsewhere),
         // Somebody on the way has lost patience; the provider may be at work.
         408 | 504 | 524 => (StatusCode::GATEWAY_TIMEOUT, "provider_timeout", answers(), Next::Silent),
-        409 | 500..=599 => (StatusCode::BAD_GATEWAY, "provider_error", answers(), Next::Again),
+        // 424: Bedrock's word for a model that failed.
+        409 | 424 | 500..=599 => (StatusCode::BAD_GATEWAY, "provider_error", answers(), Next::Again),
         400..=499 => (status, "provider_refused", words, Next::Stop),
         _ => {
             let message = format!("the provider \"{name}\" answers {status}, which says nothing");
@@ -508,32 +467,38 @@ async fn refused(candidate: &Candidate, mut response: reqwest::Response, secret:
     (Failed { candidate, status: told, code, message, retry_after, timed_out: silent, sent: silent }, next)
 }
 
+/// Whether a refusal is about the key, where its status does not say so: Google's is 400, Amazon's 403.
+fn is_of_key(kind: ProviderKind, status: StatusCode, error: &str, body: &Value) -> bool {
+    const OF_KEY: [&str; 6] = [
+        "UnrecognizedClientException",
+        "InvalidSignatureException",
+        "ExpiredTokenException",
+        "IncompleteSignatureException",
+        "MissingAuthenticationTokenException",
+        "InvalidClientTokenId",
+    ];
+    let reasons = || body["error"]["details"].as_array().into_iter().flatten().filter_map(|detail| detail["reason"].as_str());
+    match (kind, status.as_u16()) {
+        (ProviderKind::Gemini, 400) => reasons().any(|reason| reason == "API_KEY_INVALID" || reason == "API_KEY_EXPIRED"),
+        (ProviderKind::Bedrock, 400 | 403) => OF_KEY.contains(&error.split(':').next().unwrap_or_default()),
+        _ => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn addresses_are_taken_with_and_without_their_version() {
-        let at = |base, dialect| url(base, dialect).map(|url| url.to_string()).unwrap_or_default();
-        assert_eq!(at("https://api.openai.com/v1/", Dialect::Chat), "https://api.openai.com/v1/chat/completions");
-        assert_eq!(at("https://api.anthropic.com", Dialect::Messages), "https://api.anthropic.com/v1/messages");
-        assert_eq!(at("https://api.anthropic.com/v1", Dialect::Messages), "https://api.anthropic.com/v1/messages");
-        assert_eq!(at("http://x/openai/deployments/d", Dialect::Embeddings), "http://x/openai/deployments/d/embeddings");
-    }
-
-    #[test]
-    fn of_a_callers_headers_only_those_of_the_dialect_go_on() {
-        let mut asked = HeaderMap::new();
-        for (name, value) in
-            [("authorization", "Bearer tg_live_x"), ("x-api-key", "tg_live_x"), ("cookie", "c"), ("anthropic-beta", "b")]
-        {
-            asked.insert(name, HeaderValue::from_static(value));
-        }
-        let sent = provider_headers(ProviderKind::Anthropic, "sk-real", &asked).unwrap();
-        assert_eq!(sent.get("x-api-key").unwrap(), "sk-real");
-        assert_eq!(sent.get("anthropic-beta").unwrap(), "b");
-        assert_eq!(sent.get("anthropic-version").unwrap(), "2023-06-01");
-        assert!(sent.get("authorization").is_none() && sent.get("cookie").is_none());
-        assert!(!format!("{sent:?}").contains("sk-real"));
+    fn refusals_of_a_key_are_known_by_what_each_provider_says_of_them() {
+        let google = serde_json::json!({"error": {"code": 400, "status": "INVALID_ARGUMENT", "message": "API key not valid.",
+            "details": [{"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "API_KEY_INVALID"}]}});
+        let other = serde_json::json!({"error": {"code": 400, "status": "INVALID_ARGUMENT", "message": "contents is empty"}});
+        let (bad, forbidden) = (StatusCode::BAD_REQUEST, StatusCode::FORBIDDEN);
+        assert!(is_of_key(ProviderKind::Gemini, bad, "", &google) && !is_of_key(ProviderKind::Gemini, bad, "", &other));
+        let expired = "ExpiredTokenException:http://internal.amazon.com/coral/com.amazon.coral.service/";
+        assert!(is_of_key(ProviderKind::Bedrock, forbidden, expired, &Value::Null));
+        assert!(!is_of_key(ProviderKind::Bedrock, forbidden, "AccessDeniedException", &Value::Null));
+        assert!(!is_of_key(ProviderKind::OpenAi, bad, expired, &google));
     }
 }

@@ -19,10 +19,12 @@ use tollgate_domain::{
 use tollgate_store::audit::{AuditError, Entry, Fate, Forward, Keep, LlmEnd, NewRequest};
 
 use super::{
+    answering::Answering,
     bound::{bound, quotes},
     dialect::{Dialect, Read},
     model::{Candidate, candidates},
-    provider::{Answering, Attempt, Failed},
+    provider::{Attempt, Failed},
+    translate,
 };
 use crate::{
     caller::Caller,
@@ -210,13 +212,16 @@ pub async fn begin(asking: &Asking<'_>, id: LlmRequestId, body: &Map<String, Val
     let at = gate.clock.now();
     let guard = gate.in_flight.enter(id.uuid());
     let prompt: Arc<[u8]> = serde_json::to_vec(body).unwrap_or_default().into();
-    let found = match candidates(caller, dialect.kind(), asking.model) {
+    let found = match candidates(caller, dialect, asking.model) {
         Ok(found) => found,
-        Err(reason) => return Err(refuse(asking, id, prompt, Denied::of(reason, None, None)).await),
+        Err((reason, note)) => return Err(refuse(asking, id, prompt, Denied::of(reason, note, None)).await),
     };
+    // What nobody can be told is wrong in itself, as a body that is no JSON; what goes out is bounded in the longest form it may take.
+    let (found, longest) = translate::sendable(dialect, body, found)
+        .map_err(|why| Refusal::new(StatusCode::BAD_REQUEST, "not_translatable", why))?;
     let quotes = quotes(caller, found, at);
     let spender = Taken::spender(caller);
-    let bound = match bound(caller, dialect, (body, prompt.len()), &quotes, &spender) {
+    let bound = match bound(caller, dialect, (body, prompt.len().max(longest)), &quotes, &spender) {
         Ok(bound) => bound,
         Err(why) => return Err(refuse(asking, id, prompt, Denied::of(Reason::UnboundedCost, Some(why), None)).await),
     };

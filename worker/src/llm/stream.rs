@@ -2,15 +2,14 @@
 
 use std::time::Duration;
 
-use axum::http::header;
 use bytes::Bytes;
 use serde_json::Value;
 use tokio::sync::mpsc;
 use tollgate_domain::Outcome;
 
 use super::{
+    answering::Answering,
     dialect::{Dialect, Passage, Read, words_of},
-    provider::Answering,
     request::{Ended, Open},
     sse::{self, Frames},
     streamed::Streamed,
@@ -195,12 +194,12 @@ async fn go_by(open: &mut Open, answering: &mut Answering, passing: &mut Passing
         let piece = tokio::select! {
             biased;
             () = gone => return Why::Gone,
-            piece = tokio::time::timeout(answering.patience, answering.response.chunk()) => piece,
+            piece = tokio::time::timeout(answering.patience, answering.chunk()) => piece,
         };
         let mut last = None;
         match piece {
             Err(_) => return Why::Silent(answering.patience),
-            Ok(Err(_)) => return Why::Broken("the connection to the provider broke in the middle of its answer".to_owned()),
+            Ok(Err(broken)) => return Why::Broken(broken.to_string()),
             // The last event may have no blank line behind it.
             Ok(Ok(None)) => last = Some(frames.rest()),
             Ok(Ok(Some(piece))) => {
@@ -233,19 +232,14 @@ async fn go_by(open: &mut Open, answering: &mut Answering, passing: &mut Passing
 pub async fn whole(open: &mut Open, mut answering: Answering, dialect: Dialect) -> Turned {
     let mut body = Vec::new();
     let error = loop {
-        match tokio::time::timeout(answering.patience, answering.response.chunk()).await {
+        match tokio::time::timeout(answering.patience, answering.chunk()).await {
             Ok(Ok(Some(piece))) if body.len() + piece.len() <= MAX_ANSWER => {
                 open.first_token();
                 body.extend_from_slice(&piece);
             }
             Ok(Ok(Some(_))) => break Some((Outcome::UpstreamError, "the provider's answer is too large".to_owned())),
             Ok(Ok(None)) => break None,
-            Ok(Err(_)) => {
-                break Some((
-                    Outcome::UpstreamError,
-                    "the connection to the provider broke in the middle of its answer".to_owned(),
-                ));
-            }
+            Ok(Err(broken)) => break Some((Outcome::UpstreamError, broken.to_string())),
             Err(_) => break Some((Outcome::Timeout, "the provider fell silent in the middle of its answer".to_owned())),
         }
     };
@@ -275,11 +269,4 @@ pub async fn whole(open: &mut Open, mut answering: Answering, dialect: Dialect) 
         answer: whole.then(|| bytes.to_vec()),
     };
     Turned { whole, ended, answer, bytes, read, held: Vec::new(), blocks: 0, passed: 0 }
-}
-
-/// Whether an answer comes as events.
-#[must_use]
-pub fn is_stream(response: &reqwest::Response) -> bool {
-    let kind = response.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    kind.trim_start().to_ascii_lowercase().starts_with("text/event-stream")
 }

@@ -46,11 +46,12 @@ pub fn shipped() -> &'static Shipped {
 }
 
 /// Hosts of those whose prices the table has.
-const VENDORS: [(&str, &str); 6] = [
+const VENDORS: [(&str, &str); 7] = [
     ("openai.com", "openai"),
     ("anthropic.com", "anthropic"),
     ("googleapis.com", "google"),
     ("amazonaws.com", "bedrock"),
+    ("api.aws", "bedrock"),
     ("mistral.ai", "mistral"),
     ("deepseek.com", "deepseek"),
 ];
