@@ -311,8 +311,10 @@ async fn a_model_is_found_by_route_by_provider_and_by_name_and_only_where_the_ke
         let answer = world.chat(model, "x").await;
         assert_eq!(world.row(&answer.id()).await["provider"], provider, "{model}");
     }
-    let unknown = world.ask("/v1/messages", json!({"model": "backup/echo2", "max_tokens": 1, "messages": []})).await;
-    assert_eq!((unknown.status, &unknown.json()["error"]["type"]), (404, &json!("not_found_error")), "it speaks another dialect");
+    let spoken = world.ask("/v1/messages", json!({"model": "backup/echo2", "max_tokens": 1, "messages": []})).await;
+    assert_eq!(world.row(&spoken.id()).await["provider"], "backup", "it speaks another dialect, and is spoken to in it");
+    let unknown = world.ask("/v1/messages", json!({"model": "backup/unlisted", "max_tokens": 1, "messages": []})).await;
+    assert_eq!((unknown.status, &unknown.json()["error"]["type"]), (404, &json!("not_found_error")), "{unknown:?}");
     assert_eq!(world.row(&unknown.id()).await["reason"], "unknown_model");
 
     let narrow = world.tenant.key_with(json!({"name": "narrow", "tool_group_ids": [], "models": ["fast", "special-*"]})).await;

@@ -16,6 +16,7 @@ mod keeping;
 mod limits;
 mod llm;
 mod llm_agent;
+mod llm_kinds;
 mod oidc;
 mod openapi;
 mod parents;

@@ -11,6 +11,7 @@ mod cluster;
 mod evidence;
 mod mcp;
 mod models;
+mod models_native;
 mod peers;
 mod process;
 mod recorder;

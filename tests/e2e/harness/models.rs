@@ -1,4 +1,4 @@
-//! A provider of language models on the wire, in the dialects of OpenAI and Anthropic, that does what its models' names say.
+//! A provider of language models on the wire, in the dialects of OpenAI and Anthropic and those of `models_native.rs`, that does what its models' names say.
 //!
 //! `echo` repeats the last user message. `tools` makes the tool calls that the last user message names (one a line: `NAME {json}`), and once it
 //! has their results says `done: ` and these. `slow-<ms>` streams a word each so often; `cut` breaks off after two words; `mute` says two
@@ -31,12 +31,13 @@ pub const LEAK: &str = "canary-of-a-providers-header";
 #[derive(Debug, Clone)]
 pub struct Asked {
     pub path: &'static str,
+    pub model: String,
     pub headers: HeaderMap,
     pub body: Value,
 }
 
 #[derive(Debug, Default)]
-struct Memory {
+pub struct Memory {
     asked: Vec<Asked>,
     /// Streams whose reader went away before their end.
     abandoned: usize,
@@ -49,7 +50,7 @@ pub struct Models {
     stop: Mutex<Option<oneshot::Sender<()>>>,
 }
 
-type Shared = Arc<Mutex<Memory>>;
+pub type Shared = Arc<Mutex<Memory>>;
 
 impl Models {
     /// Serve on a free port.
@@ -64,6 +65,7 @@ impl Models {
             .route("/v1/responses", post(responses))
             .route("/v1/messages", post(messages))
             .route("/v1/embeddings", post(embeddings))
+            .merge(super::models_native::routes())
             .with_state(Arc::clone(&memory));
         thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
@@ -78,6 +80,11 @@ impl Models {
 
     pub fn base(&self) -> String {
         format!("http://{}/v1", self.address)
+    }
+
+    /// Where the other two kinds are asked.
+    pub fn root(&self) -> String {
+        format!("http://{}", self.address)
     }
 
     fn memory(&self) -> MutexGuard<'_, Memory> {
@@ -102,10 +109,10 @@ impl Drop for Models {
     }
 }
 
-fn note(memory: &Shared, path: &'static str, headers: &HeaderMap, body: &Value) -> usize {
+pub fn note(memory: &Shared, (path, model): (&'static str, &str), headers: &HeaderMap, body: &Value) -> usize {
     let mut memory = memory.lock().expect("the memory");
-    memory.asked.push(Asked { path, headers: headers.clone(), body: body.clone() });
-    memory.asked.iter().filter(|asked| asked.body["model"] == body["model"]).count()
+    memory.asked.push(Asked { path, model: model.to_owned(), headers: headers.clone(), body: body.clone() });
+    memory.asked.iter().filter(|asked| asked.model == model).count()
 }
 
 /// What a model does before it says anything.
@@ -146,18 +153,19 @@ async fn mood(model: &str, times: usize, headers: &HeaderMap, stream: bool) -> O
 }
 
 /// The secret by which a request came in.
-fn credential(headers: &HeaderMap) -> String {
-    let bearer = headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok()).map(|v| v.replace("Bearer ", ""));
-    bearer.or_else(|| headers.get("x-api-key").and_then(|v| v.to_str().ok()).map(str::to_owned)).unwrap_or_default()
+pub fn credential(headers: &HeaderMap) -> String {
+    let found =
+        ["x-api-key", "x-goog-api-key", "x-amz-security-token", "authorization"].iter().find_map(|name| headers.get(*name));
+    found.and_then(|value| value.to_str().ok()).map(|value| value.replace("Bearer ", "")).unwrap_or_default()
 }
 
 /// What a model says, or the tools that it wants.
-enum Says {
+pub enum Says {
     Text(String),
     Calls(Vec<(String, String)>),
 }
 
-fn says(model: &str, last_user: &str, results: &[String]) -> Says {
+pub fn says(model: &str, last_user: &str, results: &[String]) -> Says {
     let wanted: Vec<(String, String)> = last_user
         .lines()
         .filter_map(|line| line.split_once(" {").map(|(name, rest)| (name.trim().to_owned(), format!("{{{rest}"))))
@@ -184,6 +192,11 @@ fn pause(model: &str) -> Duration {
 
 /// Send events one by one, and remember whether somebody read to the end.
 fn events(memory: Shared, model: &str, frames: Vec<String>) -> Response {
+    pieces(memory, model, "text/event-stream", frames.into_iter().map(Bytes::from).collect())
+}
+
+/// The same, whatever its framing is.
+pub fn pieces(memory: Shared, model: &str, kind: &'static str, frames: Vec<Bytes>) -> Response {
     struct Watch(Shared, bool);
     impl Drop for Watch {
         fn drop(&mut self) {
@@ -207,29 +220,29 @@ fn events(memory: Shared, model: &str, frames: Vec<String>) -> Response {
             tokio::time::sleep(Duration::from_secs(600)).await;
         }
         tokio::time::sleep(pause).await;
-        Some((Ok(Bytes::from(frame)), (frames, watch)))
+        Some((Ok(frame), (frames, watch)))
     });
-    ([(header::CONTENT_TYPE, "text/event-stream"), (header::SERVER, LEAK)], Body::from_stream(stream)).into_response()
+    ([(header::CONTENT_TYPE, kind), (header::SERVER, LEAK)], Body::from_stream(stream)).into_response()
 }
 
-fn words(text: &str) -> Vec<String> {
+pub fn words(text: &str) -> Vec<String> {
     text.split_inclusive(' ').map(str::to_owned).collect()
 }
 
-fn whole(answer: &Value) -> Response {
+pub fn whole(answer: &Value) -> Response {
     let headers = [(header::CONTENT_TYPE, "application/json"), (header::SERVER, LEAK)];
     (headers, answer.to_string()).into_response()
 }
 
 /// Tokens as this provider counts them: words.
-fn tokens(text: &str) -> usize {
+pub fn tokens(text: &str) -> usize {
     text.split_whitespace().count()
 }
 
 async fn chat(State(memory): State<Shared>, headers: HeaderMap, body: Bytes) -> Response {
     let body: Value = serde_json::from_slice(&body).expect("JSON");
     let model = body["model"].as_str().expect("a model").to_owned();
-    let times = note(&memory, "chat", &headers, &body);
+    let times = note(&memory, ("chat", &model), &headers, &body);
     if let Some(answer) = mood(&model, times, &headers, body["stream"] == true).await {
         return answer;
     }
@@ -293,7 +306,7 @@ async fn chat(State(memory): State<Shared>, headers: HeaderMap, body: Bytes) -> 
 async fn messages(State(memory): State<Shared>, headers: HeaderMap, body: Bytes) -> Response {
     let body: Value = serde_json::from_slice(&body).expect("JSON");
     let model = body["model"].as_str().expect("a model").to_owned();
-    let times = note(&memory, "messages", &headers, &body);
+    let times = note(&memory, ("messages", &model), &headers, &body);
     if let Some(answer) = mood(&model, times, &headers, body["stream"] == true).await {
         return answer;
     }
@@ -354,7 +367,7 @@ async fn messages(State(memory): State<Shared>, headers: HeaderMap, body: Bytes)
 async fn responses(State(memory): State<Shared>, headers: HeaderMap, body: Bytes) -> Response {
     let body: Value = serde_json::from_slice(&body).expect("JSON");
     let model = body["model"].as_str().expect("a model").to_owned();
-    let times = note(&memory, "responses", &headers, &body);
+    let times = note(&memory, ("responses", &model), &headers, &body);
     if let Some(answer) = mood(&model, times, &headers, body["stream"] == true).await {
         return answer;
     }
@@ -408,7 +421,7 @@ async fn responses(State(memory): State<Shared>, headers: HeaderMap, body: Bytes
 
 async fn embeddings(State(memory): State<Shared>, headers: HeaderMap, body: Bytes) -> Response {
     let body: Value = serde_json::from_slice(&body).expect("JSON");
-    note(&memory, "embeddings", &headers, &body);
+    note(&memory, ("embeddings", ""), &headers, &body);
     whole(
         &json!({"object": "list", "data": [{"object": "embedding", "index": 0, "embedding": [0.5, -1.0]}], "model": body["model"],
         "usage": {"prompt_tokens": 3, "total_tokens": 3}}),

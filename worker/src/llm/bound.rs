@@ -38,7 +38,8 @@ pub struct Bound {
     pub limit: Option<u64>,
 }
 
-/// Every token is at least a byte, so the bytes of a text are more than its tokens. Of what a hard budget covers it has to be known what it
+/// Every token is at least a byte, so the bytes of a text are more than its tokens: those that the caller has sent, or those that are sent in
+/// its place where these are more. (Each text stands in both once; what a translation adds is names of tools beside their results.) Of what a hard budget covers it has to be known what it
 /// can come to.
 ///
 /// # Errors

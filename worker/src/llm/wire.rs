@@ -162,10 +162,10 @@ mod tests {
         assert!(sent(ProviderKind::Anthropic, "sk-real", None).get("anthropic-beta").is_none());
         assert_eq!(sent(ProviderKind::Gemini, "AIza", None).get("x-goog-api-key").unwrap(), "AIza");
         assert_eq!(sent(ProviderKind::Bedrock, "api-key", None).get("authorization").unwrap(), "Bearer api-key");
-        let signed = sent(ProviderKind::Bedrock, "ASIAIOSFODNN7EXAMPLE:secret:token", None);
+        let signed = sent(ProviderKind::Bedrock, "ASIAIOSFODNN7EXAMPLE:wJalrX:FQoGZX", None);
         let authorization = signed.get("authorization").unwrap().to_str().unwrap();
         assert!(authorization.starts_with("AWS4-HMAC-SHA256 Credential=ASIAIOSFODNN7EXAMPLE/19700101/eu-west-1/bedrock/aws4_request, SignedHeaders=content-type;host;x-amz-date;x-amz-security-token, Signature="), "{authorization}");
-        assert_eq!(signed.get("x-amz-security-token").unwrap(), "token");
-        assert!(!format!("{signed:?}").contains("token\"") && !format!("{signed:?}").contains("secret"));
+        assert_eq!(signed.get("x-amz-security-token").unwrap(), "FQoGZX");
+        assert!(!format!("{signed:?}").contains("FQoGZX") && !format!("{signed:?}").contains("wJalrX"));
     }
 }

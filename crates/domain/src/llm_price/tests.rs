@@ -140,3 +140,19 @@ proptest! {
         prop_assert!(quote.settle(&usage) <= quote.settle(&more));
     }
 }
+
+/// At their own addresses, models are found under the names by which each kind of provider is asked for them.
+#[test]
+fn models_at_google_and_amazon_have_shipped_prices() {
+    let card = LlmRateCard::new(Currency::USD, []);
+    for (address, model) in [
+        ("https://generativelanguage.googleapis.com/v1beta", "gemini-2.5-flash"),
+        ("https://generativelanguage.googleapis.com/v1beta", "gemini-3.8-flash"),
+        ("https://bedrock-runtime.eu-west-1.amazonaws.com/", "eu.anthropic.claude-sonnet-4-5-20250929-v1:0"),
+        ("https://bedrock-runtime-fips.us-east-1.amazonaws.com/", "amazon.nova-pro-v1:0"),
+        ("https://bedrock-runtime.us-east-1.api.aws", "us.anthropic.claude-opus-5-5"),
+    ] {
+        let vendor = vendor(address);
+        assert!(vendor.is_some_and(|vendor| card.quote(Some(vendor), model, at(0)).is_some()), "{address} {model} {vendor:?}");
+    }
+}

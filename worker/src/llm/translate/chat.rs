@@ -10,6 +10,9 @@ use super::{
 };
 use crate::llm::{chat::arguments, sse};
 
+/// Of what this door has put into a message: a client that sends all of it back sends this as well. See [`forget`].
+const OURS: &str = "tollgate";
+
 /// # Errors
 /// A sentence that names what cannot be read.
 pub fn read(body: &Map<String, Value>) -> Result<Conversation, String> {
@@ -204,7 +207,7 @@ fn counted(usage: &Usage) -> Value {
 fn head(call: &Call) -> Value {
     let mut all = json!({"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}});
     if let Some(signature) = &call.signature {
-        all["extra_content"] = json!({"google": {"thought_signature": signature}});
+        all["extra_content"] = json!({"google": {"thought_signature": signature}, OURS: true});
     }
     all
 }
@@ -238,6 +241,14 @@ impl Chunks {
         out.extend_from_slice(&sse::frame(None, &chunk.to_string()));
     }
 
+    /// A thought that nobody has signed ends with what stands for that.
+    fn settle(&mut self, out: &mut Vec<u8>) {
+        if !self.thought.is_empty() {
+            self.thought.clear();
+            self.delta(out, json!({"thinking_blocks": [unsigned()]}), None);
+        }
+    }
+
     fn usage(&self, out: &mut Vec<u8>, usage: Option<&Usage>) {
         if let Some(usage) = usage {
             let mut chunk = self.chunk(&json!([]));
@@ -249,6 +260,9 @@ impl Chunks {
 
 impl Writes for Chunks {
     fn event(&mut self, event: Event, out: &mut Vec<u8>) {
+        if !matches!(event, Event::Thought(_) | Event::Signed(_)) {
+            self.settle(out);
+        }
         match event {
             Event::Start { id, model, .. } => {
                 self.told.learn(id, model);
@@ -261,11 +275,9 @@ impl Writes for Chunks {
             }
             Event::Signed(by) => {
                 let text = std::mem::take(&mut self.thought);
-                self.delta(out, json!({"thinking_blocks": [{"type": "thinking", "thinking": text, "signature": by}]}), None);
+                self.delta(out, json!({"thinking_blocks": [shown(&text, &by)]}), None);
             }
-            Event::Hidden(data) => {
-                self.delta(out, json!({"thinking_blocks": [{"type": "redacted_thinking", "data": data}]}), None)
-            }
+            Event::Hidden(data) => self.delta(out, json!({"thinking_blocks": [hidden(&data)]}), None),
             Event::Call(call) => {
                 let mut head = head(&call);
                 head["index"] = self.calls.into();
@@ -281,6 +293,7 @@ impl Writes for Chunks {
     }
 
     fn end(&mut self, finish: &Finish, usage: Option<&Usage>, out: &mut Vec<u8>) {
+        self.settle(out);
         self.delta(out, json!({}), Some(word(finish)));
         self.usage(out, usage);
         out.extend_from_slice(&sse::frame(None, "[DONE]"));
@@ -310,6 +323,19 @@ impl Writes for Chunks {
     }
 }
 
+fn shown(text: &str, by: &str) -> Value {
+    json!({"type": "thinking", "thinking": text, "signature": by, OURS: true})
+}
+
+fn hidden(data: &str) -> Value {
+    json!({"type": "redacted_thinking", "data": data, OURS: true})
+}
+
+/// Nobody takes it back: it says that the thought beside it is of another provider's.
+fn unsigned() -> Value {
+    shown("", "")
+}
+
 fn error(words: &str, usage: Option<&Usage>) -> Value {
     let mut all = json!({"error": {"message": words, "type": "api_error", "param": null, "code": "provider_error"}});
     if let Some(usage) = usage {
@@ -330,11 +356,11 @@ fn message(parts: &[Part]) -> Value {
                 }
                 calls.push(head(&whole));
             }
-            Part::Thought(Thought::Shown(shown, signature)) => {
-                thoughts.push_str(shown);
-                blocks.extend(signature.as_ref().map(|by| json!({"type": "thinking", "thinking": shown, "signature": by})));
+            Part::Thought(Thought::Shown(text, signature)) => {
+                thoughts.push_str(text);
+                blocks.push(signature.as_ref().map_or_else(unsigned, |by| shown(text, by)));
             }
-            Part::Thought(Thought::Hidden(data)) => blocks.push(json!({"type": "redacted_thinking", "data": data})),
+            Part::Thought(Thought::Hidden(data)) => blocks.push(hidden(data)),
             Part::Picture(_) | Part::Result(_) => {}
         }
     }
@@ -351,16 +377,22 @@ fn message(parts: &[Part]) -> Value {
     all
 }
 
-/// Take out of a conversation what this door has put there for another provider.
+fn is_ours(value: &Value) -> bool {
+    value.get(OURS).is_some()
+}
+
+/// Take out of a conversation what this door has put there for another provider. What a server of OpenAI's kind has put there stays.
 pub fn forget(body: &mut Map<String, Value>) {
     for message in body.get_mut("messages").and_then(Value::as_array_mut).into_iter().flatten().filter_map(Value::as_object_mut) {
-        if message.remove("thinking_blocks").is_some() {
+        let blocks = message.get("thinking_blocks").and_then(Value::as_array);
+        if blocks.is_some_and(|blocks| blocks.iter().any(is_ours)) {
+            message.remove("thinking_blocks");
             message.remove("reasoning_content");
         }
         for call in
             message.get_mut("tool_calls").and_then(Value::as_array_mut).into_iter().flatten().filter_map(Value::as_object_mut)
         {
-            if call.get("extra_content").is_some_and(|extra| extra["google"]["thought_signature"].is_string()) {
+            if call.get("extra_content").is_some_and(is_ours) {
                 call.remove("extra_content");
             }
         }

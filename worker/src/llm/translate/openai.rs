@@ -149,8 +149,9 @@ impl Reader {
         let goes_on =
             self.call.as_ref().is_some_and(|(at, own)| index.is_none_or(|index| index == *at) && id.is_none_or(|id| id == own));
         match (goes_on, function["name"].as_str().filter(|name| !name.is_empty())) {
-            // Some say name and id with every piece.
+            // Some say name and id with every piece, others not even the place.
             (true, _) if index.is_some() => out.push(Event::Arguments(more)),
+            (true, None) => out.push(Event::Arguments(more)),
             (_, Some(name)) => {
                 let id = id.map_or_else(|| format!("call_{}", minted()), str::to_owned);
                 self.call = Some((index.unwrap_or(self.calls), id.clone()));
