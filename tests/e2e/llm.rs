@@ -420,6 +420,8 @@ async fn requests_are_in_the_bundle_and_their_texts_can_be_erased() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_official_python_clients_work_by_changing_address_and_key() {
     let world = World::new("LLM SDKs").await;
+    crate::llm_kinds::kinds(&world.tenant, &world.models).await;
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
     let (url, secret) = (world.tollgate.gateway_url.clone(), world.key.secret.clone());
     let output = tokio::task::spawn_blocking(move || {
         Command::new(python()).arg(root().join("tests/peers/models.py")).args([&url, &secret]).output().expect("models.py")
@@ -446,6 +448,12 @@ async fn the_official_python_clients_work_by_changing_address_and_key() {
         ("anthropic_error", json!("NotFoundError")),
         ("anthropic_agent_stream", json!(true)),
         ("anthropic_models", json!(true)),
+        ("openai_at_anthropic", json!(["hello there", "hello there", true, true])),
+        ("openai_at_gem", json!(["hello there", "hello there", true, true])),
+        ("openai_at_rock", json!(["hello there", "hello there", true, true])),
+        ("anthropic_at_openai", json!(["hello there", "hello there", true, true])),
+        ("anthropic_at_gem", json!(["hello there", "hello there", true, true])),
+        ("anthropic_at_rock", json!(["hello there", "hello there", true, true])),
     ] {
         assert_eq!(report[name], value, "{name}: {report}");
     }

@@ -23,7 +23,7 @@ async fn world(name: &str) -> World {
     world
 }
 
-async fn kinds(tenant: &Tenant, models: &Models) {
+pub async fn kinds(tenant: &Tenant, models: &Models) {
     let root = models.root();
     provider(tenant, "gem", "gemini", &format!("{root}/v1beta"), json!({})).await;
     provider(tenant, "rock", "bedrock", &root, json!({"region": "eu-west-1"})).await;

@@ -25,7 +25,7 @@ seen["openai_responses_stream"] = "".join(e.delta for e in events if e.type == "
 embedding = client.embeddings.create(model="echo", input="hello", encoding_format="float")
 seen["openai_embedding"] = embedding.data[0].embedding
 try:
-    client.chat.completions.create(model="anthropic/echo", messages=hello)
+    client.chat.completions.create(model="missing", messages=hello)
 except openai.NotFoundError as error:
     seen["openai_error"] = [type(error).__name__, error.code]
 done = client.chat.completions.create(model="tools", messages=call, extra_headers=agent)
@@ -43,11 +43,28 @@ with claude.messages.stream(**ask) as stream:
 wants = {"model": "tools", "max_tokens": 64, "messages": call}
 seen["anthropic_tool"] = next(b.name for b in claude.messages.create(**wants).content if b.type == "tool_use")
 try:
-    claude.messages.create(**{**ask, "model": "openai/echo"})
+    claude.messages.create(**{**ask, "model": "missing"})
 except anthropic.NotFoundError as error:
     seen["anthropic_error"] = type(error).__name__
 with claude.messages.stream(**wants, extra_headers=agent) as stream:
     seen["anthropic_agent_stream"] = "done: " in "".join(stream.text_stream)
 seen["anthropic_models"] = isinstance(claude.models.list().data, list) and claude.models.retrieve("echo").id == "echo"
+
+# Each client at a provider that speaks otherwise.
+for name in ["anthropic", "gem", "rock"]:
+    answer = client.chat.completions.create(model=f"{name}/echo", messages=hello)
+    chunks = list(client.chat.completions.create(model=f"{name}/echo", messages=hello, stream=True, stream_options={"include_usage": True}))
+    said = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    looped = client.chat.completions.create(model=f"{name}/tools", messages=call, extra_headers=agent)
+    seen[f"openai_at_{name}"] = [answer.choices[0].message.content, said, answer.usage.total_tokens == chunks[-1].usage.total_tokens,
+                                 looped.choices[0].message.content.startswith("done: ")]
+for name in ["openai", "gem", "rock"]:
+    answer = claude.messages.create(**{**ask, "model": f"{name}/echo"})
+    with claude.messages.stream(**{**ask, "model": f"{name}/echo"}) as stream:
+        said, last = "".join(stream.text_stream), stream.get_final_message()
+    with claude.messages.stream(**{**wants, "model": f"{name}/tools"}) as stream:
+        used = next(b for b in stream.get_final_message().content if b.type == "tool_use")
+    seen[f"anthropic_at_{name}"] = [answer.content[0].text, said, [last.usage.input_tokens, last.usage.output_tokens] == [answer.usage.input_tokens, answer.usage.output_tokens],
+                                    isinstance(used.input, dict)]
 
 print(json.dumps(seen))

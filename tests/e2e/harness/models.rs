@@ -1,8 +1,9 @@
-//! A provider of language models on the wire, in the dialects of OpenAI and Anthropic and those of `models_native.rs`, that does what its models' names say.
+//! A provider of language models on the wire, in the dialects of OpenAI and Anthropic and those of `models_native.rs`, that does what its
+//! models' names say.
 //!
 //! `echo` repeats the last user message. `tools` makes the tool calls that the last user message names (one a line: `NAME {json}`), and once it
 //! has their results says `done: ` and these. `slow-<ms>` streams a word each so often; `cut` breaks off after two words; `mute` says two
-//! words and nothing more; `busy` answers 429 twice and then as `echo`; `down` answers 503; `shut` answers 401 with the key in its
+//! words and nothing more; `busy` answers 429 twice and then as `echo`; `down` answers 503, `missing` 404; `shut` answers 401 with the key in its
 //! words; `garbage` answers what is no JSON; `silent` never begins; `broken` answers 200 with an error, and the key in it.
 
 use std::{
@@ -128,6 +129,7 @@ async fn mood(model: &str, times: usize, headers: &HeaderMap, stream: bool) -> O
             Some(answer)
         }
         "down" => Some(error(StatusCode::SERVICE_UNAVAILABLE, "overloaded")),
+        "missing" => Some(error(StatusCode::NOT_FOUND, "there is no such model")),
         "shut" => {
             let key = headers.get(header::AUTHORIZATION).or_else(|| headers.get("x-api-key")).and_then(|v| v.to_str().ok());
             Some(error(StatusCode::UNAUTHORIZED, &format!("Incorrect API key provided: {}", key.unwrap_or_default())))

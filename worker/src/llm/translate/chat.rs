@@ -13,6 +13,9 @@ use crate::llm::{chat::arguments, sse};
 /// Of what this door has put into a message: a client that sends all of it back sends this as well. See [`forget`].
 const OURS: &str = "tollgate";
 
+/// A thought is kept until its signature comes. No model thinks as much.
+const MAX_THOUGHT: usize = 8 << 20;
+
 /// # Errors
 /// A sentence that names what cannot be read.
 pub fn read(body: &Map<String, Value>) -> Result<Conversation, String> {
@@ -270,7 +273,9 @@ impl Writes for Chunks {
             }
             Event::Text(text) => self.delta(out, json!({"content": text}), None),
             Event::Thought(text) => {
-                self.thought.push_str(&text);
+                if self.thought.len() < MAX_THOUGHT {
+                    self.thought.push_str(&text);
+                }
                 self.delta(out, json!({"reasoning_content": text}), None);
             }
             Event::Signed(by) => {

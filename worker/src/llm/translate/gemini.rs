@@ -24,13 +24,12 @@ pub fn write(all: &Conversation, to: &To<'_>) -> Result<Value, String> {
         return Err(to.cannot("tool_choice.disable_parallel_tool_use"));
     }
     let mut contents = Vec::new();
-    // Gemini knows results by their order among the calls before them.
-    let mut order = HashMap::new();
+    // Gemini knows results by the names of their tools, and by their order among the calls before them.
+    let mut called = HashMap::new();
     for message in &all.messages {
-        contents.push(content(all, message, &order, to)?);
-        if message.role == Role::Assistant {
-            order = calls(message).enumerate().map(|(at, call)| (call.id.as_str(), at)).collect();
-        }
+        contents.push(content(message, &called, to)?);
+        let first = called.len();
+        called.extend(calls(message).enumerate().map(|(at, call)| (call.id.as_str(), (first + at, call.name.as_str()))));
     }
     contents.retain(|content| content["parts"] != json!([]));
     let mut body = Map::new();
@@ -99,7 +98,7 @@ fn calls(message: &Message) -> impl Iterator<Item = &Call> {
     })
 }
 
-fn content(all: &Conversation, message: &Message, order: &HashMap<&str, usize>, to: &To<'_>) -> Result<Value, String> {
+fn content(message: &Message, called: &HashMap<&str, (usize, &str)>, to: &To<'_>) -> Result<Value, String> {
     let (mut results, mut parts) = (Vec::new(), Vec::new());
     // The first of calls made side by side carries the thought behind all of them.
     let mut is_first = true;
@@ -124,13 +123,13 @@ fn content(all: &Conversation, message: &Message, order: &HashMap<&str, usize>, 
                 if result.has_pictures() {
                     return Err(to.cannot("a picture in a tool_result"));
                 }
-                let name = all.called(&result.id).ok_or_else(|| format!("\"{}\" is the result of no tool call", result.id))?;
+                let known = called.get(result.id.as_str()).copied();
+                let (place, name) = known.ok_or_else(|| format!("\"{}\" is the result of no tool call", result.id))?;
                 let key = if result.failed { "error" } else { "result" };
                 let mut function = json!({"name": name, "response": {key: result.text()}});
                 if let Some(id) = result.id.strip_prefix(THEIRS) {
                     function["id"] = id.into();
                 }
-                let place = order.get(result.id.as_str()).copied().unwrap_or(usize::MAX);
                 results.push((place, json!({"functionResponse": function})));
             }
             // Thoughts are shown, and not taken back.

@@ -169,17 +169,6 @@ impl Conversation {
         }
     }
 
-    /// The tool that a call has named.
-    #[must_use]
-    pub fn called(&self, id: &str) -> Option<&str> {
-        let parts = self.messages.iter().rev().flat_map(|message| &message.parts);
-        let mut calls = parts.filter_map(|part| match part {
-            Part::Call(call) => Some(call),
-            _ => None,
-        });
-        calls.find(|call| call.id == id).map(|call| call.name.as_str())
-    }
-
     #[must_use]
     pub fn system(&self) -> Option<String> {
         (!self.system.is_empty()).then(|| self.system.join("\n\n"))
