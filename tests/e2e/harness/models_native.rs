@@ -83,8 +83,9 @@ async fn gemini(State(memory): State<Shared>, Path(verb): Path<String>, headers:
         .filter_map(|part| Some(part.get("functionResponse")?["response"].to_string()))
         .collect();
     // It knows its own thoughts.
-    let unsigned = turns().flat_map(|turn| array(&turn["parts"])).filter(|part| part.get("functionCall").is_some());
-    if unsigned.clone().next().is_some() && !unsigned.clone().any(|part| part["thoughtSignature"] == "c2lnbmVk") {
+    let calls: Vec<&Value> =
+        turns().flat_map(|turn| array(&turn["parts"])).filter(|part| part.get("functionCall").is_some()).collect();
+    if !calls.is_empty() && !calls.iter().any(|part| part["thoughtSignature"] == "c2lnbmVk") {
         return refuse(StatusCode::BAD_REQUEST, "Function call is missing a thought_signature", true, "X");
     }
     let (parts, spoken): (Vec<Value>, usize) = match says(model, &last, &results) {
