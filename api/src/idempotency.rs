@@ -52,7 +52,7 @@ impl Remember {
             return Err(Problem::new(Kind::IdempotencyKeyReused).into());
         }
         let purpose = purpose(ctx, &key);
-        let plain = ctx.app.secrets.sealer.open(&purpose, &kept.sealed_answer).map_err(|e| Problem::internal(&e))?;
+        let plain = ctx.app.secrets.vault.open(&purpose, &kept.sealed_answer).map_err(|e| Problem::unopened(&e))?;
         let mut reply: Reply = serde_json::from_slice(&plain).map_err(|e| Problem::internal(&e))?;
         reply.status = u16::try_from(kept.status).ok().and_then(|s| StatusCode::from_u16(s).ok()).unwrap_or_default();
         let mut answer = reply.into_response();
@@ -62,7 +62,7 @@ impl Remember {
 
     pub(crate) async fn keep(self, ctx: &Ctx, change: &mut Change, reply: &Reply) -> Result<(), Stop> {
         let plain = serde_json::to_vec(reply).map_err(|e| Problem::internal(&e))?;
-        let sealed_answer = ctx.app.secrets.sealer.seal(&purpose(ctx, &self.key), &plain);
+        let sealed_answer = ctx.app.secrets.vault.seal(&purpose(ctx, &self.key), &plain);
         let answer = idempotency::Kept {
             request_hash: self.request_hash.to_vec(),
             status: i16::try_from(reply.status.as_u16()).unwrap_or(i16::MAX),
@@ -91,7 +91,6 @@ fn request_hash(ctx: &Ctx, body_sha256: &[u8; 32]) -> [u8; 32] {
     sha256(&text)
 }
 
-/// An answer moved to another row does not open.
 fn purpose(ctx: &Ctx, key: &str) -> String {
-    format!("idempotency/{}/{}/{key}", ctx.tenant, ctx.admin.principal)
+    idempotency::purpose(ctx.tenant, &ctx.admin.principal, key)
 }

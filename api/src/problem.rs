@@ -7,6 +7,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
+use tollgate_domain::Unopened;
 use tollgate_store::StoreError;
 use utoipa::ToSchema;
 
@@ -141,6 +142,13 @@ impl Problem {
     pub fn internal(error: &dyn std::fmt::Display) -> Self {
         tracing::error!(%error, "admin request failed");
         Self::new(Kind::Internal)
+    }
+
+    /// Something stored cannot be opened. An operator can help, and the sentence that says how holds no secret.
+    #[must_use]
+    pub fn unopened(error: &Unopened) -> Self {
+        tracing::error!(%error, "what is stored cannot be opened");
+        Self::because(Kind::Internal, format!("A stored secret cannot be opened: {error}"))
     }
 
     #[must_use]

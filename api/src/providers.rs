@@ -14,7 +14,7 @@ use chrono::{DateTime, Utc};
 use reqwest::Url;
 use serde::{Deserialize, Serialize};
 use tollgate_domain::{
-    ProviderId, Sealer,
+    ProviderId, Vault,
     llm::{AwsCredentials, ProviderKind},
 };
 use tollgate_store::providers::{self, ProviderKey, secrets_purpose};
@@ -162,7 +162,7 @@ fn store_keys(
     (id, kind): (ProviderId, ProviderKind),
     keys: Vec<KeyBody>,
     kept: Option<&BTreeMap<String, String>>,
-    sealer: &Sealer,
+    vault: &Vault,
 ) -> Result<(Vec<ProviderKey>, Vec<u8>), Problem> {
     if keys.is_empty() || keys.len() > MAX_KEYS {
         return Err(Problem::field("/keys", "give 1 to 32 keys; one for a server that takes none may have any secret"));
@@ -203,5 +203,5 @@ fn store_keys(
         return Err(Problem::field("/keys", "at least one key needs a weight above 0"));
     }
     let plain = serde_json::to_vec(&secrets).map_err(|e| Problem::internal(&e))?;
-    Ok((rows, sealer.seal(&secrets_purpose(id), &plain)))
+    Ok((rows, vault.seal(&secrets_purpose(id), &plain)))
 }

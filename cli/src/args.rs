@@ -31,6 +31,9 @@ pub enum Command {
     /// The sums that cost reports are made of
     #[command(subcommand)]
     Costs(Costs),
+    /// The keys under which credentials rest in the database
+    #[command(subcommand)]
+    Secrets(Secrets),
     /// Check what the audit trail hands out: nothing edited, removed, reordered, added or cut off. Needs neither network nor database
     #[command(after_help = VERIFY_HELP)]
     Verify(Verify),
@@ -149,6 +152,38 @@ pub struct CostsCheck {
     pub database: Database,
     #[command(flatten)]
     pub secret: Secret,
+    #[command(flatten)]
+    pub config: ConfigArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Secrets {
+    /// Seal everything anew under the first key, while everything runs; may be stopped and started again
+    ///
+    /// First give every process the new key behind the old one, then to every process in front of it, then run this. Exits with 1 where
+    /// something could not be opened.
+    Rotate(SecretsOf),
+    /// How many rows are sealed under which key, and which keys are needed no more; exits with 1 where a key is missing
+    Status(SecretsOf),
+    /// Print a new key in base64, for the file or the variable of a `[[secrets.key]]`
+    MakeKey(MakeKey),
+}
+
+#[derive(Debug, Args)]
+pub struct SecretsOf {
+    #[command(flatten)]
+    pub database: Database,
+    #[command(flatten)]
+    pub secret: Secret,
+    #[command(flatten)]
+    pub config: ConfigArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct MakeKey {
+    /// Print it as `secrets.kms_command` wraps it for the key of this name: what `wrapped` and `wrapped_file` take
+    #[arg(long, env = "TOLLGATE_WRAP", value_name = "NAME")]
+    pub wrap: Option<String>,
     #[command(flatten)]
     pub config: ConfigArgs,
 }

@@ -3,6 +3,7 @@
 mod args;
 mod costs;
 mod data_dir;
+mod keys;
 mod parts;
 mod postgres;
 mod progress;
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
         // No runtime: it reads files. What cannot be read is told from what is not sound.
         Command::Verify(args) => (verify::run(args), ExitCode::from(2)),
         Command::Costs(args::Costs::Check(args)) => (on_runtime(costs::check(args)), ExitCode::FAILURE),
+        Command::Secrets(args) => (on_runtime(keys::run(args)), ExitCode::FAILURE),
         command => (on_runtime(run(command)).map(|()| ExitCode::SUCCESS), ExitCode::FAILURE),
     };
     outcome.unwrap_or_else(|error| {
@@ -57,6 +59,7 @@ async fn run(command: Command) -> Result<()> {
         }
         // Those of which `main` tells the outcome.
         Command::Costs(args::Costs::Check(args)) => costs::check(args).await.map(drop),
+        Command::Secrets(args) => keys::run(args).await.map(drop),
         Command::Verify(args) => verify::run(args).map(drop),
     }
 }

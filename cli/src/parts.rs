@@ -5,8 +5,12 @@ use std::{fmt, future::Future, path::PathBuf, pin::Pin, sync::Arc};
 use anyhow::{Context, Result, bail};
 use tokio::net::TcpListener;
 use tollgate_api::ApiParts;
-use tollgate_boot::{Config, Health, Shutdown, config::CountersIn};
-use tollgate_domain::{Clock, Secret, SecretKind, Secrets, SystemClock, clock::SharedClock, ids};
+use tollgate_boot::{
+    Config, Health, Shutdown,
+    config::CountersIn,
+    kms::{self, KmsCommand},
+};
+use tollgate_domain::{Clock, DataKey, Secret, SecretKind, Secrets, SystemClock, clock::SharedClock, ids};
 use tollgate_evidence::sign::{KeyRing, Signer};
 use tollgate_store::{Store, auth, counters::Counters};
 use tollgate_worker::WorkerParts;
@@ -91,8 +95,16 @@ pub fn key_ring(config: &Config, secrets: &Secrets) -> Result<KeyRing> {
     Ok(KeyRing::new(signer, others))
 }
 
+/// For what touches nothing that rests sealed.
 pub fn secrets(secret: [u8; 32]) -> Secrets {
     Secrets::from_bytes(secret)
+}
+
+/// With the keys of `[[secrets.key]]`, which may take a question to a key management service.
+pub async fn all_secrets(secret: [u8; 32], config: &Config) -> Result<Secrets> {
+    let keys = kms::load(&config.secrets, &KmsCommand::new(&config.secrets)).await.map_err(anyhow::Error::msg)?;
+    let keys = keys.iter().map(|(name, key)| DataKey::new(name, key)).collect();
+    Ok(secrets(secret).with_keys(keys))
 }
 
 pub fn new_admin_token() -> String {

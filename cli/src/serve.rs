@@ -27,7 +27,7 @@ pub async fn worker(args: args::Worker) -> Result<()> {
 /// What can be wrong with the settings is found before the database is touched.
 async fn prepare(args: &args::Server, service: &'static str) -> Result<(Shared, Telemetry)> {
     let config = args.config.load()?;
-    let secrets = parts::secrets(args.secret.load()?);
+    let secrets = parts::all_secrets(args.secret.load()?, &config).await?;
     let url = args.database.require()?;
     let keys = parts::key_ring(&config, &secrets)?;
     let telemetry = Telemetry::start(&config.telemetry, service)?;

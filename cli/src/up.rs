@@ -167,7 +167,7 @@ async fn prepare(
 ) -> Result<Shared> {
     let mut step = Step::begin("database");
     let report = step.watch(parts::migrate(url)).await?;
-    let server_secrets = parts::secrets(secrets.bytes()?);
+    let server_secrets = parts::all_secrets(secrets.bytes()?, &config).await?;
     let keys = parts::key_ring(&config, &server_secrets)?;
     let store = parts::connect(url, config.limits.database_connections, keys).await?;
     if parts::admit_admin(&store, &server_secrets, &secrets.admin_token).await? == Admitted::Revoked {

@@ -28,6 +28,7 @@ mod revocation;
 mod script_limits;
 mod scripts;
 mod second_worker;
+mod secrets;
 mod shapes;
 mod spend;
 mod typescript;

@@ -105,14 +105,14 @@ async fn serve_with(parts: WorkerParts, writer: fn(&Store, &Config) -> AuditWrit
     let tools = upstream::Tools {
         store: store.clone(),
         config: Arc::clone(&config),
-        sealer: secrets.sealer.clone(),
+        vault: secrets.vault.clone(),
         clock: Arc::clone(&clock),
         worker,
     };
     let upstreams = upstream::Upstreams::start(tools, &directory, &shutdown)?;
     let audit = writer(&store, &config);
     let wallets = spend::Wallets::new(store.clone(), worker, Arc::clone(&clock));
-    let secrets_sealer = secrets.sealer.clone();
+    let vault = secrets.vault.clone();
     let rates = rates::Rates::new(counters, worker);
     let gate = Gate {
         store: store.clone(),
@@ -126,7 +126,7 @@ async fn serve_with(parts: WorkerParts, writer: fn(&Store, &Config) -> AuditWrit
         rates: rates.clone(),
         prices: price::Prices::new(store.clone(), config.limits.tool_result_bytes),
         upstreams: upstreams.clone(),
-        providers: llm::provider::Providers::new(secrets_sealer, config.upstream.allows_private_networks(), clock.clone())?,
+        providers: llm::provider::Providers::new(vault, config.upstream.allows_private_networks(), clock.clone())?,
         sandbox,
         learner: learn::Learner::start(store.clone(), Arc::clone(&clock), &shutdown),
         in_flight: in_flight.clone(),

@@ -46,7 +46,7 @@ pub async fn handle(ctx: Ctx, body: Json<NewProvider>) -> Answer {
     checks.done()?;
     let (base_url, region) = address(kind, base_url.as_deref(), region.as_deref())?;
     let id = ProviderId::mint(ctx.now);
-    let (keys, sealed_secrets) = store_keys((id, kind), keys, None, &ctx.app.secrets.sealer)?;
+    let (keys, sealed_secrets) = store_keys((id, kind), keys, None, &ctx.app.secrets.vault)?;
     let mut write = ctx.post(&body.sha256).await?;
     let row = providers::Provider {
         id,

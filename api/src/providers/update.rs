@@ -58,10 +58,10 @@ pub async fn handle(ctx: Ctx, Id(id): Id<ProviderId>, body: Json<ProviderPatch>)
         return Err(Problem::field("/keys", "a provider that moves to another server needs the secrets of its keys again").into());
     }
     if let Some(keys) = keys {
-        let sealer = &ctx.app.secrets.sealer;
-        let plain = sealer.open(&secrets_purpose(id), &row.sealed_secrets).map_err(|e| Problem::internal(&e))?;
+        let vault = &ctx.app.secrets.vault;
+        let plain = vault.open(&secrets_purpose(id), &row.sealed_secrets).map_err(|e| Problem::unopened(&e))?;
         let kept: BTreeMap<String, String> = serde_json::from_slice(&plain).map_err(|e| Problem::internal(&e))?;
-        (row.keys, row.sealed_secrets) = store_keys((id, row.kind), keys, (!moves).then_some(&kept), sealer)?;
+        (row.keys, row.sealed_secrets) = store_keys((id, row.kind), keys, (!moves).then_some(&kept), vault)?;
     }
     if base_url.is_some() || region.is_some() {
         let url = base_url.unwrap_or(before);

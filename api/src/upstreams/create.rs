@@ -64,7 +64,7 @@ pub async fn handle(ctx: Ctx, body: Json<NewUpstreamBody>) -> Answer {
     check_numbers(&mut checks, new.timeout_ms, new.sync_interval_seconds);
     checks.done()?;
     let id = UpstreamId::mint(ctx.now);
-    let (transport, sealed_headers) = new.transport.store(id, None, &ctx.app.config, &ctx.app.secrets.sealer)?;
+    let (transport, sealed_headers) = new.transport.store(id, None, &ctx.app.config, &ctx.app.secrets.vault)?;
     let row = NewUpstream {
         id,
         name: new.name,

@@ -7,8 +7,8 @@ use axum::http::{HeaderName, HeaderValue};
 use reqwest::Url;
 use serde::{Deserialize, Serialize};
 use tollgate_boot::Config;
-use tollgate_domain::{Sealer, UpstreamId};
-use tollgate_store::upstreams::{self, UpstreamRow};
+use tollgate_domain::{UpstreamId, Vault};
+use tollgate_store::upstreams::{self, UpstreamRow, headers_purpose};
 use utoipa::ToSchema;
 
 use crate::problem::{Kind, Problem};
@@ -76,24 +76,12 @@ impl From<upstreams::Transport> for Transport {
 /// A transport as the row keeps it, and the sealed values of its headers.
 pub type Stored = (upstreams::Transport, Option<Vec<u8>>);
 
-/// What the values of an upstream's headers are sealed for. The plain text is a JSON object of names and values.
-#[must_use]
-pub fn purpose(id: UpstreamId) -> String {
-    format!("upstream/headers/{id}")
-}
-
 impl Transport {
     /// Check a transport and seal what is secret. `current` is what it replaces.
     ///
     /// # Errors
     /// 422 with the field.
-    pub fn store(
-        self,
-        id: UpstreamId,
-        current: Option<&UpstreamRow>,
-        config: &Config,
-        sealer: &Sealer,
-    ) -> Result<Stored, Problem> {
+    pub fn store(self, id: UpstreamId, current: Option<&UpstreamRow>, config: &Config, vault: &Vault) -> Result<Stored, Problem> {
         match self {
             Self::Stdio { program } => {
                 check_program(&program, config)?;
@@ -105,13 +93,13 @@ impl Transport {
             )),
             Self::Http { url, headers } => {
                 let url = check_url(&url)?;
-                let kept = kept_headers(id, &url, &headers, current, sealer)?;
+                let kept = kept_headers(id, &url, &headers, current, vault)?;
                 let headers = check_headers(headers, &kept)?;
                 let sealed = if headers.is_empty() {
                     None
                 } else {
                     let plain = serde_json::to_vec(&headers).map_err(|e| Problem::internal(&e))?;
-                    Some(sealer.seal(&purpose(id), &plain))
+                    Some(vault.seal(&headers_purpose(id), &plain))
                 };
                 Ok((upstreams::Transport::Http { url: url.into(), headers: headers.into_keys().collect() }, sealed))
             }
@@ -157,7 +145,7 @@ fn kept_headers(
     url: &Url,
     headers: &BTreeMap<String, String>,
     current: Option<&UpstreamRow>,
-    sealer: &Sealer,
+    vault: &Vault,
 ) -> Result<BTreeMap<String, String>, Problem> {
     let Some(name) = headers.iter().find(|(_, value)| *value == HIDDEN).map(|(name, _)| name) else {
         return Ok(BTreeMap::new());
@@ -170,7 +158,7 @@ fn kept_headers(
     if Url::parse(before).map_err(|e| Problem::internal(&e))?.origin() != url.origin() {
         return Err(refuse("stored values stay with the server they were given for; send the value again"));
     }
-    let plain = sealer.open(&purpose(id), sealed).map_err(|e| Problem::internal(&e))?;
+    let plain = vault.open(&headers_purpose(id), sealed).map_err(|e| Problem::unopened(&e))?;
     serde_json::from_slice(&plain).map_err(|e| Problem::internal(&e))
 }
 
@@ -218,10 +206,10 @@ mod tests {
     fn store(json: serde_json::Value) -> Result<Stored, String> {
         let config = Config { programs: Vec::new(), ..Config::default() };
         let transport: Transport = serde_json::from_value(json).map_err(|e| e.to_string())?;
-        let sealer = Secrets::from_bytes([1; 32]).sealer;
+        let vault = Secrets::from_bytes([1; 32]).vault;
         let id = UpstreamId::from_uuid(uuid::Uuid::from_u128(1));
         transport
-            .store(id, None, &config, &sealer)
+            .store(id, None, &config, &vault)
             .map_err(|p| p.errors().first().map_or(p.kind().code().to_owned(), |e| e.pointer.clone()))
     }
 
@@ -285,7 +273,7 @@ mod tests {
             upstreams::Transport::Http { url: "https://example.com/mcp".into(), headers: vec!["authorization".into()] }
         );
         let id = UpstreamId::from_uuid(uuid::Uuid::from_u128(1));
-        let plain = Secrets::from_bytes([1; 32]).sealer.open(&purpose(id), &sealed.unwrap()).unwrap();
+        let plain = Secrets::from_bytes([1; 32]).vault.open(&headers_purpose(id), &sealed.unwrap()).unwrap();
         assert_eq!(plain, br#"{"authorization":"Bearer s3cret"}"#);
         let shown = serde_json::to_string(&Transport::from(transport)).unwrap();
         assert_eq!(shown, r#"{"type":"http","url":"https://example.com/mcp","headers":{"authorization":"***"}}"#);

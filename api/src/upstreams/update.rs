@@ -48,7 +48,7 @@ pub async fn handle(ctx: Ctx, Id(id): Id<UpstreamId>, body: Json<UpstreamPatchBo
     let current = upstreams::lock(&mut write, id).await?;
     write.matches(&Upstream::from(current.clone()))?;
     let transport = match asked.transport {
-        Some(transport) => Some(transport.store(id, Some(&current), &ctx.app.config, &ctx.app.secrets.sealer)?),
+        Some(transport) => Some(transport.store(id, Some(&current), &ctx.app.config, &ctx.app.secrets.vault)?),
         None => None,
     };
     let patch = UpstreamPatch {

@@ -110,8 +110,8 @@ async fn an_upstream_is_made_changed_and_deleted_and_its_secrets_never_come_out(
     world.post(&world.root, &format!("{tenant}/upstreams"), http("crm")).await.is(409, "conflict");
 
     let sealed: Vec<u8> = sqlx::query_scalar("SELECT sealed_headers FROM upstreams").fetch_one(&world.pool).await.unwrap();
-    let purpose = tollgate_api::upstreams::transport::purpose(made.id().parse().unwrap());
-    let opened = Secrets::from_bytes([7; 32]).sealer.open(&purpose, &sealed).unwrap();
+    let purpose = tollgate_store::upstreams::headers_purpose(made.id().parse().unwrap());
+    let opened = Secrets::from_bytes([7; 32]).vault.open(&purpose, &sealed).unwrap();
     assert_eq!(opened, br#"{"authorization":"Bearer s3cret"}"#);
     for place in ["SELECT string_agg(u::text, '') FROM upstreams u", "SELECT string_agg(e::text, '') FROM admin_events e"] {
         let text: String = sqlx::query_scalar(place).fetch_one(&world.pool).await.unwrap();
@@ -130,7 +130,7 @@ async fn an_upstream_is_made_changed_and_deleted_and_its_secrets_never_come_out(
         moved.text
     );
     let sealed: Vec<u8> = sqlx::query_scalar("SELECT sealed_headers FROM upstreams").fetch_one(&world.pool).await.unwrap();
-    assert_eq!(Secrets::from_bytes([7; 32]).sealer.open(&purpose, &sealed).unwrap(), opened);
+    assert_eq!(Secrets::from_bytes([7; 32]).vault.open(&purpose, &sealed).unwrap(), opened);
     world.call(&world.root, "PATCH", &path, Some(json!({"timeout_ms": 5})), &[("if-match", &etag)]).await.is(412, "stale");
     world.call(&world.root, "PATCH", &path, Some(json!({"name": "x"})), &[("if-match", "*")]).await.is(422, "invalid");
 

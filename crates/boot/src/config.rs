@@ -4,6 +4,7 @@
 mod check;
 mod followers;
 mod load;
+mod secrets;
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
@@ -11,6 +12,7 @@ use serde::Deserialize;
 
 pub use followers::{Anchor, Bucket, Hidden, Sink, SinkFormat, SinkRows, Syslog, SyslogProtocol, Webhook};
 pub use load::{ConfigArgs, ConfigError};
+pub use secrets::{KeySource, SealingKey, Secrets};
 
 /// The file as a whole. Programs and identity providers are lists, written `[[program]]` and `[[oidc]]`.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -29,6 +31,7 @@ pub struct Config {
     pub audit: Audit,
     pub approvals: Approvals,
     pub report: Report,
+    pub secrets: Secrets,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]

@@ -3,6 +3,7 @@
 
 pub mod config;
 pub mod health;
+pub mod kms;
 pub mod serve;
 pub mod shutdown;
 pub mod telemetry;

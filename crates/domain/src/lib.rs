@@ -19,6 +19,7 @@ pub mod scope;
 pub mod seal;
 pub mod search;
 pub mod tool;
+pub mod vault;
 pub mod zone;
 
 pub use approval::ApprovalState;
@@ -31,4 +32,5 @@ pub use money::{Currency, Picos};
 pub use redact::{Redacted, RedactionPattern, RedactionRules, Redactor, RuleError};
 pub use role::{Action, Role};
 pub use seal::{Sealer, Secrets};
+pub use vault::{DataKey, DataKeyId, Unopened, Vault};
 pub use zone::TimeZone;

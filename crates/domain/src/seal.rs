@@ -1,5 +1,5 @@
-//! Authenticated encryption for what leaves the server and comes back (page tokens, MCP session ids) and for what rests
-//! in the database but must not be read there (upstream credentials, replayed answers that hold a secret).
+//! Authenticated encryption for what leaves the server and comes back: page tokens, cursors, MCP session ids. What rests in the database
+//! is sealed by the [`Vault`].
 
 use std::fmt;
 
@@ -9,13 +9,17 @@ use aws_lc_rs::{
 };
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 
-use crate::key::Pepper;
+use crate::{
+    key::Pepper,
+    vault::{DataKey, Vault},
+};
 
-/// The server's one secret, from which all others derive. Losing it invalidates every key and every sealed value.
+/// The server's one secret, from which all others derive, and the keys of what rests. Losing it invalidates every key.
 #[derive(Clone)]
 pub struct Secrets {
     pub pepper: Pepper,
     pub sealer: Sealer,
+    pub vault: Vault,
     /// From which the trail's signing key is made where none is configured.
     pub signing_seed: [u8; 32],
 }
@@ -23,11 +27,19 @@ pub struct Secrets {
 impl Secrets {
     #[must_use]
     pub fn from_bytes(secret: [u8; 32]) -> Self {
+        let sealing = derive(&secret, b"tollgate/seal/1");
         Self {
             pepper: Pepper::new(&derive(&secret, b"tollgate/pepper/1")),
-            sealer: Sealer(derive(&secret, b"tollgate/seal/1")),
+            sealer: Sealer(sealing),
+            vault: Vault::new(Vec::new(), sealing),
             signing_seed: derive(&secret, b"tollgate/audit-signing/1"),
         }
+    }
+
+    /// With keys of the operator's for what rests. The first seals.
+    #[must_use]
+    pub fn with_keys(self, keys: Vec<DataKey>) -> Self {
+        Self { vault: Vault::new(keys, self.sealer.0), ..self }
     }
 }
 
@@ -47,6 +59,10 @@ pub struct Sealer([u8; 32]);
 pub struct NotOurs;
 
 impl Sealer {
+    pub(crate) const fn new(key: [u8; 32]) -> Self {
+        Self(key)
+    }
+
     /// Seal `plain` for one `purpose`; only the same purpose opens it.
     #[must_use]
     pub fn seal(&self, purpose: &str, plain: &[u8]) -> Vec<u8> {
@@ -93,7 +109,7 @@ impl fmt::Debug for Sealer {
 }
 
 #[expect(clippy::expect_used, reason = "HKDF-SHA256 gives 32 bytes for any input")]
-fn derive(secret: &[u8; 32], label: &[u8]) -> [u8; 32] {
+pub(crate) fn derive(secret: &[u8; 32], label: &[u8]) -> [u8; 32] {
     let mut key = [0u8; 32];
     hkdf::Salt::new(hkdf::HKDF_SHA256, b"tollgate")
         .extract(secret)

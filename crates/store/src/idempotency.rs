@@ -12,6 +12,12 @@ pub struct Kept {
     pub sealed_answer: Vec<u8>,
 }
 
+/// What an answer is sealed for: one that is moved to another row does not open.
+#[must_use]
+pub fn purpose(tenant: TenantId, principal: &str, key: &str) -> String {
+    format!("idempotency/{tenant}/{principal}/{key}")
+}
+
 /// What was answered under this key, if that was after `oldest`. Whoever else uses the same key waits until this
 /// transaction ends, and then finds what it has kept.
 ///

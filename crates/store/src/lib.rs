@@ -40,6 +40,7 @@ pub mod script_limits;
 pub mod sealer;
 pub mod seals;
 pub mod search;
+pub mod secrets;
 pub mod settings;
 pub mod shapes;
 pub mod snapshot;

@@ -200,6 +200,12 @@ async fn select(
         .collect()
 }
 
+/// What the values of an upstream's headers are sealed for. The plain text is a JSON object of names and values.
+#[must_use]
+pub fn headers_purpose(id: UpstreamId) -> String {
+    format!("upstream/headers/{id}")
+}
+
 fn transport_json(transport: &Transport) -> StoreResult<Value> {
     serde_json::to_value(transport).map_err(|e| StoreError::Corrupt(format!("transport: {e}")))
 }

@@ -128,7 +128,7 @@ cost_states: S S - - -
 credits: SI - - - -
 export_jobs: SIU Su - - -
 export_parts: SI - - - -
-idempotency_keys: SID SD - - -
+idempotency_keys: SIuD SD - - -
 late_calls: SD S - - -
 llm_calls: S - - - -
 llm_forwards: S S - - I
@@ -421,6 +421,7 @@ async fn t39_a_tenant_reads_and_writes_its_own_rows_alone(pool: PgPool) {
         let column = match *table {
             "approvals" => "state",
             "approval_confirmations" => "reason",
+            "idempotency_keys" => "sealed_answer",
             _ => "tenant_id",
         };
         assert_eq!(number(&mut tx, &format!("SELECT count(*) FROM {table}")).await, 1, "{table}: its own");

@@ -140,13 +140,19 @@ impl Tollgate {
 
     /// The same data directory and the same ports, in a new process. The old one must have ended.
     pub async fn restart(&self) -> Self {
+        self.restart_with(|_| ()).await
+    }
+
+    /// [`Self::restart`] with other options.
+    pub async fn restart_with(&self, change: impl FnOnce(&mut Options)) -> Self {
         let authority = |url: &str| Some(url.trim_start_matches("http://").to_owned());
-        let options = Options {
+        let mut options = Options {
             data_dir: Some(self.data_dir.clone()),
             api: authority(&self.api_url),
             gateway: authority(&self.gateway_url),
             ..self.options.clone()
         };
+        change(&mut options);
         let mut next = Self::start(options).await;
         // The data lie in the first one's directory.
         let own = std::mem::replace(&mut next.scratch, Arc::clone(&self.scratch));

@@ -9,7 +9,7 @@ use std::{
 use axum::http::{HeaderMap, StatusCode, header};
 use serde::Serialize;
 use serde_json::{Map, Value};
-use tollgate_domain::{ProviderId, Sealer, clock::SharedClock, llm::ProviderKind};
+use tollgate_domain::{ProviderId, Vault, clock::SharedClock, llm::ProviderKind};
 use tollgate_store::providers::{Provider, ProviderKey, secrets_purpose};
 
 use super::{
@@ -98,11 +98,10 @@ pub struct Providers(Arc<Inner>);
 struct Inner {
     client: reqwest::Client,
     private: bool,
-    sealer: Sealer,
+    vault: Vault,
     /// By which requests are signed.
     clock: SharedClock,
     health: Mutex<HashMap<(ProviderId, String), Health>>,
-    opened: Mutex<HashMap<(ProviderId, i32), Arc<HashMap<String, String>>>>,
     /// In hand, by provider.
     retries: Mutex<HashMap<ProviderId, u32>>,
 }
@@ -123,10 +122,10 @@ struct Health {
 impl Providers {
     /// # Errors
     /// When the HTTP client cannot be built.
-    pub fn new(sealer: Sealer, private: bool, clock: SharedClock) -> reqwest::Result<Self> {
+    pub fn new(vault: Vault, private: bool, clock: SharedClock) -> reqwest::Result<Self> {
         let client = crate::upstream::http_client(private)?;
-        let (health, opened, retries) = (Mutex::default(), Mutex::default(), Mutex::default());
-        Ok(Self(Arc::new(Inner { client, private, sealer, clock, health, opened, retries })))
+        let (health, retries) = (Mutex::default(), Mutex::default());
+        Ok(Self(Arc::new(Inner { client, private, vault, clock, health, retries })))
     }
 
     /// Ask the candidates in their order until one begins to answer. What was refused before anything came may be asked again elsewhere; what
@@ -267,9 +266,7 @@ impl Providers {
         };
         let unusable =
             |message: &str| (fail(StatusCode::BAD_GATEWAY, "provider_unusable", message.to_owned()), None, Next::Elsewhere);
-        let key = self
-            .secret(provider, &key.name)
-            .ok_or_else(|| unusable("the provider's stored key cannot be opened: was it written under another server secret?"))?;
+        let key = self.secret(provider, &key.name).map_err(|why| unusable(&why))?;
         let stream = body.get("stream").is_some_and(|stream| *stream == true);
         let url = wire::url(provider.kind, &provider.base_url, dialect, &candidate.model, stream)
             .ok_or_else(|| unusable("the provider's address cannot be read"))?;
@@ -321,18 +318,15 @@ impl Providers {
         Err((failed, Some(status), next))
     }
 
-    fn secret(&self, provider: &Provider, key: &str) -> Option<String> {
-        let of = (provider.id, provider.version);
-        if let Some(opened) = self.0.opened().get(&of) {
-            return opened.get(key).cloned();
-        }
-        let plain = self.0.sealer.open(&secrets_purpose(provider.id), &provider.sealed_secrets).ok()?;
-        let secrets: HashMap<String, String> = serde_json::from_slice(&plain).ok()?;
-        let found = secrets.get(key).cloned();
-        let mut opened = self.0.opened();
-        opened.retain(|(id, _), _| *id != provider.id);
-        opened.insert(of, Arc::new(secrets));
-        found
+    /// Opened for each request and kept no longer than it: what is deleted or changed is in no memory, and to open it takes microseconds.
+    fn secret(&self, provider: &Provider, key: &str) -> Result<String, String> {
+        let plain = self.0.vault.open(&secrets_purpose(provider.id), &provider.sealed_secrets).map_err(|error| {
+            tracing::error!(provider = %provider.id, %error, "a provider's stored keys cannot be opened");
+            "the provider's stored key cannot be opened; the gateway's log says why, and `tollgate secrets status` which key is missing".to_owned()
+        })?;
+        let mut secrets: HashMap<String, String> =
+            serde_json::from_slice(&plain).map_err(|_| "the provider's stored keys cannot be read".to_owned())?;
+        secrets.remove(key).ok_or_else(|| "the provider's stored keys have none of this name".to_owned())
     }
 
     fn unwell(&self, of: &(ProviderId, String), next: Next, retry_after: Option<Duration>) {
@@ -365,10 +359,6 @@ impl Inner {
 
     fn retries(&self) -> MutexGuard<'_, HashMap<ProviderId, u32>> {
         self.retries.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn opened(&self) -> MutexGuard<'_, HashMap<(ProviderId, i32), Arc<HashMap<String, String>>>> {
-        self.opened.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -16,10 +16,10 @@ use serde_json::{Value, json, value::RawValue};
 use tokio::sync::Notify;
 use tollgate_boot::Config;
 use tollgate_domain::{
-    Sealer, UpstreamId,
+    Vault,
     tool::{DefinitionHash, is_tool_name},
 };
-use tollgate_store::{snapshot::UpstreamConfig, tools::Discovered};
+use tollgate_store::{snapshot::UpstreamConfig, tools::Discovered, upstreams::headers_purpose};
 
 use super::{
     http::{RawHttp, may_connect},
@@ -123,7 +123,7 @@ pub async fn connect(
     upstream: &UpstreamConfig,
     config: &Config,
     client: &reqwest::Client,
-    sealer: &Sealer,
+    vault: &Vault,
 ) -> Result<Connection, String> {
     let transport = &upstream.transport;
     let text = |name: &str| transport[name].as_str().unwrap_or_default();
@@ -153,7 +153,7 @@ pub async fn connect(
                     "the address lies in a private network, which this deployment does not allow for upstreams".to_owned()
                 );
             }
-            let headers = headers(upstream, sealer)?;
+            let headers = headers(upstream, vault)?;
             let start = || {
                 let mut settings = StreamableHttpClientTransportConfig::with_uri(url.as_str());
                 settings.custom_headers = headers.clone();
@@ -190,10 +190,12 @@ where
 }
 
 /// What the admin API seals the header values of an upstream for.
-fn headers(upstream: &UpstreamConfig, sealer: &Sealer) -> Result<HashMap<HeaderName, HeaderValue>, String> {
+fn headers(upstream: &UpstreamConfig, vault: &Vault) -> Result<HashMap<HeaderName, HeaderValue>, String> {
     let Some(sealed) = &upstream.sealed_headers else { return Ok(HashMap::new()) };
-    let unreadable = || "its stored headers cannot be opened: were they written under another server secret?".to_owned();
-    let plain = sealer.open(&headers_purpose(upstream.upstream.id), sealed).map_err(|_| unreadable())?;
+    let unreadable = || "its stored headers cannot be read".to_owned();
+    let plain = vault
+        .open(&headers_purpose(upstream.upstream.id), sealed)
+        .map_err(|error| format!("its stored headers cannot be opened: {error}"))?;
     let headers: HashMap<String, String> = serde_json::from_slice(&plain).map_err(|_| unreadable())?;
     headers
         .into_iter()
@@ -203,10 +205,6 @@ fn headers(upstream: &UpstreamConfig, sealer: &Sealer) -> Result<HashMap<HeaderN
             Ok((name.parse().map_err(|_| unreadable())?, value))
         })
         .collect()
-}
-
-fn headers_purpose(id: UpstreamId) -> String {
-    format!("upstream/headers/{id}")
 }
 
 #[derive(Deserialize)]

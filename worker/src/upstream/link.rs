@@ -129,7 +129,7 @@ impl Supervisor {
         let mut pause = FIRST_PAUSE;
         loop {
             self.report(UpstreamState::Connecting, None, None).await;
-            let connecting = connect(&self.upstream, &self.tools.config, &self.client, &self.tools.sealer).await;
+            let connecting = connect(&self.upstream, &self.tools.config, &self.client, &self.tools.vault).await;
             let started = tokio::time::Instant::now();
             let (state, why) = match connecting {
                 Err(why) => (UpstreamState::Error, why),

@@ -22,7 +22,7 @@ use rmcp::{
 use serde_json::{Map, Value, json, value::RawValue};
 use tokio_util::sync::CancellationToken;
 use tollgate_boot::{Config, Shutdown};
-use tollgate_domain::{Outcome, Sealer, TenantId, UpstreamId, WorkerId, clock::SharedClock, policy::Permit, policy::Reason};
+use tollgate_domain::{Outcome, TenantId, UpstreamId, Vault, WorkerId, clock::SharedClock, policy::Permit, policy::Reason};
 use tollgate_store::{Store, sync};
 
 pub use http::{client as http_client, may_connect};
@@ -36,7 +36,7 @@ use crate::scope::Directory;
 pub struct Tools {
     pub store: Store,
     pub config: Arc<Config>,
-    pub sealer: Sealer,
+    pub vault: Vault,
     pub clock: SharedClock,
     pub worker: WorkerId,
 }

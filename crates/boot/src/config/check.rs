@@ -32,6 +32,7 @@ impl Config {
         check_limits(&self.limits)?;
         check_approvals(&self.approvals)?;
         check_report(&self.report)?;
+        self.secrets.check()?;
         followers::check(&self.audit)?;
         check_telemetry(&self.telemetry)
     }
@@ -72,7 +73,7 @@ fn check_program(program: &Program) -> Check {
     Ok(())
 }
 
-fn check_name(what: &str, name: &str) -> Check {
+pub(super) fn check_name(what: &str, name: &str) -> Check {
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_';
     if name.is_empty() || name.len() > 64 || !name.chars().all(plain) {
         return Err(format!("{what} name {name:?} must be 1 to 64 lower-case letters, digits, `-` or `_`"));

@@ -88,6 +88,7 @@ impl Config {
                 *cwd = folder.join(&*cwd);
             }
         }
+        self.secrets.anchor(folder);
         for file in self.audit.anchors.iter_mut().filter_map(|anchor| anchor.file.as_mut()) {
             *file = folder.join(&*file);
         }
