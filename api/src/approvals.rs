@@ -4,22 +4,33 @@ pub mod approve;
 pub mod deny;
 pub mod get;
 pub mod list;
+pub mod notices;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::{json, value::RawValue};
-use tollgate_domain::{ApprovalId, ApprovalState, CallId, KeyId, LlmRequestId, ScriptRunId, TeamId, ToolId, UpstreamId};
-use tollgate_store::approvals::{self, Verdict};
+use tollgate_domain::{
+    ApprovalId, ApprovalState, CallId, KeyId, LlmRequestId, ScriptRunId, TeamId, TenantId, ToolId, UpstreamId,
+};
+use tollgate_store::{
+    StoreResult, Tx,
+    approvals::{
+        self, Verdict,
+        notices::{self as store_notices, Notice},
+    },
+};
 use utoipa::ToSchema;
 
 use crate::{
     check::{Checks, is_hidden},
     ctx::{Ctx, Resource},
     json::MaybeJson,
-    problem::{Answer, Problem},
+    problem::{Answer, Kind, Problem},
     tool_calls::json as verbatim,
 };
 
+/// The rule that two people are two, and none of them the one who asks.
+const OWN: &str = "The key that asks for this call is held by you, and somebody else has to confirm it. Whose a key is stands in its `held_by`.";
 /// The longest reason, in characters.
 const MAX_REASON: usize = 1000;
 
@@ -86,6 +97,25 @@ pub struct ApprovalDetail {
     #[serde(flatten)]
     pub approval: Approval,
     pub decisions: Vec<ApprovalDecision>,
+    /// Which webhooks are told what of it, of the last 30 days.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notices: Vec<ApprovalNotice>,
+}
+
+/// What a webhook is told of a change.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ApprovalNotice {
+    /// As the operator's file names it.
+    pub webhook: String,
+    /// `requested`, `confirmed` (the first of two), `approved`, `denied`, `used` or `expired`.
+    pub event: String,
+    pub at: DateTime<Utc>,
+    /// `waiting`, `delivered`, or `failed`: not taken for a day.
+    pub state: String,
+    pub attempts: i32,
+    pub delivered_at: Option<DateTime<Utc>>,
+    /// Why the last try came to nothing.
+    pub error: Option<String>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -141,7 +171,11 @@ impl From<approvals::Approval> for Approval {
 }
 
 impl ApprovalDetail {
-    fn of((approval, said): (approvals::Approval, Vec<approvals::Confirmation>)) -> Self {
+    async fn read(tx: &mut Tx, tenant: TenantId, id: ApprovalId) -> StoreResult<Self> {
+        Ok(Self::of(approvals::get(tx, tenant, id).await?, store_notices::of(tx, tenant, id).await?))
+    }
+
+    fn of((approval, said): (approvals::Approval, Vec<approvals::Confirmation>), told: Vec<Notice>) -> Self {
         let decision = |c: approvals::Confirmation| ApprovalDecision {
             principal: c.principal,
             label: c.label,
@@ -149,7 +183,12 @@ impl ApprovalDetail {
             reason: c.reason,
             at: c.at,
         };
-        Self { approval: approval.into(), decisions: said.into_iter().map(decision).collect() }
+        let notice = |n: Notice| {
+            let Notice { webhook, event, at, state, attempts, delivered_at, error, .. } = n;
+            ApprovalNotice { webhook, event, at, state, attempts, delivered_at, error }
+        };
+        let notices = told.into_iter().map(notice).collect();
+        Self { approval: approval.into(), decisions: said.into_iter().map(decision).collect(), notices }
     }
 }
 
@@ -164,8 +203,11 @@ async fn decide(ctx: Ctx, id: ApprovalId, body: MaybeJson<ApprovalReason>, appro
         approves,
         reason: reason.as_deref().map(str::trim).filter(|reason| !reason.is_empty()),
     };
+    if approves && store_notices::asks_itself(&mut write.tx, ctx.tenant, id, verdict.principal).await? {
+        return Err(Problem::because(Kind::Forbidden, OWN).into());
+    }
     let changed = approvals::decide(&mut write, id, &verdict).await?;
-    let decided = ApprovalDetail::of(approvals::get(&mut write.tx, ctx.tenant, id).await?);
+    let decided = ApprovalDetail::read(&mut write.tx, ctx.tenant, id).await?;
     if changed {
         let Approval { tool, requested_by, call_id, script_run_id, confirmations, state, .. } = &decided.approval;
         let detail = json!({

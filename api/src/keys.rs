@@ -16,11 +16,16 @@ use tollgate_domain::{KeyId, TeamId, ToolGroupId, llm::AgentMode};
 use tollgate_store::keys;
 use utoipa::ToSchema;
 
-use crate::{check::Checks, ctx::Resource};
+use crate::{
+    check::{Checks, is_hidden},
+    ctx::Resource,
+};
 
 const MAX_GROUPS: usize = 100;
 const MAX_MODELS: usize = 100;
 const MAX_MODEL_NAME: usize = 200;
+const MAX_HOLDERS: usize = 10;
+const MAX_PRINCIPAL: usize = 1000;
 
 /// A virtual key, without its secret.
 #[derive(Debug, Serialize, ToSchema)]
@@ -44,6 +49,8 @@ pub struct Key {
     pub agent_mode: AgentMode,
     /// How often the gateway asks the model in one request at most.
     pub agent_turns: i32,
+    /// Principals that are whoever asks with this key, as approvals name them: they cannot confirm what it asks for.
+    pub held_by: Vec<String>,
     pub state: KeyState,
     /// Null: never.
     pub expires_at: Option<DateTime<Utc>>,
@@ -83,6 +90,7 @@ impl Key {
             code_languages: row.code_languages,
             agent_mode: row.agent.0,
             agent_turns: row.agent.1,
+            held_by: row.held_by,
             state,
             expires_at: row.expires_at,
             revoked_at: row.revoked_at,
@@ -138,6 +146,16 @@ pub enum CodeLanguage {
 pub(crate) fn check_languages(checks: &mut Checks, languages: Option<&[String]>) {
     let fit = languages.is_none_or(|names| Languages::parse(names.iter().map(String::as_str)).is_some());
     checks.require(fit, "/code_languages", "name python, typescript, or both, each once");
+}
+
+fn check_holders(checks: &mut Checks, holders: &[String]) {
+    checks.require(holders.len() <= MAX_HOLDERS, "/held_by", "name at most 10 principals");
+    for (at, holder) in holders.iter().enumerate() {
+        let fits = (1..=MAX_PRINCIPAL).contains(&holder.len()) && !holder.chars().any(is_hidden);
+        if !fits {
+            checks.refuse(format!("/held_by/{at}"), "use a principal as approvals name it: an id, or issuer#subject");
+        }
+    }
 }
 
 fn check_turns(checks: &mut Checks, turns: Option<i32>) {

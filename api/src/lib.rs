@@ -85,6 +85,7 @@ pub async fn serve(parts: ApiParts) -> anyhow::Result<()> {
     health.expect("api");
     let upkeep = tokio::spawn(upkeep(app.clone(), health.clone(), shutdown.clone()));
     let refresh = tokio::spawn(refresh_keys(app.clone()));
+    shutdown.spawn(approvals::notices::Runner::new(app.clone())?.run());
     shutdown.spawn(report_schedules::runner::Runner::new(app.clone())?.run());
     shutdown.spawn(audit::export_jobs::runner::Runner::new(app.clone()).run());
     let router = router(app.clone()).merge(health.router());

@@ -1,6 +1,12 @@
 //! Calls that wait for people, and runs that outlive the worker that drove them.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use futures::future::join_all;
 use serde_json::{Value, json};
@@ -422,4 +428,67 @@ async fn a_client_that_knows_tasks_is_given_one_and_polls_it() {
     assert_eq!(done["result"]["structuredContent"]["result"], "done", "{done}");
     assert!(done["lastUpdatedAt"].as_str() > done["createdAt"].as_str(), "{done}");
     assert_eq!(recorder.tagged("t").len(), 1);
+}
+
+/// Whoever is told of approvals is told in order, also of what happened while it was away and while the gateway was started anew; and
+/// reads no more than the trail keeps.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_webhook_is_told_what_becomes_of_an_approval() {
+    let (away, heard) = (Arc::new(AtomicBool::new(true)), Arc::new(Mutex::new(Vec::<Value>::new())));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}/", listener.local_addr().expect("an address"));
+    let take = {
+        let (away, heard) = (Arc::clone(&away), Arc::clone(&heard));
+        move |body: axum::Json<Value>| async move {
+            if away.load(Ordering::Relaxed) {
+                return axum::http::StatusCode::SERVICE_UNAVAILABLE;
+            }
+            heard.lock().expect("lock").push(body.0);
+            axum::http::StatusCode::NO_CONTENT
+        }
+    };
+    let router = axum::Router::new().route("/", axum::routing::post(take));
+    tokio::spawn(async move { axum::serve(listener, router).await.expect("it serves") });
+    let config = format!("[[approvals.webhook]]\nname = 'chat'\nurl = '{url}'\nsecret = 'sixteen characters'\n");
+    let up = Tollgate::start(Options { config, ..Options::default() }).await;
+    let (tenant, recorder) = (Tenant::new(&up, "Told").await, Recorder::start());
+    tenant.patch("audit/settings", json!({"redaction": {"detectors": ["email"]}})).await.ok();
+    let upstream = tenant.upstream("rec", recorder.transport(), "classic").await;
+    let key = guarded(&tenant, &upstream, &["echo"], 1).await;
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    let arguments = json!({"tag": "to ada@example.com"});
+    let held = tenant.mcp(&key).call("rec__echo", arguments.clone()).await;
+    let id = text(&tenant.list("approvals?state=pending").await[0], "id");
+    assert!(held.text.contains(&id), "{}", held.text);
+    until("it was tried", LONG, async || {
+        let notice = tenant.get(&format!("approvals/{id}")).await.expect(200)["notices"][0].clone();
+        (notice["error"] == "the receiver answered 503").then_some(())
+    })
+    .await;
+    up.stop();
+    let up = up.restart().await;
+    away.store(false, Ordering::Relaxed);
+
+    let events = || heard.lock().expect("lock").iter().map(|told| text(told, "event")).collect::<Vec<_>>();
+    until("it is told of the request", LONG, async || (events() == ["approval.requested"]).then_some(())).await;
+    decide(&tenant, &id, "approve", json!("fine")).await;
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    let mcp = Mcp::new(&up.gateway_url, &key.secret);
+    until("the call is made", LONG, async || {
+        mcp.call("rec__echo", arguments.clone()).await;
+        (!recorder.tagged("to ada@example.com").is_empty()).then_some(())
+    })
+    .await;
+    until("it is told of the rest", LONG, async || (events().len() >= 3).then_some(())).await;
+    assert_eq!(events()[..3], ["approval.requested", "approval.approved", "approval.used"]);
+    let told = heard.lock().expect("lock").clone();
+    let first = &told[0];
+    assert_eq!(
+        (&first["approval"]["id"], &first["key"]["id"], &first["key"]["name"]),
+        (&json!(id), &json!(key.id), &json!("guarded"))
+    );
+    assert_eq!(first["approval"]["arguments_form"], "redacted", "{first}");
+    assert_eq!(first["links"]["approve"], tenant.path(&format!("approvals/{id}/approve")));
+    assert!(first["approval"]["expires_at"].is_string() && !format!("{told:?}").contains("ada@example.com"), "{told:?}");
+    assert_eq!(told[1]["approval"]["decisions"][0]["reason"], "fine");
 }

@@ -1,5 +1,4 @@
 use tollgate_domain::ApprovalId;
-use tollgate_store::approvals;
 
 use super::ApprovalDetail;
 use crate::{
@@ -11,5 +10,5 @@ use crate::{
 #[utoipa::path(get, path = "/v1/tenants/{tenant_id}/approvals/{approval_id}", responses((status = 200, description = "The approval.", body = ApprovalDetail)))]
 pub async fn handle(ctx: Ctx, Id(id): Id<ApprovalId>) -> Answer {
     let mut tx = ctx.app.store.tenant_snapshot(ctx.tenant).await?;
-    Ok(ctx.ok(&ApprovalDetail::of(approvals::get(&mut tx, ctx.tenant, id).await?)))
+    Ok(ctx.ok(&ApprovalDetail::read(&mut tx, ctx.tenant, id).await?))
 }

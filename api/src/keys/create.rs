@@ -5,8 +5,8 @@ use tollgate_domain::{KeyId, Secret, SecretKind, TeamId, ToolGroupId, llm::Agent
 use tollgate_store::keys;
 use utoipa::ToSchema;
 
-use super::{CodeLanguage, Key, KeyWithSecret, check_groups, check_languages, check_models, check_turns};
-use crate::{check::Checks, ctx::Ctx, json::Json, problem::Answer};
+use super::{CodeLanguage, Key, KeyWithSecret, check_groups, check_holders, check_languages, check_models, check_turns};
+use crate::{admin::AdminKind, check::Checks, ctx::Ctx, json::Json, problem::Answer};
 
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -33,22 +33,30 @@ pub struct NewKey {
     /// How often the gateway asks the model in one request at most; 10 when left out.
     #[schema(minimum = 1, maximum = 100)]
     pub agent_turns: Option<i32>,
+    /// Principals that are whoever asks with this key: they cannot confirm what it asks for. When left out, whoever makes the key (none for
+    /// the platform's token).
+    #[schema(max_items = 10)]
+    pub held_by: Option<Vec<String>>,
 }
 
 /// Make a virtual key.
 #[utoipa::path(post, path = "/v1/tenants/{tenant_id}/keys", request_body = NewKey,
     responses((status = 201, description = "Made; the secret is shown this once.", body = KeyWithSecret)))]
 pub async fn handle(ctx: Ctx, body: Json<NewKey>) -> Answer {
-    let NewKey { name, team_id, tool_group_ids, expires_at, models, code_languages, agent_mode, agent_turns } = body.value;
+    let NewKey { name, team_id, tool_group_ids, expires_at, models, code_languages, agent_mode, agent_turns, held_by } =
+        body.value;
     let mut checks = Checks::default();
     checks.name("/name", &name);
     checks.future("/expires_at", expires_at, ctx.now);
     check_models(&mut checks, models.as_deref());
     check_languages(&mut checks, code_languages.as_deref());
     check_turns(&mut checks, agent_turns);
+    check_holders(&mut checks, held_by.as_deref().unwrap_or_default());
     let groups = check_groups(&mut checks, &tool_group_ids);
     checks.done()?;
 
+    let own = || (ctx.admin.kind != AdminKind::Platform).then(|| ctx.admin.principal.clone()).into_iter().collect();
+    let held_by = held_by.unwrap_or_else(own);
     let mut write = ctx.post(&body.sha256).await?;
     let id = KeyId::mint(ctx.now);
     let secret = Secret::generate(SecretKind::Key, id.uuid());
@@ -60,6 +68,7 @@ pub async fn handle(ctx: Ctx, body: Json<NewKey>) -> Answer {
         models,
         code_languages,
         agent: (agent_mode.unwrap_or(AgentMode::OnRequest), agent_turns.unwrap_or(10)),
+        held_by,
         expires_at,
         revoked_at: None,
         previous_expires_at: None,
@@ -70,7 +79,7 @@ pub async fn handle(ctx: Ctx, body: Json<NewKey>) -> Answer {
     keys::create(&mut write, &key, &secret.hash(&ctx.app.secrets.pepper)).await?;
     let key = Key::at(key, ctx.now);
     let detail = json!({"name": key.name, "team_id": key.team_id, "tool_group_ids": key.tool_group_ids, "models": key.models,
-        "code_languages": key.code_languages, "agent_mode": key.agent_mode, "agent_turns": key.agent_turns, "expires_at": key.expires_at});
+        "code_languages": key.code_languages, "agent_mode": key.agent_mode, "agent_turns": key.agent_turns, "held_by": key.held_by, "expires_at": key.expires_at});
     write.event("key.create", &id, detail).await?;
     write.created(&KeyWithSecret { key, secret: secret.reveal().to_owned() }).await
 }

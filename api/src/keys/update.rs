@@ -5,7 +5,7 @@ use tollgate_domain::{KeyId, TeamId, ToolGroupId, llm::AgentMode};
 use tollgate_store::keys;
 use utoipa::ToSchema;
 
-use super::{CodeLanguage, Key, check_groups, check_languages, check_models, check_turns};
+use super::{CodeLanguage, Key, check_groups, check_holders, check_languages, check_models, check_turns};
 use crate::{
     check::Checks,
     ctx::{Ctx, Id},
@@ -42,6 +42,9 @@ pub struct KeyPatch {
     /// How often the gateway asks the model in one request at most.
     #[schema(minimum = 1, maximum = 100)]
     pub agent_turns: Option<i32>,
+    /// Replaces all of them.
+    #[schema(max_items = 10)]
+    pub held_by: Option<Vec<String>>,
 }
 
 /// Change a virtual key. Workers see it within a second.
@@ -57,6 +60,7 @@ pub async fn handle(ctx: Ctx, Id(id): Id<KeyId>, body: Json<KeyPatch>) -> Answer
     check_models(&mut checks, patch.models.as_ref().and_then(Option::as_deref));
     check_languages(&mut checks, patch.code_languages.as_ref().and_then(Option::as_deref));
     check_turns(&mut checks, patch.agent_turns);
+    check_holders(&mut checks, patch.held_by.as_deref().unwrap_or_default());
     let groups = patch.tool_group_ids.map(|groups| check_groups(&mut checks, &groups));
     checks.done()?;
 
@@ -73,9 +77,10 @@ pub async fn handle(ctx: Ctx, Id(id): Id<KeyId>, body: Json<KeyPatch>) -> Answer
     key.models = patch.models.unwrap_or(key.models);
     key.code_languages = patch.code_languages.unwrap_or(key.code_languages);
     key.agent = (patch.agent_mode.unwrap_or(key.agent.0), patch.agent_turns.unwrap_or(key.agent.1));
+    key.held_by = patch.held_by.unwrap_or(key.held_by);
     let key = Key::at(keys::update(&mut write, key).await?, ctx.now);
     let detail = json!({"name": key.name, "team_id": key.team_id, "tool_group_ids": key.tool_group_ids, "models": key.models,
-        "code_languages": key.code_languages, "agent_mode": key.agent_mode, "agent_turns": key.agent_turns, "expires_at": key.expires_at});
+        "code_languages": key.code_languages, "agent_mode": key.agent_mode, "agent_turns": key.agent_turns, "held_by": key.held_by, "expires_at": key.expires_at});
     write.event("key.update", &id, detail).await?;
     write.ok(&key).await
 }

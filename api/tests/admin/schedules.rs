@@ -26,24 +26,30 @@ use crate::{
     world::{Reply, Trail, World},
 };
 
-const SECRET: &str = "sixteen characters";
+pub const SECRET: &str = "sixteen characters";
 
 /// A receiver: what it answers, and what it was sent.
 #[derive(Clone)]
-struct Receiver {
+pub struct Receiver {
     status: Arc<Mutex<StatusCode>>,
     heard: Arc<Mutex<Vec<(HeaderMap, Bytes)>>>,
     /// A request is answered when it has one.
     leave: Arc<Semaphore>,
-    config: Config,
+    pub config: Config,
 }
 
 impl Receiver {
     async fn start() -> Self {
+        Self::of(|url| {
+            format!("[[report.webhook]]\nname = 'books'\nurl = '{url}'\nsecret = '{SECRET}'\nheaders = {{ x-from = 'us' }}\n")
+        })
+        .await
+    }
+
+    /// With the configuration that names its address.
+    pub async fn of(config: impl FnOnce(&str) -> String) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}/reports", listener.local_addr().unwrap());
-        let text =
-            format!("[[report.webhook]]\nname = 'books'\nurl = '{url}'\nsecret = '{SECRET}'\nheaders = {{ x-from = 'us' }}\n");
+        let text = config(&format!("http://{}/reports", listener.local_addr().unwrap()));
         let receiver = Self {
             status: Arc::new(Mutex::new(StatusCode::OK)),
             heard: Arc::default(),
@@ -61,11 +67,11 @@ impl Receiver {
         *receiver.status.lock().unwrap()
     }
 
-    fn answers(&self, status: StatusCode) {
+    pub fn answers(&self, status: StatusCode) {
         *self.status.lock().unwrap() = status;
     }
 
-    fn heard(&self) -> Vec<(HeaderMap, Bytes)> {
+    pub fn heard(&self) -> Vec<(HeaderMap, Bytes)> {
         self.heard.lock().unwrap().clone()
     }
 }

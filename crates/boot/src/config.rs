@@ -322,11 +322,42 @@ pub struct Approvals {
     pub expire_hours: u32,
     /// Calls of one key that may wait at once. Beyond, a call that needs an approval is refused.
     pub waiting_per_key: u32,
+    /// The address of the admin API as people reach it, for the links in notices; without it they begin with `/v1`.
+    pub api_url: Option<String>,
+    /// `[[approvals.webhook]]`: who is told what has become of approvals.
+    #[serde(rename = "webhook")]
+    pub webhooks: Vec<ApprovalWebhook>,
+}
+
+/// A [`Webhook`] with a name, for the approvals of some tenants.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ApprovalWebhook {
+    /// What the API calls it: lower-case letters, digits, `-` and `_`.
+    pub name: String,
+    /// Ids or slugs. Left out: every tenant.
+    #[serde(default)]
+    pub tenants: Option<Vec<String>>,
+    pub url: Hidden,
+    #[serde(default)]
+    pub secret: Option<Hidden>,
+    #[serde(default)]
+    pub headers: BTreeMap<String, Hidden>,
+    #[serde(default)]
+    pub allow_http: bool,
+}
+
+impl ApprovalWebhook {
+    #[must_use]
+    pub fn webhook(&self) -> Webhook {
+        let Self { url, secret, headers, allow_http, .. } = self.clone();
+        Webhook { url, secret, headers, allow_http }
+    }
 }
 
 impl Default for Approvals {
     fn default() -> Self {
-        Self { expire_hours: 24, waiting_per_key: 1000 }
+        Self { expire_hours: 24, waiting_per_key: 1000, api_url: None, webhooks: Vec::new() }
     }
 }
 

@@ -2,6 +2,7 @@
 //! asks for an approval and uses it stands in [`hold`].
 
 pub mod hold;
+pub mod notices;
 
 use chrono::{DateTime, Utc};
 use sqlx::{Postgres, QueryBuilder, Row, postgres::PgRow};

@@ -23,6 +23,8 @@ pub struct VirtualKey {
     pub code_languages: Option<Vec<String>>,
     /// Whether the gateway runs the tools that its model calls through the LLM door, and for how many turns of the model at most.
     pub agent: (AgentMode, i32),
+    /// Principals that are whoever asks with this key: they cannot confirm its calls.
+    pub held_by: Vec<String>,
     pub expires_at: Option<DateTime<Utc>>,
     pub revoked_at: Option<DateTime<Utc>>,
     /// Until when the secret of before the last rotation works.
@@ -41,6 +43,7 @@ struct Row {
     code_languages: Option<Vec<String>>,
     agent_mode: String,
     agent_turns: i32,
+    held_by: Vec<String>,
     expires_at: Option<DateTime<Utc>>,
     revoked_at: Option<DateTime<Utc>>,
     previous_expires_at: Option<DateTime<Utc>>,
@@ -55,6 +58,7 @@ impl From<Row> for VirtualKey {
             name,
             models,
             code_languages,
+            held_by,
             expires_at,
             revoked_at,
             previous_expires_at,
@@ -72,6 +76,7 @@ impl From<Row> for VirtualKey {
             code_languages,
             // What the database holds has been checked; a word of a later version is the closed one here.
             agent: (row.agent_mode.parse().unwrap_or(AgentMode::Off), row.agent_turns),
+            held_by,
             expires_at,
             revoked_at,
             previous_expires_at,
@@ -90,8 +95,8 @@ pub async fn create(change: &mut Change, key: &VirtualKey, hash: &[u8]) -> Store
     check_team(change, key.team).await?;
     sqlx::query!(
         "INSERT INTO virtual_keys (tenant_id, key_id, name, team_id, hash, models, code_languages, expires_at, created_at,
-                                   updated_at, version, agent_mode, agent_turns)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $9, $10, $11, $12)",
+                                   updated_at, version, agent_mode, agent_turns, held_by)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $9, $10, $11, $12, $13)",
         change.tenant.uuid(),
         key.id.uuid(),
         key.name,
@@ -104,6 +109,7 @@ pub async fn create(change: &mut Change, key: &VirtualKey, hash: &[u8]) -> Store
         key.version,
         key.agent.0.as_str(),
         key.agent.1,
+        &key.held_by,
     )
     .execute(&mut *change.tx)
     .await?;
@@ -118,7 +124,7 @@ pub async fn list(store: &Store, tenant: TenantId, team: Option<TeamId>, page: P
     let mut tx = store.tenant(tenant).await?;
     let rows = sqlx::query_as!(
         Row,
-        r#"SELECT key_id, name, team_id, models, code_languages, agent_mode, agent_turns, expires_at, revoked_at,
+        r#"SELECT key_id, name, team_id, models, code_languages, agent_mode, agent_turns, held_by, expires_at, revoked_at,
                   previous_expires_at, created_at, updated_at, version,
                   ARRAY(SELECT g.tool_group_id FROM virtual_key_tool_groups g
                         WHERE g.tenant_id = k.tenant_id AND g.key_id = k.key_id ORDER BY g.tool_group_id) AS "groups!"
@@ -142,7 +148,7 @@ pub async fn get(store: &Store, tenant: TenantId, id: KeyId) -> StoreResult<Virt
     let mut tx = store.tenant(tenant).await?;
     let row = sqlx::query_as!(
         Row,
-        r#"SELECT key_id, name, team_id, models, code_languages, agent_mode, agent_turns, expires_at, revoked_at,
+        r#"SELECT key_id, name, team_id, models, code_languages, agent_mode, agent_turns, held_by, expires_at, revoked_at,
                   previous_expires_at, created_at, updated_at, version,
                   ARRAY(SELECT g.tool_group_id FROM virtual_key_tool_groups g
                         WHERE g.tenant_id = k.tenant_id AND g.key_id = k.key_id ORDER BY g.tool_group_id) AS "groups!"
@@ -163,7 +169,7 @@ pub async fn get(store: &Store, tenant: TenantId, id: KeyId) -> StoreResult<Virt
 pub async fn lock(change: &mut Change, id: KeyId) -> StoreResult<VirtualKey> {
     let row = sqlx::query_as!(
         Row,
-        r#"SELECT key_id, name, team_id, models, code_languages, agent_mode, agent_turns, expires_at, revoked_at,
+        r#"SELECT key_id, name, team_id, models, code_languages, agent_mode, agent_turns, held_by, expires_at, revoked_at,
                   previous_expires_at, created_at, updated_at, version,
                   ARRAY(SELECT g.tool_group_id FROM virtual_key_tool_groups g
                         WHERE g.tenant_id = k.tenant_id AND g.key_id = k.key_id ORDER BY g.tool_group_id) AS "groups!"
@@ -186,7 +192,7 @@ pub async fn update(change: &mut Change, mut key: VirtualKey) -> StoreResult<Vir
     key.updated_at = change.now;
     sqlx::query!(
         "UPDATE virtual_keys SET name = $3, team_id = $4, models = $5, code_languages = $6, expires_at = $7, version = $8,
-           updated_at = $9, agent_mode = $10, agent_turns = $11
+           updated_at = $9, agent_mode = $10, agent_turns = $11, held_by = $12
          WHERE tenant_id = $1 AND key_id = $2",
         change.tenant.uuid(),
         key.id.uuid(),
@@ -199,6 +205,7 @@ pub async fn update(change: &mut Change, mut key: VirtualKey) -> StoreResult<Vir
         key.updated_at,
         key.agent.0.as_str(),
         key.agent.1,
+        &key.held_by,
     )
     .execute(&mut *change.tx)
     .await?;

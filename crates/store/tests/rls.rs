@@ -78,6 +78,8 @@ const ROWS: &[(&str, &str)] = &[
     ("tool_call_payloads", "(tenant_id, call_id, kind, size, body) VALUES ($1, $2, 0, 0, '')"),
     ("call_blocks", "(tenant_id, first_call_id, last_call_id, calls, filter, built_at) VALUES ($1, $2, $2, 1, '', now())"),
     ("late_calls", "(tenant_id, call_id) VALUES ($1, $2)"),
+    // Before its approval, whose own notice is this one then.
+    ("approval_notices", "(tenant_id, approval_id, version, event, at) VALUES ($1, $2, 1, 'requested', now())"),
     ("approvals", "(tenant_id, approval_id, state, key_id, tool_id, upstream_id, upstream_name, tool_name, call_id, llm_request_id, arguments_hmac,
        policy, confirmations, requested_at, expires_at) VALUES ($1, $2, 'pending', $1, $1, $1, 'u', 't', $1, $1, uuid_send($2), '', 1, now(), now())"),
     ("approval_confirmations", "(tenant_id, approval_id, principal, label, decision, at) VALUES ($1, $1, $2::text, 'l', 'approve', now())"),
@@ -105,6 +107,7 @@ admin_events: SI - - I -
 admins: SIUD S - - -
 agent_loops: SIU SuD - - -
 approval_confirmations: SIu SD - - -
+approval_notices: SIu SIuD - - -
 approvals: SIu SuD - - -
 audit_batches: I - - SID I
 audit_entries: S - - SI -
@@ -421,6 +424,7 @@ async fn t39_a_tenant_reads_and_writes_its_own_rows_alone(pool: PgPool) {
         let column = match *table {
             "approvals" => "state",
             "approval_confirmations" => "reason",
+            "approval_notices" => "error",
             "idempotency_keys" => "sealed_answer",
             _ => "tenant_id",
         };

@@ -55,7 +55,7 @@ pub async fn handle(ctx: Ctx, Query(NoFilter {}): Query<NoFilter>) -> Answer {
 }
 
 /// Whether a sink that is restricted to `tenants` is sent this one's rows; what the store does by query for those who send them.
-fn follows(tenants: Option<&[String]>, tenant: TenantId, slug: &str) -> bool {
+pub(crate) fn follows(tenants: Option<&[String]>, tenant: TenantId, slug: &str) -> bool {
     tenants.is_none_or(|names| names.iter().any(|name| name == slug || name.parse() == Ok(tenant)))
 }
 

@@ -36,6 +36,7 @@ use tollgate_store::{
 };
 use uuid::Uuid;
 
+pub(crate) use self::list::follows;
 use self::{anchor::Anchor, sink::Sink};
 use crate::ctx::App;
 

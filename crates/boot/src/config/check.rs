@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use tracing_subscriber::EnvFilter;
 
-use super::{Approvals, Config, Destination, Limits, Oidc, Place, Program, Report, followers};
+use super::{Approvals, Config, Destination, Limits, Oidc, Place, Program, Report, Webhook, followers};
 
 /// RFC 7518 names of the algorithms whose verification key cannot sign.
 const ASYMMETRIC: [&str; 9] = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA"];
@@ -45,18 +45,38 @@ fn check_approvals(approvals: &Approvals) -> Check {
     if approvals.waiting_per_key == 0 {
         return Err("approvals.waiting_per_key must be more than 0; leave it out for the default".to_owned());
     }
+    if let Some(url) = &approvals.api_url {
+        check_url("approvals.api_url", url, false)?;
+    }
+    let mut names = BTreeSet::new();
+    for webhook in &approvals.webhooks {
+        let what = format!("approvals webhook {:?}", webhook.name);
+        check_named(&what, &webhook.name, &webhook.webhook())?;
+        if webhook.tenants.as_ref().is_some_and(Vec::is_empty) {
+            return Err(format!("{what} names no tenant; leave `tenants` out for all of them"));
+        }
+        if !names.insert(&webhook.name) {
+            return Err(format!("two approvals webhooks are named {:?}; names must differ", webhook.name));
+        }
+    }
     Ok(())
+}
+
+/// A webhook with a name, to which files and notices are sent.
+fn check_named(what: &str, name: &str, webhook: &Webhook) -> Check {
+    check_name("webhook", name)?;
+    followers::check_webhook(what, webhook)?;
+    let mut own = webhook.headers.keys().map(|name| name.to_ascii_lowercase());
+    match own.find(|name| matches!(name.as_str(), "idempotency-key" | "content-type")) {
+        Some(name) => Err(format!("{what}: the header {name:?} is set by the gateway")),
+        None => Ok(()),
+    }
 }
 
 fn check_report(report: &Report) -> Check {
     let mut names = BTreeSet::new();
     for webhook in &report.webhooks {
-        check_name("report webhook", &webhook.name)?;
-        followers::check_webhook(&format!("report webhook {:?}", webhook.name), &webhook.webhook())?;
-        let own = webhook.headers.keys().map(|name| name.to_ascii_lowercase());
-        if let Some(name) = own.into_iter().find(|name| matches!(name.as_str(), "idempotency-key" | "content-type")) {
-            return Err(format!("report webhook {:?}: the header {name:?} is set by the gateway", webhook.name));
-        }
+        check_named(&format!("report webhook {:?}", webhook.name), &webhook.name, &webhook.webhook())?;
         if !names.insert(&webhook.name) {
             return Err(format!("two report webhooks are named {:?}; names must differ", webhook.name));
         }
@@ -249,6 +269,24 @@ mod tests {
         assert!(refusal(&format!("{good}{good}")).contains("two report webhooks"));
         let config = Config::parse(&good, Path::new("t.toml")).expect("valid");
         assert!(config.report_webhook("books").is_some() && config.report_webhook("other").is_none());
+        assert!(!format!("{config:?}").contains("hush"));
+    }
+
+    #[test]
+    fn an_approvals_webhook_has_a_name_tenants_and_a_safe_address() {
+        let one = |fields: &str| format!("[[approvals.webhook]]\nname = 'chat'\n{fields}\n");
+        for (fields, told) in [
+            ("url = 'http://chat.example'", "approvals webhook \"chat\""),
+            ("url = 'https://chat.example'\ntenants = []", "names no tenant"),
+            ("url = 'https://chat.example'\nheaders = { content-type = 'x' }", "set by the gateway"),
+        ] {
+            assert!(refusal(&one(fields)).contains(told), "{fields}: {}", refusal(&one(fields)));
+        }
+        let good = one("url = 'https://chat.example/hush'\ntenants = ['acme']");
+        assert!(refusal(&format!("{good}{good}")).contains("two approvals webhooks"));
+        assert!(refusal("[approvals]\napi_url = 'tollgate.example'").contains("approvals.api_url"));
+        let config = Config::parse(&good, Path::new("t.toml")).expect("valid");
+        assert_eq!(config.approvals.expire_hours, 24);
         assert!(!format!("{config:?}").contains("hush"));
     }
 
