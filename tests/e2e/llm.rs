@@ -526,3 +526,73 @@ async fn a_request_of_a_worker_that_died_is_resolved() {
     assert_eq!(rows.len(), 1);
     assert!(rows[0]["amount"].as_str().is_some_and(|amount| amount != "0"), "{rows:?}");
 }
+
+/// Requests to models leave in rows as tool calls do: by time, by cursor, as a job and as a stream, each as the list shows it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_are_exported_in_rows() {
+    let world = World::new("LLM exports").await;
+    let id = world.chat("echo", "one two").await.id();
+    world.ask("/v1/messages", json!({"model": "echo", "max_tokens": 9, "messages": [{"role": "user", "content": "x"}]})).await;
+    world.chat("nobody/such", "x").await;
+    let pool = sqlx::PgPool::connect(&world.tollgate.database_url()).await.expect("the database");
+    crate::harness::all_sealed(&pool, Duration::from_secs(30)).await;
+
+    let mut listed = world.tenant.list("llm-requests").await;
+    listed.sort_by_key(|row| row["id"].to_string());
+    for row in &mut listed {
+        row["tenant_id"] = json!(world.tenant.id);
+    }
+    assert!(listed.len() >= 2 && listed.iter().any(|row| row["id"] == json!(id) && row["output_tokens"] == 2), "{listed:?}");
+    let lines = |text: &str| -> Vec<Value> {
+        let mut rows: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+        rows.sort_by_key(|row| row["id"].to_string());
+        rows
+    };
+    let export = async |query: &str| world.tenant.get(&format!("audit/export?{query}")).await;
+    let whole = export("rows=llm_requests").await;
+    assert_eq!((whole.status, lines(&whole.text)), (200, listed.clone()), "{}", whole.text);
+    assert!(whole.header("content-disposition").is_some_and(|name| name.contains("llm-requests-")), "{whole:?}");
+    let by_cursor = export("rows=llm_requests&cursor=start").await;
+    assert_eq!(lines(&by_cursor.text), listed);
+    let next = by_cursor.header("x-tollgate-next-cursor").expect("a cursor").to_owned();
+    assert_eq!(export(&format!("rows=llm_requests&cursor={next}")).await.text, "");
+    assert_eq!(export(&format!("cursor={next}")).await.status, 400, "a cursor is of its rows");
+    let later = world.chat("echo", "later").await.id();
+    crate::harness::all_sealed(&pool, Duration::from_secs(30)).await;
+    let rest = lines(&export(&format!("rows=llm_requests&cursor={next}")).await.text);
+    assert_eq!(rest.iter().map(|row| row["id"].clone()).collect::<Vec<_>>(), [json!(later)]);
+
+    let table = export("rows=llm_requests&format=csv&outcome=ok").await;
+    assert!(table.text.starts_with("id,key_id,team_id,origin,method,model,") && table.text.contains(&id), "{}", table.text);
+    assert_eq!(export("rows=llm_requests&format=parquet").await.status, 200);
+    for refused in
+        ["rows=all", "rows=llm_requests&format=ocsf", "rows=llm_requests&tool_id=tool_00000000000000000000000000", "rows=x"]
+    {
+        let answer = export(refused).await;
+        assert!(matches!(answer.status, 400 | 422), "{refused}: {} {}", answer.status, answer.text);
+    }
+    let calls = export("").await.text;
+    assert!(!calls.contains("\"output_tokens\""), "tool calls alone, unless something else is said: {calls}");
+
+    let job = world.tenant.post("audit/export-jobs", json!({"destination": "lake", "rows": "llm_requests"})).await.expect(201);
+    assert_eq!(job["rows_of"], "llm_requests");
+    let path = format!("audit/export-jobs/{}", job["id"].as_str().expect("an id"));
+    let done = until("the job is done", Duration::from_secs(30), async || {
+        let job = world.tenant.get(&path).await.expect(200);
+        (job["state"] == "done").then_some(job)
+    })
+    .await;
+    let folder = world.tollgate.scratch().join("exports").join(done["folder"].as_str().expect("a folder"));
+    let part = std::fs::read_to_string(folder.join("part-00001.ndjson")).expect("a part");
+    assert_eq!((lines(&part).len(), &done["rows"]), (listed.len() + 1, &json!(listed.len() + 1)));
+
+    let url = format!("{}{}", world.tollgate.api_url, world.tenant.path("audit/stream?rows=all&cursor=start"));
+    let stream = http_client().get(url).bearer_auth(&world.tollgate.admin_token).send().await.expect("a stream");
+    let (mut stream, mut seen) = (stream.bytes_stream(), String::new());
+    while !seen.contains(&later) {
+        let piece = tokio::time::timeout(Duration::from_secs(20), stream.next()).await.expect("in time");
+        seen += &String::from_utf8_lossy(&piece.expect("more").expect("bytes"));
+    }
+    assert!(seen.contains("event: llm_request") && seen.contains("event: admin_event"), "{seen}");
+    assert!(!format!("{whole:?}{calls}{part}{seen}").contains(CANARY));
+}

@@ -12,15 +12,16 @@ use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tollgate_domain::{KeyId, Outcome, TeamId, ToolId, UpstreamId};
 use tollgate_store::{
-    calls::CallFilter,
-    export,
+    calls::{CallFilter, ToolCall},
+    export::{self, Rows},
     follow::{self, Wanted},
+    requests::LlmRequest,
 };
 use utoipa::IntoParams;
 
 use super::{
     bundle, cursor,
-    formats::{self, Format},
+    formats::{self, Format, Record},
 };
 use crate::{
     check::Checks,
@@ -44,6 +45,10 @@ pub struct ExportQuery {
     pub to: Option<DateTime<Utc>>,
     /// `ndjson` (when left out), `csv`, `parquet`, `ocsf`, or `bundle`: whole seals made in the time range, with their proofs.
     pub format: Option<String>,
+    /// `tool_calls` (when left out) or `llm_requests`: requests to models, as `GET /llm-requests` shows them, in all formats but `ocsf`.
+    #[serde(default)]
+    #[param(value_type = Option<String>)]
+    pub rows: Rows,
     /// `start`, or `x-tollgate-next-cursor` of the export before, or the `id` of a stream's event; not together with `from` or `to`.
     pub cursor: Option<String>,
     #[param(value_type = Option<String>)]
@@ -59,7 +64,7 @@ pub struct ExportQuery {
     pub outcome: Option<Outcome>,
 }
 
-/// Export the tool calls, oldest first, with arguments and results.
+/// Export the tool calls, oldest first, with arguments and results; or the requests to models.
 ///
 /// The rows are those of one moment, the start of the export, and have the fields of a tool call and the tenant's id. NDJSON
 /// holds arguments and results as they were; in CSV they are JSON text, and a cell that a spreadsheet would run as a formula
@@ -89,30 +94,39 @@ pub async fn handle(ctx: Ctx, Query(asked): Query<ExportQuery>) -> Answer {
     checks.require(asked.from.zip(asked.to).is_none_or(|(from, to)| from <= to), "?from", "use a time before `to`");
     let both = asked.cursor.is_some() && (asked.from.is_some() || asked.to.is_some());
     checks.require(!both, "?cursor", "use either a cursor or a window of time");
+    let of_tools = asked.tool_id.is_some() || asked.upstream_id.is_some();
+    formats::check_rows(&mut checks, (asked.rows, "?rows"), Some(format), of_tools);
     checks.done()?;
-    let ExportQuery { from, to, key_id, team_id, tool_id, upstream_id, outcome, cursor: text, .. } = asked;
+    match asked.rows {
+        Rows::LlmRequests => export::<LlmRequest>(ctx, format, asked).await,
+        Rows::ToolCalls | Rows::All => export::<ToolCall>(ctx, format, asked).await,
+    }
+}
+
+async fn export<R: Record>(ctx: Ctx, format: Format, asked: ExportQuery) -> Answer {
+    let ExportQuery { from, to, key_id, team_id, tool_id, upstream_id, outcome, cursor: text, rows: kind, .. } = asked;
     let filter = CallFilter { from, to, key_id, team_id, tool_id, upstream_id, outcome, ..CallFilter::default() };
-    let start = text.as_deref().map(|text| cursor::open(&ctx.app.secrets, ctx.tenant, &filter, text)).transpose()?;
+    let start = text.as_deref().map(|text| cursor::open(&ctx.app.secrets, ctx.tenant, (&filter, kind), text)).transpose()?;
     let detail = json!({
         "format": format.name(), "from": from, "to": to, "key_id": key_id, "team_id": team_id, "tool_id": tool_id,
-        "upstream_id": upstream_id, "outcome": outcome, "by_cursor": start.is_some(),
+        "upstream_id": upstream_id, "outcome": outcome, "rows": kind, "by_cursor": start.is_some(),
     });
-    let encoder = format.encoder(ctx.tenant)?;
+    let encoder = R::encoder(format, ctx.tenant)?;
 
     let (out, chunks) = mpsc::channel(CHUNKS);
     let (store, tenant) = (&ctx.app.store, ctx.tenant);
     let change = store.change(tenant, ctx.actor(), ctx.now).await?;
     let next = if let Some(start) = start {
-        let rows = follow::open(store, tenant, Wanted { calls: filter.clone(), events: false }, start).await?;
+        let rows = follow::open(store, tenant, Wanted { calls: filter.clone(), rows: kind, events: false }, start).await?;
         export::announce(change, &tenant, detail).await?;
-        let next = cursor::seal(&ctx.app.secrets, tenant, &filter, rows.end());
-        tokio::spawn(rows.run(out));
+        let next = cursor::seal(&ctx.app.secrets, tenant, (&filter, kind), rows.end());
+        tokio::spawn(rows.run::<R>(out));
         Some(next)
     } else {
         // It holds a connection and a snapshot for as long as its reader takes.
         let seat = seat(&ctx)?;
         export::announce(change, &tenant, detail).await?;
-        let export = export::open(store, tenant, filter).await?;
+        let export = export::open_as::<R>(store, tenant, filter).await?;
         tokio::spawn(async move {
             export.run(out).await;
             drop(seat);
@@ -124,7 +138,7 @@ pub async fn handle(ctx: Ctx, Query(asked): Query<ExportQuery>) -> Answer {
         tracing::error!(%error, "an export was broken off");
         io::Error::other("the export was broken off")
     }));
-    let mut answer = answer(&ctx, ("tool-calls", format.extension(), format.content_type()), body);
+    let mut answer = answer(&ctx, (kind.as_str().replace('_', "-").as_str(), format.extension(), format.content_type()), body);
     if let Some(next) = next.and_then(|next| HeaderValue::try_from(next).ok()) {
         answer.headers_mut().insert(NEXT_CURSOR, next);
     }

@@ -11,7 +11,10 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use tollgate_domain::{ExportJobId, KeyId, Outcome, TeamId, TenantId, ToolId, UpstreamId};
 use tollgate_evidence::hash::to_hex;
-use tollgate_store::export_jobs::{Job, JobFilter, Part};
+use tollgate_store::{
+    export::Rows,
+    export_jobs::{Job, JobFilter, Part},
+};
 use utoipa::ToSchema;
 
 use super::{bundle, cursor};
@@ -41,6 +44,9 @@ pub struct ExportJob {
     pub upstream_id: Option<UpstreamId>,
     #[schema(value_type = Option<String>)]
     pub outcome: Option<Outcome>,
+    /// `tool_calls` or `llm_requests`; a bundle has everything.
+    #[schema(value_type = String)]
+    pub rows_of: Rows,
     /// Of the parts that are whole; of a bundle, entries of the log.
     pub rows: i64,
     pub bytes: i64,
@@ -81,7 +87,7 @@ impl Resource for ExportJob {}
 impl ExportJob {
     fn show(ctx: &Ctx, job: Job, parts: Option<Vec<Part>>) -> Self {
         let id = ExportJobId::from_uuid(job.export_job_id);
-        let JobFilter { from, to, key_id, team_id, tool_id, upstream_id, outcome } = job.filter.0.clone();
+        let JobFilter { from, to, key_id, team_id, tool_id, upstream_id, outcome, rows } = job.filter.0.clone();
         let done = job.state == "done";
         let until = u64::try_from(job.until).unwrap_or(0);
         let calls = job.filter.0.wanted().calls;
@@ -90,7 +96,7 @@ impl ExportJob {
             folder: folder(ctx.tenant, &job.path, id),
             progress: if done { 1.0 } else { share(job.position - job.first, job.until - job.first) },
             next_cursor: (done && from.is_none() && to.is_none() && job.format != bundle::NAME)
-                .then(|| cursor::seal(&ctx.app.secrets, ctx.tenant, &calls, until)),
+                .then(|| cursor::seal(&ctx.app.secrets, ctx.tenant, (&calls, rows), until)),
             state: job.state,
             format: job.format,
             destination: job.destination,
@@ -102,6 +108,7 @@ impl ExportJob {
             tool_id,
             upstream_id,
             outcome,
+            rows_of: rows,
             rows: job.rows,
             bytes: job.bytes,
             part_count: job.parts,

@@ -18,13 +18,15 @@ use tollgate_domain::TenantId;
 use tollgate_store::{
     StoreError,
     calls::CallFilter,
+    export::Rows,
     follow::{self, Follow, Start, Told, Wanted, What},
+    requests::LlmRequest,
 };
 use utoipa::IntoParams;
 
 use super::{
     cursor,
-    formats::{Encoder, Format, Unwritable},
+    formats::{Encoder, Format, Record, Unwritable},
 };
 use crate::{
     admin_events::AdminEvent,
@@ -111,12 +113,16 @@ impl Drop for Seat {
 pub struct StreamQuery {
     /// What follows this cursor, or `start`; what happens from now on when left out. The header `Last-Event-ID` comes first.
     pub cursor: Option<String>,
+    /// `tool_calls` (when left out), `llm_requests`, or `all`; admin events come with each. A cursor is of the same rows, or of `all`.
+    #[serde(default)]
+    #[param(value_type = Option<String>)]
+    pub rows: Rows,
 }
 
 /// Follow what happens, as server-sent events.
 ///
 /// `event: tool_call` carries a closed call as a line of the NDJSON export does, `event: admin_event` an admin event as the list
-/// shows it, both within about a second and in the order of the log. `id` is the cursor behind it: a client that comes again with
+/// shows it, `event: llm_request` a closed request to a model, all within about a second and in the order of the log. `id` is the cursor behind it: a client that comes again with
 /// it as `Last-Event-ID`, or as `cursor` of any export, gets exactly the rest. A call that was given up as `unknown` and whose
 /// answer came after all comes again. A stream ends when its bearer no longer holds, when the server stops, and when nothing is
 /// read for a minute; a comment every 15 seconds says that it has not.
@@ -127,21 +133,22 @@ pub struct StreamQuery {
 pub async fn handle(ctx: Ctx, Query(asked): Query<StreamQuery>) -> Answer {
     let start = match last_event_id(&ctx.headers)?.or(asked.cursor.as_deref()) {
         None => Start::Head,
-        Some(text) => cursor::open(&ctx.app.secrets, ctx.tenant, &CallFilter::default(), text)?,
+        Some(text) => cursor::open(&ctx.app.secrets, ctx.tenant, (&CallFilter::default(), asked.rows), text)?,
     };
     let seat = Seat::take(&ctx.app.streams, ctx.tenant).ok_or_else(|| {
         Problem::because(Kind::TooMany, format!("The tenant has {SEATS} streams open here. Close one, or share one."))
     })?;
-    let wanted = Wanted { events: true, ..Wanted::default() };
+    let wanted = Wanted { events: true, rows: asked.rows, ..Wanted::default() };
     let rows = follow::open(&ctx.app.store, ctx.tenant, wanted, start).await?;
     let mut change = ctx.app.store.change(ctx.tenant, ctx.actor(), ctx.now).await?;
-    change.event("audit.stream", &ctx.tenant, json!({"position": rows.position()})).await?;
+    change.event("audit.stream", &ctx.tenant, json!({"position": rows.position(), "rows": asked.rows})).await?;
     change.commit_quietly().await?;
 
     let lines = Format::Ndjson.encoder(ctx.tenant)?;
+    let requests = LlmRequest::encoder(Format::Ndjson, ctx.tenant)?;
     let (out, frames) = mpsc::channel(1);
     tokio::spawn(async move {
-        let mut tail = Tail { ctx, out, lines, rows };
+        let mut tail = Tail { ctx, out, lines, requests, kind: asked.rows, rows };
         if let Err(end) = tail.run().await {
             tracing::debug!(reason = %end, "a stream has ended");
         }
@@ -172,6 +179,8 @@ struct Tail {
     /// One batch waits, one is being made: all that a slow reader costs.
     out: mpsc::Sender<Bytes>,
     lines: Box<dyn Encoder>,
+    requests: Box<dyn Encoder<LlmRequest>>,
+    kind: Rows,
     rows: Follow,
 }
 
@@ -228,7 +237,7 @@ impl Tail {
         let (store, tenant) = (&self.ctx.app.store, self.ctx.tenant);
         let (from, end) = (self.rows.end(), follow::end(store, tenant).await?);
         if end > from {
-            let wanted = Wanted { events: true, ..Wanted::default() };
+            let wanted = Wanted { events: true, rows: self.kind, ..Wanted::default() };
             self.rows = follow::resume(store, tenant, wanted, from, end, false);
         }
         Ok(())
@@ -237,9 +246,10 @@ impl Tail {
     fn frames(&mut self, told: Vec<Told>) -> Result<Bytes, Unwritable> {
         let mut frames = Vec::new();
         for Told { next, what } in told {
-            let id = cursor::seal(&self.ctx.app.secrets, self.ctx.tenant, &CallFilter::default(), next);
+            let id = cursor::seal(&self.ctx.app.secrets, self.ctx.tenant, (&CallFilter::default(), self.kind), next);
             let (name, line) = match what {
                 What::Call(call) => ("tool_call", self.lines.push(vec![*call])?),
+                What::Request(request) => ("llm_request", self.requests.push(vec![*request])?),
                 What::Event(event) => ("admin_event", serde_json::to_vec(&AdminEvent::from(*event))?.into()),
             };
             frames.extend_from_slice(format!("id: {id}\nevent: {name}\ndata: ").as_bytes());

@@ -13,6 +13,7 @@ use crate::{
     calls::CallFilter,
     change::Change,
     error::{StoreError, StoreResult},
+    export::Rows,
     follow,
     page::{Page, PageRequest},
     tx::{Store, Tx},
@@ -32,14 +33,21 @@ pub struct JobFilter {
     pub tool_id: Option<ToolId>,
     pub upstream_id: Option<UpstreamId>,
     pub outcome: Option<Outcome>,
+    /// Not written where it is what jobs of before had.
+    #[serde(skip_serializing_if = "is_default")]
+    pub rows: Rows,
+}
+
+fn is_default(rows: &Rows) -> bool {
+    *rows == Rows::default()
 }
 
 impl JobFilter {
     #[must_use]
     pub fn wanted(&self) -> follow::Wanted {
-        let Self { from, to, key_id, team_id, tool_id, upstream_id, outcome } = *self;
+        let Self { from, to, key_id, team_id, tool_id, upstream_id, outcome, rows } = *self;
         let calls = CallFilter { from, to, key_id, team_id, tool_id, upstream_id, outcome, ..CallFilter::default() };
-        follow::Wanted { calls, events: false }
+        follow::Wanted { calls, rows, events: false }
     }
 }
 

@@ -26,7 +26,8 @@ use crate::{
     calls::{CallFilter, Payloads, ToolCall, call_conditions, select_calls, tool_call},
     error::{StoreError, StoreResult},
     events::AdminEvent,
-    export::{Chunk, STALL},
+    export::{Chunk, Exported, Rows, STALL},
+    requests::{self, LlmRequest},
     sealer::{head, signed},
     seals,
     tx::{Store, Tx},
@@ -60,6 +61,8 @@ pub enum Start {
 pub struct Wanted {
     /// `from` and `to` compare with the time in a call's id, as in lists.
     pub calls: CallFilter,
+    /// Calls, or requests to models, of which the same filter speaks.
+    pub rows: Rows,
     /// Admin events as well.
     pub events: bool,
 }
@@ -74,6 +77,7 @@ pub struct Told {
 #[derive(Debug)]
 pub enum What {
     Call(Box<ToolCall>),
+    Request(Box<LlmRequest>),
     Event(Box<AdminEvent>),
 }
 
@@ -179,17 +183,17 @@ impl Follow {
         if self.ahead.is_empty() {
             self.unpack(&mut tx).await?;
         }
-        let calls = self.closed(&mut tx).await?;
-        let told = self.tell(&mut tx, calls).await?;
+        let closed = self.closed(&mut tx).await?;
+        let told = self.tell(&mut tx, closed).await?;
         tx.commit().await?;
         Ok(Some(told))
     }
 
-    /// Send every row, then an empty chunk, as [`crate::export::Export::run`] does. Events are left out.
-    pub async fn run(mut self, out: mpsc::Sender<Chunk>) {
+    /// Send every row of one kind, then an empty chunk, as [`crate::export::Export::run`] does.
+    pub async fn run<R: Exported>(mut self, out: mpsc::Sender<Chunk<R>>) {
         loop {
             let chunk = match self.next().await {
-                Ok(Some(told)) => Ok(told.into_iter().filter_map(|told| told.what.call()).collect::<Vec<_>>()),
+                Ok(Some(told)) => Ok(told.into_iter().filter_map(|told| R::of(told.what)).collect::<Vec<_>>()),
                 Ok(None) => Ok(Vec::new()),
                 Err(error) => Err(error),
             };
@@ -245,7 +249,7 @@ impl Follow {
         Ok(())
     }
 
-    /// Cut the next batch and find which of its calls were closed where they stand in it.
+    /// Cut the next batch and find which of its calls and requests were closed where they stand in it.
     async fn closed(&mut self, tx: &mut Tx) -> StoreResult<Vec<(u64, Place)>> {
         let looked: Vec<(u64, Place)> = self.ahead.iter().take(self.batch).copied().collect();
         let (ids, low, high) = of_calls(&looked);
@@ -263,6 +267,7 @@ impl Follow {
         for row in rows {
             found.insert(row.try_get("call_id")?, (row.try_get("closed")?, row.try_get("answered")?, row.try_get("bytes")?));
         }
+        let requests = self.closed_requests(tx, &looked).await?;
         let (mut bytes, mut taken) = (0i64, Vec::new());
         for (at, place) in looked {
             let call = found.get(&place.id);
@@ -273,6 +278,16 @@ impl Follow {
             self.ahead.pop_front();
             taken.push((at, place));
             if place.kind == Kind::AdminEvent {
+                continue;
+            }
+            if is_request(place.kind) {
+                match requests.get(&place.id) {
+                    Some((_, true)) if place.kind == Kind::LlmResolution => drop(taken.pop()),
+                    Some((closed, _)) if place.kind != Kind::LlmRequest || *closed => {}
+                    Some(_) => drop(taken.pop()),
+                    None if self.lenient => drop(taken.pop()),
+                    None => return Err(StoreError::Gone(GONE)),
+                }
                 continue;
             }
             match call {
@@ -293,6 +308,23 @@ impl Follow {
         Ok(taken)
     }
 
+    /// Of the requests among these places: whether each was closed as it was opened, and whether its truth is known.
+    async fn closed_requests(&self, tx: &mut Tx, looked: &[(u64, Place)]) -> StoreResult<HashMap<Uuid, (bool, bool)>> {
+        let (ids, low, high) = of_requests(looked);
+        if ids.is_empty() {
+            return Ok(HashMap::new());
+        }
+        // One that was not forwarded has no end: it was made for calls, or refused.
+        let rows = sqlx::query_as::<_, (Uuid, bool, bool)>(
+            "SELECT l.llm_request_id, f.llm_request_id IS NULL OR f.decision = 'denied',
+                    EXISTS (SELECT FROM llm_request_ends e WHERE e.tenant_id = l.tenant_id AND e.llm_request_id = l.llm_request_id AND e.kind = 1)
+             FROM llm_requests l LEFT JOIN llm_forwards f ON f.tenant_id = l.tenant_id AND f.llm_request_id = l.llm_request_id
+             WHERE l.tenant_id = $1 AND l.llm_request_id = ANY($2) AND l.llm_request_id >= $3 AND l.llm_request_id <= $4",
+        );
+        let rows = rows.bind(self.tenant.uuid()).bind(ids).bind(low).bind(high).fetch_all(&mut **tx).await?;
+        Ok(rows.into_iter().map(|(id, closed, answered)| (id, (closed, answered))).collect())
+    }
+
     async fn tell(&self, tx: &mut Tx, places: Vec<(u64, Place)>) -> StoreResult<Vec<Told>> {
         let (ids, low, high) = of_calls(&places);
         let mut rows: HashMap<Uuid, What> = HashMap::with_capacity(places.len());
@@ -304,6 +336,17 @@ impl Follow {
             for row in query.build().fetch_all(&mut **tx).await? {
                 let call = tool_call(&row, true)?;
                 rows.insert(call.id.uuid(), What::Call(Box::new(call)));
+            }
+        }
+        let (ids, low, high) = of_requests(&places);
+        if !ids.is_empty() {
+            let mut query = requests::select(self.tenant);
+            query.push(" AND l.llm_request_id = ANY(").push_bind(ids).push(") AND l.llm_request_id >= ").push_bind(low);
+            query.push(" AND l.llm_request_id <= ").push_bind(high);
+            requests::conditions(&mut query, &self.wanted.calls);
+            for row in query.build().fetch_all(&mut **tx).await? {
+                let request = requests::read(&row)?;
+                rows.insert(request.id.uuid(), What::Request(Box::new(request)));
             }
         }
         let events: Vec<Uuid> = places.iter().filter(|(_, p)| p.kind == Kind::AdminEvent).map(|(_, p)| p.id).collect();
@@ -322,12 +365,12 @@ impl Follow {
 
 impl Wanted {
     fn may_want(&self, place: &Place) -> bool {
+        let CallFilter { from, to, .. } = self.calls;
+        let within = || from.is_none_or(|from| place.id >= ids::floor(from)) && to.is_none_or(|to| place.id < ids::floor(to));
         match place.kind {
-            Kind::CallIntent | Kind::CallCompletion | Kind::CallResolution => {
-                let CallFilter { from, to, .. } = self.calls;
-                from.is_none_or(|from| place.id >= ids::floor(from)) && to.is_none_or(|to| place.id < ids::floor(to))
-            }
             Kind::AdminEvent => self.events,
+            kind if is_call(kind) => self.rows.calls() && within(),
+            kind if is_request(kind) => self.rows.requests() && within(),
             _ => false,
         }
     }
@@ -339,14 +382,31 @@ impl What {
     pub fn call(self) -> Option<ToolCall> {
         match self {
             Self::Call(call) => Some(*call),
-            Self::Event(_) => None,
+            Self::Request(_) | Self::Event(_) => None,
         }
     }
 }
 
+const fn is_call(kind: Kind) -> bool {
+    matches!(kind, Kind::CallIntent | Kind::CallCompletion | Kind::CallResolution)
+}
+
+const fn is_request(kind: Kind) -> bool {
+    matches!(kind, Kind::LlmRequest | Kind::LlmEnd | Kind::LlmResolution)
+}
+
 /// The calls among these places, and the range of their ids: it names the partitions.
 fn of_calls(places: &[(u64, Place)]) -> (Vec<Uuid>, Uuid, Uuid) {
-    let ids: HashSet<Uuid> = places.iter().filter(|(_, p)| p.kind != Kind::AdminEvent).map(|(_, p)| p.id).collect();
+    of(places, is_call)
+}
+
+/// And the requests to models.
+fn of_requests(places: &[(u64, Place)]) -> (Vec<Uuid>, Uuid, Uuid) {
+    of(places, is_request)
+}
+
+fn of(places: &[(u64, Place)], are: fn(Kind) -> bool) -> (Vec<Uuid>, Uuid, Uuid) {
+    let ids: HashSet<Uuid> = places.iter().filter(|(_, p)| are(p.kind)).map(|(_, p)| p.id).collect();
     let (low, high) = (ids.iter().min().copied().unwrap_or_default(), ids.iter().max().copied().unwrap_or_default());
     (ids.into_iter().collect(), low, high)
 }

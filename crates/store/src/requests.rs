@@ -1,7 +1,7 @@
 //! LLM requests, the parents of calls, as admins read them.
 
 use chrono::{DateTime, Utc};
-use sqlx::{QueryBuilder, Row, postgres::PgRow};
+use sqlx::{Postgres, QueryBuilder, Row, postgres::PgRow};
 use tollgate_domain::{
     Currency, KeyId, LlmRequestId, Origin, Picos, ProviderId, TeamId, TenantId,
     llm::{Counted, Mode},
@@ -137,7 +137,19 @@ pub async fn texts(tx: &mut Tx, tenant: TenantId, request: LlmRequestId) -> Stor
     Ok(texts)
 }
 
-fn read(row: &PgRow) -> StoreResult<LlmRequest> {
+/// All of a tenant, with a condition at the end.
+pub(crate) fn select(tenant: TenantId) -> QueryBuilder<Postgres> {
+    let mut query = QueryBuilder::new(COLUMNS);
+    query.push_bind(tenant.uuid());
+    query
+}
+
+/// What of a filter speaks of requests themselves.
+pub(crate) fn conditions(query: &mut QueryBuilder<Postgres>, filter: &CallFilter) {
+    call_conditions(query, "l", &CallFilter { outcome: filter.outcome, ..own(filter) });
+}
+
+pub(crate) fn read(row: &PgRow) -> StoreResult<LlmRequest> {
     Ok(LlmRequest {
         id: row.try_get::<Uuid, _>("llm_request_id")?.into(),
         key_id: row.try_get::<Uuid, _>("key_id")?.into(),

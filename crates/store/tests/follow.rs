@@ -18,18 +18,23 @@ use chrono::TimeDelta;
 use futures::future::join_all;
 use serde_json::json;
 use sqlx::PgPool;
-use tollgate_domain::{CallId, Decision, ExportJobId, Outcome, Picos, TenantId, ids, policy::Reason};
+use tollgate_domain::{CallId, Decision, ExportJobId, LlmRequestId, Outcome, Picos, TenantId, ids, policy::Reason};
 use tollgate_store::{
     Actor, PageRequest, Store, StoreError,
-    audit::{AuditWriter, Entry, Resolution},
+    audit::{AuditWriter, Entry, LlmResolution, NewRequest, Resolution},
     calls::CallFilter,
     events,
+    export::{self, Rows},
     export_jobs::{self, JobFilter, Left, NewJob, Part},
     follow::{self, Follow, Start, Wanted, What},
-    sealer,
+    requests, sealer,
 };
 
-use support::{QUEUE, Who, closes, count, opens, seal_all, tamper, tenant};
+use support::{
+    QUEUE, Who, closes, count, opens,
+    runs::{forwarded, opened, rules},
+    seal_all, tamper, tenant,
+};
 
 /// What is told to the end: ids in order, with the outcome that the row has by then.
 async fn all(mut rows: Follow) -> Vec<(CallId, Outcome)> {
@@ -206,7 +211,7 @@ async fn filters_windows_events_and_tenants_are_kept_apart(pool: PgPool) {
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
     let told = async |calls: CallFilter| {
-        let rows = follow::open(&store, who.tenant, Wanted { calls, events: false }, Start::Oldest).await.unwrap();
+        let rows = follow::open(&store, who.tenant, Wanted { calls, ..Wanted::default() }, Start::Oldest).await.unwrap();
         all(rows.with_batch(3)).await.into_iter().map(|(id, _)| id).collect::<Vec<_>>()
     };
     assert_eq!(told(CallFilter::default()).await, calls);
@@ -316,4 +321,78 @@ async fn runners_that_look_at_once_take_different_jobs(pool: PgPool) {
     // Passed over while another held it, one may be left for the next look, and is never taken twice.
     assert_eq!(taken.iter().collect::<BTreeSet<_>>().len(), taken.len());
     assert_eq!(taken.len(), 8);
+}
+
+/// Requests to models are told of where they ended; one whose worker died and that was answered after all, there; and those that were
+/// made for calls, or refused, where they began.
+#[sqlx::test(migrator = "tollgate_store::MIGRATOR")]
+async fn requests_are_told_of_where_they_were_closed(pool: PgPool) {
+    let (store, who) = (Store::from_pool(pool.clone()), Who::new(tenant(&pool).await));
+    let audit = AuditWriter::start(&store, QUEUE);
+    let trail = rules(json!({}));
+    let minted = {
+        let request = LlmRequestId::mint(support::now());
+        audit.before(Entry { request: Some(NewRequest { id: request, ..who.request() }), ..Entry::default() }).await.unwrap();
+        request
+    };
+    let (refused, _) = opened(&who, &audit, &trail, "no", Some(Reason::BudgetExhausted)).await;
+    let (late, late_end) = opened(&who, &audit, &trail, "late", None).await;
+    let (dead, _) = opened(&who, &audit, &trail, "dead", None).await;
+    let (open, _) = opened(&who, &audit, &trail, "open", None).await;
+    let done = forwarded(&who, &audit, &trail, "done").await;
+    let call = write(&audit, &who).await;
+    seal_all(&store).await;
+    let told = async |rows, start, batch| {
+        let wanted = Wanted { rows, ..Wanted::default() };
+        let mut read = follow::open(&store, who.tenant, wanted, start).await.unwrap().with_batch(batch);
+        let mut ids = Vec::new();
+        while let Some(told) = read.next().await.unwrap() {
+            ids.extend(told.into_iter().map(|told| match told.what {
+                What::Request(request) => request.id.uuid(),
+                What::Call(call) => call.id.uuid(),
+                What::Event(_) => panic!("nobody asked for events"),
+            }));
+        }
+        (ids, Start::At(read.end()))
+    };
+    let u = |id: LlmRequestId| id.uuid();
+    for batch in [1, 3, 500] {
+        assert_eq!(told(Rows::LlmRequests, Start::Oldest, batch).await.0, [u(minted), u(refused), u(done)], "{batch}");
+        assert_eq!(told(Rows::ToolCalls, Start::Oldest, batch).await.0, [call.uuid()]);
+        assert_eq!(told(Rows::All, Start::Oldest, batch).await.0, [u(minted), u(refused), u(done), call.uuid()]);
+    }
+    let (_, here) = told(Rows::LlmRequests, Start::Oldest, 500).await;
+
+    // Their worker is taken for dead; one of them lives.
+    let resolved = |id| LlmResolution { tenant: who.tenant, id, amount: Picos(1), at: support::now() };
+    audit.after(Entry { llm_resolutions: vec![resolved(late), resolved(dead)], ..Entry::default() }).await.unwrap();
+    seal_all(&store).await;
+    let (resolved, then) = told(Rows::LlmRequests, here, 500).await;
+    assert_eq!(BTreeSet::from_iter(resolved), BTreeSet::from([u(late), u(dead)]));
+    audit.after(Entry { llm_ends: vec![late_end], ..Entry::default() }).await.unwrap();
+    seal_all(&store).await;
+    assert_eq!(told(Rows::LlmRequests, then, 500).await.0, [u(late)], "it comes again with its truth");
+    for batch in [1, 500] {
+        let all = told(Rows::LlmRequests, Start::Oldest, batch).await.0;
+        assert_eq!(all, [u(minted), u(refused), u(done), u(dead), u(late)], "and once for whoever reads from the beginning");
+        assert!(!all.contains(&u(open)));
+    }
+
+    // The export of one moment has all of them, as they are listed.
+    let (out, mut chunks) = tokio::sync::mpsc::channel(8);
+    let failed = CallFilter { outcome: Some(Outcome::Ok), ..CallFilter::default() };
+    for (filter, count) in [(CallFilter::default(), 6), (failed, 2)] {
+        let export = export::open_as::<requests::LlmRequest>(&store, who.tenant, filter).await.unwrap();
+        let run = tokio::spawn(export.run(out.clone()));
+        let mut found = Vec::new();
+        loop {
+            let chunk = chunks.recv().await.unwrap().unwrap();
+            if chunk.is_empty() {
+                break;
+            }
+            found.extend(chunk.into_iter().map(|request| request.id.uuid()));
+        }
+        run.await.unwrap();
+        assert!(found.is_sorted() && found.len() == count, "{found:?}");
+    }
 }

@@ -5,6 +5,7 @@ use tollgate_domain::{ExportJobId, KeyId, Outcome, TeamId, ToolId, UpstreamId};
 use tollgate_store::{
     StoreError,
     bundle::{self as bundles, Cover},
+    export::Rows,
     export_jobs::{self, JobFilter, NewJob},
     follow::{self, Start},
 };
@@ -12,7 +13,10 @@ use utoipa::ToSchema;
 
 use super::ExportJob;
 use crate::{
-    audit::{bundle, cursor, formats::Format},
+    audit::{
+        bundle, cursor,
+        formats::{self, Format},
+    },
     check::Checks,
     ctx::Ctx,
     json::Json,
@@ -49,6 +53,10 @@ pub struct NewExportJob {
     pub upstream_id: Option<UpstreamId>,
     #[schema(value_type = Option<String>)]
     pub outcome: Option<Outcome>,
+    /// `tool_calls` (when left out) or `llm_requests`, in all formats but `ocsf`; a bundle has everything.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    pub rows: Rows,
 }
 
 /// Have closed calls written to a destination.
@@ -62,7 +70,8 @@ pub struct NewExportJob {
     responses((status = 201, description = "It waits for its turn.", body = ExportJob),
         (status = 410, description = "The rows that follow this cursor are no longer there.")))]
 pub async fn handle(ctx: Ctx, body: Json<NewExportJob>) -> Answer {
-    let NewExportJob { format, destination, path, from, to, cursor, key_id, team_id, tool_id, upstream_id, outcome } = body.value;
+    let NewExportJob { format, destination, path, from, to, cursor, key_id, team_id, tool_id, upstream_id, outcome, rows } =
+        body.value;
     let bundled = format.as_deref() == Some(bundle::NAME);
     let format = if bundled { bundle::NAME } else { Format::parse(format.as_deref())?.name() };
     let path = path.unwrap_or_default();
@@ -74,10 +83,16 @@ pub async fn handle(ctx: Ctx, body: Json<NewExportJob>) -> Answer {
     checks.require(from.zip(to).is_none_or(|(from, to)| from <= to), "/from", "use a time before `to`");
     let both = cursor.is_some() && (from.is_some() || to.is_some());
     checks.require(!both, "/cursor", "use either a cursor or a window of time");
-    let filter = JobFilter { from, to, key_id, team_id, tool_id, upstream_id, outcome };
+    let filter = JobFilter { from, to, key_id, team_id, tool_id, upstream_id, outcome, rows };
     let whole = filter == JobFilter { from, to, ..JobFilter::default() };
     checks.require(!bundled || whole, "/format", "a bundle proves whole seals: leave the filters out");
     checks.require(!bundled || cursor.is_none(), "/cursor", "a bundle has no cursor; use `from`: the seals made since");
+    formats::check_rows(
+        &mut checks,
+        (rows, "/rows"),
+        Format::parse(Some(format)).ok(),
+        tool_id.is_some() || upstream_id.is_some(),
+    );
     checks.done()?;
     let (first, until, lenient) =
         if bundled { seals(&ctx, &filter).await? } else { positions(&ctx, &filter, cursor.as_deref()).await? };
@@ -97,7 +112,7 @@ pub async fn handle(ctx: Ctx, body: Json<NewExportJob>) -> Answer {
 /// What of the log the calls of a job are looked for in.
 async fn positions(ctx: &Ctx, filter: &JobFilter, cursor: Option<&str>) -> Result<(u64, u64, bool), Stop> {
     let calls = filter.wanted().calls;
-    let start = cursor.map(|text| cursor::open(&ctx.app.secrets, ctx.tenant, &calls, text)).transpose()?;
+    let start = cursor.map(|text| cursor::open(&ctx.app.secrets, ctx.tenant, (&calls, filter.rows), text)).transpose()?;
     let start = start.unwrap_or(Start::Oldest);
     let rows = follow::open(&ctx.app.store, ctx.tenant, filter.wanted(), start).await?;
     Ok((rows.position(), rows.end(), start == Start::Oldest))

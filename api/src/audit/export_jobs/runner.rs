@@ -14,12 +14,15 @@ use chrono::TimeDelta;
 use serde_json::json;
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
-use tollgate_domain::ids;
+use tollgate_domain::{TenantId, ids};
 use tollgate_evidence::hash::to_hex;
 use tollgate_store::{
     StoreError, StoreResult,
+    calls::ToolCall,
+    export::{Exported, Rows},
     export_jobs::{self, Job, Left, Part, Taken},
     follow::{self, Follow},
+    requests::LlmRequest,
 };
 
 use super::{
@@ -30,7 +33,7 @@ use crate::{
     audit::{
         bundle::NAME as BUNDLE,
         cursor,
-        formats::{self, Encoder, Format},
+        formats::{self, Encoder, Format, Record},
     },
     ctx::App,
 };
@@ -200,7 +203,7 @@ impl Runner {
         loop {
             let number = job.parts.max(parts.last().map_or(0, |part| part.number)) + 1;
             let name = format!("part-{number:05}.{}", format.extension());
-            let Some(mut writing) = self.begin(taken, format, &mut rows, &place, &name).await? else { break };
+            let Some(mut writing) = self.begin(taken, (job.filter.rows, format), &mut rows, &place, &name).await? else { break };
             let filled = tokio::select! {
                 filled = self.fill(&mut writing, &mut rows) => filled,
                 () = lost.cancelled() => Err(Stop::Lost),
@@ -243,7 +246,7 @@ impl Runner {
     async fn begin(
         &self,
         taken: Taken,
-        format: Format,
+        (kind, format): (Rows, Format),
         rows: &mut Follow,
         place: &Folder,
         name: &str,
@@ -253,7 +256,8 @@ impl Runner {
             if told.is_empty() {
                 continue;
             }
-            let mut writing = Writing { encoder: Some(format.encoder(taken.tenant)?), file: place.create(name), rows: 0 };
+            let encoder = Some(Pen::new(kind, format, taken.tenant)?);
+            let mut writing = Writing { encoder, file: place.create(name), rows: 0 };
             writing.step(|encoder| encoder.begin()).await?;
             writing.push(told).await?;
             return Ok(Some(writing));
@@ -301,7 +305,12 @@ impl Runner {
             ("end_position", json!(job.until)),
             (
                 "next_cursor",
-                json!((!windowed).then(|| cursor::seal(&self.app.secrets, taken.tenant, &job.filter.0.wanted().calls, until))),
+                json!((!windowed).then(|| cursor::seal(
+                    &self.app.secrets,
+                    taken.tenant,
+                    (&job.filter.wanted().calls, job.filter.rows),
+                    until
+                ))),
             ),
             ("created_at", json!(job.created_at)),
             ("finished_at", json!(self.app.clock.now())),
@@ -313,28 +322,65 @@ impl Runner {
     }
 }
 
+/// What writes the rows that a job is about.
+enum Pen {
+    Calls(Box<dyn Encoder>),
+    Requests(Box<dyn Encoder<LlmRequest>>),
+}
+
+impl Pen {
+    fn new(kind: Rows, format: Format, tenant: TenantId) -> Result<Self, formats::Unwritable> {
+        Ok(match kind {
+            Rows::LlmRequests => Self::Requests(LlmRequest::encoder(format, tenant)?),
+            Rows::ToolCalls | Rows::All => Self::Calls(format.encoder(tenant)?),
+        })
+    }
+
+    fn begin(&mut self) -> Result<Bytes, formats::Unwritable> {
+        match self {
+            Self::Calls(encoder) => encoder.begin(),
+            Self::Requests(encoder) => encoder.begin(),
+        }
+    }
+
+    fn push(&mut self, told: Vec<follow::Told>) -> Result<Bytes, formats::Unwritable> {
+        let told = told.into_iter().map(|told| told.what);
+        match self {
+            Self::Calls(encoder) => encoder.push(told.filter_map(ToolCall::of).collect()),
+            Self::Requests(encoder) => encoder.push(told.filter_map(LlmRequest::of).collect()),
+        }
+    }
+
+    fn finish(&mut self) -> Result<Bytes, formats::Unwritable> {
+        match self {
+            Self::Calls(encoder) => encoder.finish(),
+            Self::Requests(encoder) => encoder.finish(),
+        }
+    }
+}
+
 /// A part on its way.
 struct Writing {
     /// Away while it works.
-    encoder: Option<Box<dyn Encoder>>,
+    encoder: Option<Pen>,
     file: File,
     rows: i64,
 }
 
 impl Writing {
     async fn push(&mut self, told: Vec<follow::Told>) -> Result<(), Stop> {
-        let calls: Vec<_> = told.into_iter().filter_map(|told| told.what.call()).collect();
-        self.rows += i64::try_from(calls.len()).unwrap_or(i64::MAX);
-        self.step(move |encoder| encoder.push(calls)).await
+        // It was opened for one kind of row, and without events.
+        self.rows += i64::try_from(told.len()).unwrap_or(i64::MAX);
+        self.step(move |pen| pen.push(told)).await
     }
 
     /// Compressing a row group takes longer than a thread that serves others may be held.
     async fn step(
         &mut self,
-        work: impl FnOnce(&mut dyn Encoder) -> Result<Bytes, formats::Unwritable> + Send + 'static,
+        work: impl FnOnce(&mut Pen) -> Result<Bytes, formats::Unwritable> + Send + 'static,
     ) -> Result<(), Stop> {
         let Some(mut encoder) = self.encoder.take() else { return Err(Stop::Lost) };
-        let done = tokio::task::spawn_blocking(move || work(encoder.as_mut()).map(|bytes| (bytes, encoder)));
+        let done = tokio::task::spawn_blocking(move || work(&mut encoder).map(|bytes| (bytes, encoder)));
         let (bytes, encoder) = done.await??;
         self.encoder = Some(encoder);
         if bytes.is_empty() { Ok(()) } else { Ok(self.file.write(bytes).await?) }

@@ -7,6 +7,7 @@ pub mod csv;
 mod ndjson;
 mod ocsf;
 pub mod parquet;
+mod requests;
 
 #[cfg(test)]
 pub mod fixtures;
@@ -15,9 +16,17 @@ use bytes::Bytes;
 use futures::{Stream, stream};
 use tokio::sync::mpsc;
 use tollgate_domain::TenantId;
-use tollgate_store::{StoreError, calls::ToolCall, export::Chunk};
+use tollgate_store::{
+    StoreError,
+    calls::ToolCall,
+    export::{Chunk, Exported, Rows},
+    requests::LlmRequest,
+};
 
-use crate::problem::{Kind, Problem, Stop};
+use crate::{
+    check::Checks,
+    problem::{Kind, Problem, Stop},
+};
 
 const FORMATS: &str = "A format is \"ndjson\", \"csv\", \"parquet\", \"ocsf\" or \"bundle\".";
 const NO_BUNDLE: &str = "A bundle is made of whole seals and not of rows; use \"ndjson\", \"csv\", \"parquet\" or \"ocsf\" here.";
@@ -63,6 +72,21 @@ pub enum Format {
     Csv,
     Parquet,
     Ocsf,
+}
+
+/// What a file is of: one kind of row, since each has its own fields.
+///
+/// # Errors
+/// 422 for a filter that speaks of calls alone, and for what OCSF has no class for.
+pub fn check_rows(checks: &mut Checks, (rows, at): (Rows, &str), format: Option<Format>, of_tools: bool) {
+    checks.require(rows != Rows::All, at, "a file has one kind of rows: \"tool_calls\" or \"llm_requests\"");
+    let requests = rows == Rows::LlmRequests;
+    checks.require(
+        !(requests && format == Some(Format::Ocsf)),
+        at,
+        "OCSF is of tool calls: use another format for requests to models",
+    );
+    checks.require(!(requests && of_tools), at, "requests to models have no tool and no upstream: leave those filters out");
 }
 
 impl Format {
@@ -123,15 +147,43 @@ impl Format {
         Ok(match self {
             Self::Ndjson => Box::new(ndjson::Lines::new(tenant)),
             Self::Csv => Box::new(csv::Table::new(tenant)),
-            Self::Parquet => Box::new(parquet::Columns::new(tenant)?),
+            Self::Parquet => Box::new(parquet::Columns::<crate::tool_calls::ToolCall>::new(tenant)?),
             Self::Ocsf => Box::new(ocsf::Events::new(tenant)),
+        })
+    }
+}
+
+/// A kind of row that every format (but for OCSF, which has no requests to models) writes.
+pub trait Record: Exported {
+    /// For one file about one tenant.
+    ///
+    /// # Errors
+    /// When a file of this format cannot be begun: a defect of ours.
+    fn encoder(format: Format, tenant: TenantId) -> Result<Box<dyn Encoder<Self>>, Unwritable>;
+}
+
+impl Record for ToolCall {
+    fn encoder(format: Format, tenant: TenantId) -> Result<Box<dyn Encoder>, Unwritable> {
+        format.encoder(tenant)
+    }
+}
+
+impl Record for LlmRequest {
+    fn encoder(format: Format, tenant: TenantId) -> Result<Box<dyn Encoder<Self>>, Unwritable> {
+        let tenant = tenant.to_string();
+        Ok(match format {
+            Format::Ndjson => Box::new(requests::Lines::new(tenant)),
+            Format::Csv => Box::new(requests::Table::new(tenant)),
+            Format::Parquet => Box::new(parquet::Columns::<requests::Row>::new(tenant)?),
+            // Refused where it is asked for.
+            Format::Ocsf => return Err(Unwritable::Kind),
         })
     }
 }
 
 /// Makes one file: `begin`, then `push` for every chunk, then `finish`. The file is what they return, one after the other;
 /// any of them may return nothing. A file that was not finished is not whole.
-pub trait Encoder: Send {
+pub trait Encoder<R = ToolCall>: Send {
     /// # Errors
     /// When the bytes cannot be made. What has been returned so far is to be thrown away then; so it is below.
     fn begin(&mut self) -> Result<Bytes, Unwritable> {
@@ -140,7 +192,7 @@ pub trait Encoder: Send {
 
     /// # Errors
     /// See [`Encoder::begin`].
-    fn push(&mut self, calls: Vec<ToolCall>) -> Result<Bytes, Unwritable>;
+    fn push(&mut self, rows: Vec<R>) -> Result<Bytes, Unwritable>;
 
     /// # Errors
     /// See [`Encoder::begin`].
@@ -152,6 +204,8 @@ pub trait Encoder: Send {
 /// Rows that do not fit their format. Every row does: this is a defect of ours.
 #[derive(Debug, thiserror::Error)]
 pub enum Unwritable {
+    #[error("of this kind in this format")]
+    Kind,
     #[error("as CSV: {0}")]
     Csv(String),
     #[error("as JSON: {0}")]
@@ -183,13 +237,16 @@ pub enum Broken {
 
 /// The bytes of the file that `encoder` makes of `chunks`. It ends only after the store has said that everything was sent;
 /// whatever else ends the chunks is an error, and the last thing that comes.
-pub fn file(chunks: mpsc::Receiver<Chunk>, encoder: Box<dyn Encoder>) -> impl Stream<Item = Result<Bytes, Broken>> + Send {
+pub fn file<R: Send + 'static>(
+    chunks: mpsc::Receiver<Chunk<R>>,
+    encoder: Box<dyn Encoder<R>>,
+) -> impl Stream<Item = Result<Bytes, Broken>> + Send {
     stream::try_unfold(Writing { chunks, encoder, place: Place::Begin }, Writing::next)
 }
 
-struct Writing {
-    chunks: mpsc::Receiver<Chunk>,
-    encoder: Box<dyn Encoder>,
+struct Writing<R> {
+    chunks: mpsc::Receiver<Chunk<R>>,
+    encoder: Box<dyn Encoder<R>>,
     place: Place,
 }
 
@@ -200,7 +257,7 @@ enum Place {
     Over,
 }
 
-impl Writing {
+impl<R: Send + 'static> Writing<R> {
     async fn next(mut self) -> Result<Option<(Bytes, Self)>, Broken> {
         loop {
             let bytes;
@@ -222,7 +279,7 @@ impl Writing {
     async fn step(
         self,
         place: Place,
-        work: impl FnOnce(&mut dyn Encoder) -> Result<Bytes, Unwritable> + Send + 'static,
+        work: impl FnOnce(&mut dyn Encoder<R>) -> Result<Bytes, Unwritable> + Send + 'static,
     ) -> Result<(Bytes, Self), Broken> {
         let Self { chunks, mut encoder, .. } = self;
         let done = tokio::task::spawn_blocking(move || work(encoder.as_mut()).map(|bytes| (bytes, encoder)));

@@ -51,11 +51,36 @@ const AMOUNT_DIGITS: i32 = 38;
 /// An amount is stored in 1e-12 of a unit: the number that is written is the number that is stored.
 const AMOUNT_SCALE: i32 = 12;
 
-pub struct Columns {
+/// A kind of row that has columns.
+pub trait Columnar: Send + Sized + From<Self::Stored> + 'static {
+    /// As the store has it.
+    type Stored: Send;
+    /// What the schema calls one.
+    const NAME: &'static str;
+    const SCHEMA: &'static [Column<Self>];
+
+    /// About what it takes in memory.
+    fn bytes(&self) -> usize;
+}
+
+impl Columnar for ToolCall {
+    type Stored = calls::ToolCall;
+
+    const NAME: &'static str = "tool_call";
+    const SCHEMA: &'static [Column<Self>] = &SCHEMA;
+
+    fn bytes(&self) -> usize {
+        let texts = [&self.error, &self.reason].into_iter().flatten().map(String::len).sum::<usize>();
+        let payloads = [&self.arguments, &self.result].into_iter().flatten().map(|json| json.get().len()).sum::<usize>();
+        ROW_BYTES + self.tool_name.len() + texts + payloads
+    }
+}
+
+pub struct Columns<R: Columnar = ToolCall> {
     /// Its sink holds what has not been handed over yet.
     file: SerializedFileWriter<Vec<u8>>,
     tenant: Bytes,
-    rows: Vec<ToolCall>,
+    rows: Vec<R>,
     /// About what `rows` hold.
     bytes: usize,
     limits: Limits,
@@ -67,33 +92,33 @@ struct Limits {
     bytes: usize,
 }
 
-struct Column {
+pub struct Column<R: 'static> {
     name: &'static str,
     null: Repetition,
-    values: Values,
+    values: Values<R>,
 }
 
 /// How a column's values are taken out of a row. A row is read once for each column and thrown away after the last.
-enum Values {
+pub enum Values<R: 'static> {
     /// Few texts that come again and again: a dictionary.
-    Word(fn(&mut ToolCall) -> Option<ByteArray>),
+    Word(fn(&mut R) -> Option<ByteArray>),
     /// Texts that hardly ever come twice.
-    Text(fn(&mut ToolCall) -> Option<ByteArray>),
-    Json(fn(&mut ToolCall) -> Option<Box<RawValue>>),
-    Int32(fn(&mut ToolCall) -> Option<i32>),
-    Int64(fn(&mut ToolCall) -> Option<i64>),
-    Time(fn(&mut ToolCall) -> Option<DateTime<Utc>>),
-    Amount(fn(&mut ToolCall) -> Option<Picos>),
+    Text(fn(&mut R) -> Option<ByteArray>),
+    Json(fn(&mut R) -> Option<Box<RawValue>>),
+    Int32(fn(&mut R) -> Option<i32>),
+    Int64(fn(&mut R) -> Option<i64>),
+    Time(fn(&mut R) -> Option<DateTime<Utc>>),
+    Amount(fn(&mut R) -> Option<Picos>),
     Tenant,
 }
 
-use Values::{Amount, Int32, Int64, Json, Tenant, Text, Time, Word};
+pub(super) use Values::{Amount, Int32, Int64, Json, Tenant, Text, Time, Word};
 
-const OPTIONAL: Repetition = Repetition::OPTIONAL;
-const REQUIRED: Repetition = Repetition::REQUIRED;
+pub(super) const OPTIONAL: Repetition = Repetition::OPTIONAL;
+pub(super) const REQUIRED: Repetition = Repetition::REQUIRED;
 
 /// In the order of [`COLUMNS`].
-const SCHEMA: [Column; COLUMNS.len()] = [
+const SCHEMA: [Column<ToolCall>; COLUMNS.len()] = [
     column("id", REQUIRED, Text(|call| shown(Some(call.id)))),
     column("llm_request_id", REQUIRED, Word(|call| shown(Some(call.llm_request_id)))),
     column("script_run_id", OPTIONAL, Word(|call| shown(call.script_run_id))),
@@ -127,19 +152,19 @@ const SCHEMA: [Column; COLUMNS.len()] = [
     column("call_number", OPTIONAL, Int64(|call| call.call_number.and_then(|number| i64::try_from(number).ok()))),
 ];
 
-const fn column(name: &'static str, null: Repetition, values: Values) -> Column {
+pub(super) const fn column<R>(name: &'static str, null: Repetition, values: Values<R>) -> Column<R> {
     Column { name, null, values }
 }
 
-fn shown<T: ToString>(value: Option<T>) -> Option<ByteArray> {
+pub(super) fn shown<T: ToString>(value: Option<T>) -> Option<ByteArray> {
     value.map(|value| ByteArray::from(value.to_string().into_bytes()))
 }
 
-fn taken(text: &mut Option<String>) -> Option<ByteArray> {
+pub(super) fn taken(text: &mut Option<String>) -> Option<ByteArray> {
     text.take().map(|text| ByteArray::from(text.into_bytes()))
 }
 
-impl Columns {
+impl<R: Columnar> Columns<R> {
     /// # Errors
     /// When the schema contradicts itself.
     pub fn new(tenant: String) -> Result<Self, Unwritable> {
@@ -147,9 +172,9 @@ impl Columns {
     }
 
     fn with(tenant: String, limits: Limits) -> Result<Self, Unwritable> {
-        let fields = SCHEMA.iter().map(|column| column.field().map(Arc::new)).collect::<Result<Vec<_>, _>>()?;
-        let schema = Type::group_type_builder("tool_call").with_fields(fields).build()?;
-        let file = SerializedFileWriter::new(Vec::new(), Arc::new(schema), Arc::new(properties()))?;
+        let fields = R::SCHEMA.iter().map(|column| column.field().map(Arc::new)).collect::<Result<Vec<_>, _>>()?;
+        let schema = Type::group_type_builder(R::NAME).with_fields(fields).build()?;
+        let file = SerializedFileWriter::new(Vec::new(), Arc::new(schema), Arc::new(properties::<R>()))?;
         Ok(Self { file, tenant: tenant.into(), rows: Vec::new(), bytes: 0, limits })
     }
 
@@ -158,7 +183,7 @@ impl Columns {
         self.bytes = 0;
         let mut rows = std::mem::take(&mut self.rows);
         let mut group = self.file.next_row_group()?;
-        for described in &SCHEMA {
+        for described in R::SCHEMA {
             let missing = || ParquetError::General(format!("the writer has no column {}", described.name));
             let mut column = group.next_column()?.ok_or_else(missing)?;
             described.write(&mut column, &mut rows, &self.tenant)?;
@@ -176,16 +201,16 @@ impl Columns {
     }
 }
 
-impl Encoder for Columns {
+impl<R: Columnar> Encoder<R::Stored> for Columns<R> {
     fn begin(&mut self) -> Result<Bytes, Unwritable> {
         self.drain()
     }
 
-    fn push(&mut self, calls: Vec<calls::ToolCall>) -> Result<Bytes, Unwritable> {
-        for call in calls {
-            let texts = [&call.arguments, &call.result, &call.error, &call.reason];
-            self.bytes += ROW_BYTES + call.tool_name.len() + texts.into_iter().flatten().map(String::len).sum::<usize>();
-            self.rows.push(ToolCall::from(call));
+    fn push(&mut self, rows: Vec<R::Stored>) -> Result<Bytes, Unwritable> {
+        for row in rows {
+            let row = R::from(row);
+            self.bytes += row.bytes();
+            self.rows.push(row);
             if self.rows.len() >= self.limits.rows || self.bytes >= self.limits.bytes {
                 self.write_group()?;
             }
@@ -202,12 +227,12 @@ impl Encoder for Columns {
     }
 }
 
-fn properties() -> WriterProperties {
+fn properties<R: Columnar>() -> WriterProperties {
     let mut properties = WriterProperties::builder()
         .set_compression(Compression::ZSTD(ZstdLevel::default()))
         .set_statistics_enabled(EnabledStatistics::Chunk)
         .set_offset_index_disabled(true);
-    for column in &SCHEMA {
+    for column in R::SCHEMA {
         let path = || ColumnPath::from(column.name);
         properties = properties.set_column_dictionary_enabled(path(), column.values.repeat());
         if matches!(column.values, Json(_)) {
@@ -234,14 +259,14 @@ pub fn amount(picos: i128) -> FixedLenByteArray {
     FixedLenByteArray::from(picos.to_be_bytes().to_vec())
 }
 
-impl Values {
+impl<R> Values<R> {
     /// Pages of a column without a dictionary leave memory as they fill.
     const fn repeat(&self) -> bool {
         matches!(self, Word(_) | Int32(_) | Amount(_) | Tenant)
     }
 }
 
-impl Column {
+impl<R> Column<R> {
     fn field(&self) -> Result<Type, ParquetError> {
         let (physical, logical) = match self.values {
             Word(_) | Text(_) | Tenant => (Physical::BYTE_ARRAY, Some(LogicalType::String)),
@@ -254,7 +279,7 @@ impl Column {
         Type::primitive_type_builder(self.name, physical).with_repetition(self.null).with_logical_type(logical).build()
     }
 
-    fn write(&self, column: &mut SerializedColumnWriter<'_>, rows: &mut [ToolCall], tenant: &Bytes) -> Result<(), ParquetError> {
+    fn write(&self, column: &mut SerializedColumnWriter<'_>, rows: &mut [R], tenant: &Bytes) -> Result<(), ParquetError> {
         match self.values {
             Word(get) | Text(get) => self.write_as::<ByteArrayType>(column, rows, get),
             Json(get) => self.write_as::<ByteArrayType>(column, rows, |row| {
@@ -273,8 +298,8 @@ impl Column {
     fn write_as<T: DataType>(
         &self,
         column: &mut SerializedColumnWriter<'_>,
-        rows: &mut [ToolCall],
-        get: impl Fn(&mut ToolCall) -> Option<T::T>,
+        rows: &mut [R],
+        get: impl Fn(&mut R) -> Option<T::T>,
     ) -> Result<(), ParquetError> {
         for batch in rows.chunks_mut(BATCH) {
             let mut values = Vec::with_capacity(batch.len());

@@ -7,6 +7,7 @@ use tollgate_domain::{
     CallId, Currency, LlmRequestId, Origin, Outcome, Picos, ScriptRunId, TenantId, ids,
     llm::{Counted, Mode},
     llm_price::Usage,
+    policy::Reason,
 };
 use tollgate_store::{
     Actor, Store, StoreError,
@@ -89,6 +90,19 @@ pub async fn erase(store: &Store, tenant: TenantId, selection: &Selection) -> Re
 
 /// A request to a model, with its prompt, its answer and its end.
 pub async fn forwarded(who: &Who, audit: &AuditWriter, trail: &TrailPolicy, text: &str) -> LlmRequestId {
+    let (id, end) = opened(who, audit, trail, text, None).await;
+    audit.after(Entry { llm_ends: vec![end], ..Entry::default() }).await.unwrap();
+    id
+}
+
+/// The same without its end, or refused.
+pub async fn opened(
+    who: &Who,
+    audit: &AuditWriter,
+    trail: &TrailPolicy,
+    text: &str,
+    refused: Option<Reason>,
+) -> (LlmRequestId, LlmEnd) {
     let id = fresh();
     let json = Value::from(text).to_string();
     let forward = Forward {
@@ -97,7 +111,7 @@ pub async fn forwarded(who: &Who, audit: &AuditWriter, trail: &TrailPolicy, text
         mode: Mode::Manual,
         streaming: false,
         worker: who.worker,
-        refused: None,
+        refused,
         tools: (2, 300),
         quoted: Picos(9),
         leases: Vec::new(),
@@ -124,6 +138,5 @@ pub async fn forwarded(who: &Who, audit: &AuditWriter, trail: &TrailPolicy, text
         answer: Some(trail.payload(json.as_bytes()).await),
         at: now(),
     };
-    audit.after(Entry { llm_ends: vec![end], ..Entry::default() }).await.unwrap();
-    id
+    (id, end)
 }

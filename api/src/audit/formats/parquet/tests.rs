@@ -124,7 +124,7 @@ fn amounts_are_exact_to_the_last_digit_and_negative_ones_stay_so() {
 
 /// The file, and the largest piece of it that was handed over at once.
 fn in_groups(limits: Limits, calls: impl Iterator<Item = calls::ToolCall>) -> (Vec<u8>, usize, Columns) {
-    let mut encoder = Columns::with(tenant().to_string(), limits).unwrap();
+    let mut encoder = Columns::<ToolCall>::with(tenant().to_string(), limits).unwrap();
     let mut file = encoder.begin().unwrap().to_vec();
     assert_eq!(file, b"PAR1");
     let mut largest = 0;
@@ -189,7 +189,7 @@ fn columns_are_compressed_and_payloads_have_no_statistics() {
 
 #[test]
 fn a_file_that_was_not_finished_is_none() {
-    let mut encoder = Columns::new(tenant().to_string()).unwrap();
+    let mut encoder = Columns::<ToolCall>::new(tenant().to_string()).unwrap();
     let mut file = encoder.begin().unwrap().to_vec();
     file.extend(encoder.push((0..10_001).map(bare).collect()).unwrap());
     assert!(file.len() > 1000, "a row group is there");
