@@ -460,6 +460,41 @@ async fn the_official_python_clients_work_by_changing_address_and_key() {
     assert!(!report.to_string().contains(CANARY) && !report.to_string().contains(LEAK));
 }
 
+/// Of a count that no request can have nothing is believed: the tokens are estimated, and sums stay sums.
+#[tokio::test]
+async fn a_count_of_tokens_that_is_absurd_is_none() {
+    let world = World::new("LLM boastful").await;
+    let ask = |model: &str, stream: bool| json!({"model": model, "stream": stream, "messages": [{"role": "user", "content": "a b c d"}]});
+    for stream in [false, true, false] {
+        let answer = world.ask("/v1/chat/completions", ask("boastful", stream)).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        let row = world.row(&answer.id()).await;
+        assert_eq!((&row["outcome"], &row["usage"]), (&json!("ok"), &json!("estimated")), "{row}");
+        assert!(row["input_tokens"].as_i64().is_some_and(|tokens| (1..1000).contains(&tokens)), "{row}");
+    }
+    let report = world.tenant.get("reports/costs?group_by=model").await.ok();
+    assert_eq!((&report["items"][0]["model"], &report["items"][0]["llm_requests"]), (&json!("boastful"), &json!(3)), "{report}");
+    assert!(report["total"]["input_tokens"].as_i64().is_some_and(|tokens| (3..3000).contains(&tokens)), "{report}");
+}
+
+/// Who asks for models that the key may not have asks as often as it may, and makes no groups in reports.
+#[tokio::test]
+async fn names_that_somebody_makes_up_are_limited_and_no_groups() {
+    let world = World::new("LLM made up").await;
+    world.tenant.patch(&format!("keys/{}", world.key.id), json!({"models": ["echo"]})).await.expect(200);
+    let limit = json!({"name": "Few", "scope": {"key_id": world.key.id}, "max": 3, "per": "hour"});
+    world.tenant.post("rate-limits", limit).await.expect(201);
+    tokio::time::sleep(Duration::from_millis(1_200)).await;
+    let mut statuses = Vec::new();
+    for n in 0..5 {
+        statuses.push(world.chat(&format!("made-up-{n}"), "x").await.status);
+    }
+    assert_eq!(statuses, [403, 403, 403, 429, 429]);
+    let report = world.tenant.get("reports/costs?group_by=model").await.ok();
+    let lines: Vec<_> = report["items"].as_array().unwrap().iter().map(|item| (&item["model"], &item["llm_requests"])).collect();
+    assert_eq!(lines, [(&Value::Null, &json!(5))], "{report}");
+}
+
 /// What a provider does that it should not: nothing of it is taken for an answer, and nothing is lost.
 #[tokio::test]
 async fn errors_in_the_middle_odd_numbers_and_what_has_no_bound_are_told() {

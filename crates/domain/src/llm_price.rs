@@ -68,6 +68,18 @@ pub struct Usage {
     pub reasoning: u64,
 }
 
+/// Tokens of one kind that one request can have: beyond it, whoever counts is mistaken.
+const MOST_TOKENS: u64 = 1 << 40;
+
+impl Usage {
+    /// What a provider says, unless no request can have so many tokens: then it says nothing that can be used.
+    #[must_use]
+    pub fn believable(self) -> Option<Self> {
+        let Self { input, cached_input, cache_write, output, reasoning } = self;
+        [input, cached_input, cache_write, output, reasoning].into_iter().all(|tokens| tokens <= MOST_TOKENS).then_some(self)
+    }
+}
+
 /// A model's name, or what it begins with (`gpt-5-20*`).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum ModelPattern {

@@ -264,8 +264,11 @@ async fn chat(State(memory): State<Shared>, headers: HeaderMap, body: Bytes) -> 
         }
     };
     let output = tokens(message["content"].as_str().unwrap_or("a b"));
-    let usage = json!({"prompt_tokens": input, "completion_tokens": output, "total_tokens": input + output,
+    let mut usage = json!({"prompt_tokens": input, "completion_tokens": output, "total_tokens": input + output,
         "prompt_tokens_details": {"cached_tokens": 1}});
+    if model == "boastful" {
+        usage["prompt_tokens"] = json!(u64::MAX);
+    }
     if body["stream"] != true {
         return whole(
             &json!({"id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": model, "system_fingerprint": "fp",

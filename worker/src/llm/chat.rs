@@ -15,14 +15,15 @@ pub fn tool(tool: &Offered) -> Value {
 pub fn usage(usage: &Value) -> Option<Usage> {
     let number = |value: &Value| value.as_u64().unwrap_or(0);
     usage.as_object()?;
-    Some(Usage {
+    let usage = Usage {
         input: number(&usage["prompt_tokens"]),
         cached_input: number(&usage["prompt_tokens_details"]["cached_tokens"]),
         // Of those who charge for it.
         cache_write: number(&usage["prompt_tokens_details"]["cache_write_tokens"]),
         output: number(&usage["completion_tokens"]),
         reasoning: number(&usage["completion_tokens_details"]["reasoning_tokens"]),
-    })
+    };
+    usage.believable()
 }
 
 pub fn read(answer: &Value) -> Read {

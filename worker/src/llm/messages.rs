@@ -26,7 +26,7 @@ pub fn usage(usage: &Value) -> Option<Usage> {
         // Told by this door alone, of providers that count it.
         reasoning: usage["output_tokens_details"]["reasoning_tokens"].as_u64().unwrap_or(0),
     };
-    (usage.input > 0 || usage.output > 0).then_some(usage)
+    if usage.input > 0 || usage.output > 0 { usage.believable() } else { None }
 }
 
 pub fn read(answer: &Value) -> Read {

@@ -212,6 +212,14 @@ pub async fn begin(asking: &Asking<'_>, id: LlmRequestId, body: &Map<String, Val
     let at = gate.clock.now();
     let guard = gate.in_flight.enter(id.uuid());
     let prompt: Arc<[u8]> = serde_json::to_vec(body).unwrap_or_default().into();
+    let spender = Taken::spender(caller);
+    let tokens = estimate(prompt.len()).saturating_add(dialect.max_output(body).unwrap_or(0));
+    let tokens = u32::try_from(tokens).unwrap_or(u32::MAX);
+    // Before anything else is looked at: also who asks for models that there are not asks as often as he may.
+    let (slots, taken) = match count(gate, caller, &spender, tokens, asking.told).await? {
+        Ok(counted) => counted,
+        Err(denied) => return Err(refuse(asking, id, prompt, denied).await),
+    };
     let found = match candidates(caller, dialect, asking.model) {
         Ok(found) => found,
         Err((reason, note)) => return Err(refuse(asking, id, prompt, Denied::of(reason, note, None)).await),
@@ -220,16 +228,9 @@ pub async fn begin(asking: &Asking<'_>, id: LlmRequestId, body: &Map<String, Val
     let (found, longest) = translate::sendable(dialect, body, found)
         .map_err(|why| Refusal::new(StatusCode::BAD_REQUEST, "not_translatable", why))?;
     let quotes = quotes(caller, found, at);
-    let spender = Taken::spender(caller);
     let bound = match bound(caller, dialect, (body, prompt.len().max(longest)), &quotes, &spender) {
         Ok(bound) => bound,
         Err(why) => return Err(refuse(asking, id, prompt, Denied::of(Reason::UnboundedCost, Some(why), None)).await),
-    };
-    let tokens = estimate(prompt.len()).saturating_add(dialect.max_output(body).unwrap_or(0));
-    let tokens = u32::try_from(tokens).unwrap_or(u32::MAX);
-    let (slots, taken) = match count(gate, caller, &spender, tokens, asking.told).await? {
-        Ok(counted) => counted,
-        Err(denied) => return Err(refuse(asking, id, prompt, denied).await),
     };
     let mut hold = match draw(gate, caller, (id, at), &spender, bound.amount).await? {
         Ok(hold) => hold, // before, never after

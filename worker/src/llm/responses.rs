@@ -12,13 +12,14 @@ pub fn tool(tool: &Offered) -> Value {
 pub fn usage(usage: &Value) -> Option<Usage> {
     let number = |value: &Value| value.as_u64().unwrap_or(0);
     usage.as_object()?;
-    Some(Usage {
+    let usage = Usage {
         input: number(&usage["input_tokens"]),
         cached_input: number(&usage["input_tokens_details"]["cached_tokens"]),
         cache_write: 0,
         output: number(&usage["output_tokens"]),
         reasoning: number(&usage["output_tokens_details"]["reasoning_tokens"]),
-    })
+    };
+    usage.believable()
 }
 
 pub fn read(answer: &Value) -> Read {
