@@ -5,6 +5,7 @@ pub mod delete;
 pub mod deliveries;
 pub mod get;
 pub mod list;
+pub mod retry;
 pub mod runner;
 pub mod update;
 
@@ -53,7 +54,7 @@ pub struct ReportSchedule {
     pub enabled: bool,
     /// Where the next period begins that no report was made of.
     pub next_period_start: DateTime<Utc>,
-    /// When its report is made; null while nothing is delivered.
+    /// When its report is made, where nothing of it is open by then; null while nothing is delivered.
     pub next_due_at: Option<DateTime<Utc>>,
     /// The newest five; null in a list, and in the answer to a change.
     pub last_deliveries: Option<Vec<ReportDelivery>>,
@@ -81,8 +82,11 @@ pub struct ReportDelivery {
     pub bytes: Option<i64>,
     /// Of its bytes, hexadecimal.
     pub sha256: Option<String>,
-    /// Why the last try came to nothing.
+    /// Why the last try came to nothing, or what it waits for.
     pub error: Option<String>,
+    /// How many calls and LLM requests of the period (of each, 1,000 at most) had not ended when the report was made: what they came to
+    /// after that is in no report. Null until it is delivered.
+    pub still_open: Option<i64>,
 }
 
 impl From<Schedule> for ReportSchedule {
@@ -126,6 +130,7 @@ impl From<Delivery> for ReportDelivery {
             bytes: row.bytes,
             sha256: row.sha256.map(|hash| to_hex(&hash)),
             error: row.error,
+            still_open: row.still_open,
         }
     }
 }

@@ -142,6 +142,7 @@ pub(crate) fn entries() -> Vec<Entry> {
         PATCH  "/v1/tenants/{tenant_id}/report-schedules/{report_schedule_id}" WriteBudgets report_schedules::update::handle;
         DELETE "/v1/tenants/{tenant_id}/report-schedules/{report_schedule_id}" WriteBudgets report_schedules::delete::handle;
         GET    "/v1/tenants/{tenant_id}/report-schedules/{report_schedule_id}/deliveries" ReadReports report_schedules::deliveries::handle;
+        POST   "/v1/tenants/{tenant_id}/report-schedules/{report_schedule_id}/retry" WriteBudgets report_schedules::retry::handle;
         // --- what has happened
         GET    "/v1/tenants/{tenant_id}/llm-requests"                     ReadAudit       llm_requests::list::handle;
         GET    "/v1/tenants/{tenant_id}/llm-requests/{llm_request_id}"    ReadAudit       llm_requests::get::handle;

@@ -219,6 +219,7 @@ fn body_of(route: &RouteInfo, ids: &BTreeMap<&'static str, String>) -> Option<Va
         ("POST", "/audit/erasures") => json!({"reason": "stranger", "selection": {"call_ids": [ids["call_id"]]}}),
         ("POST", "/report-schedules") => json!({"name": "stranger", "every": "day", "format": "csv", "destination": "lake"}),
         ("PATCH", "/report-schedules/{report_schedule_id}") => json!({"enabled": false}),
+        ("POST", "/report-schedules/{report_schedule_id}/retry") => return None,
         ("POST", "/audit/export-jobs") => json!({"destination": "lake"}),
         ("POST", "/audit/export-jobs/{export_job_id}/cancel") => return None,
         ("POST", "/keys/{key_id}/revoke" | "/upstreams/{upstream_id}/sync" | "/tools/{tool_id}/quarantine") => return None,

@@ -3,7 +3,12 @@
 //! Nobody reads of another key here. Of a budget that is the key's alone all numbers are shown; of one that others draw from as well, only
 //! what binds the key: the limit and what is left of it.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use axum::{
     Router,
@@ -15,9 +20,9 @@ use axum::{
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::json;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 use tollgate_domain::{
-    Currency, KeyId, Picos,
+    Currency, KeyId, Picos, TenantId,
     budget::{BudgetScope, Enforcement},
     money::decimal,
     rate::{Per, RateLimit, Unit},
@@ -25,7 +30,7 @@ use tollgate_domain::{
 };
 use tollgate_store::{
     StoreError, StoreResult, budgets,
-    costs::{self, CostQuery},
+    costs::{CostQuery, MAX_GROUPS, Reading},
 };
 
 use crate::{
@@ -36,17 +41,45 @@ use crate::{
 
 /// Answers in the making at once. They read, and leave the connections to the calls.
 const AT_ONCE: usize = 4;
+/// How long one waits for its turn.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a statement may take that says what was spent: the answer does without it rather than wait.
+const SPEND: Duration = Duration::from_secs(2);
 
 #[derive(Debug)]
 struct Desk {
     gate: Gate,
     listener: SocketAddr,
-    turns: Semaphore,
+    turns: Turns,
+}
+
+/// Whose turn it is: of one tenant, one answer is made at a time, so that a tenant whose sums take long holds up itself alone.
+#[derive(Debug)]
+struct Turns {
+    patience: Duration,
+    all: Semaphore,
+    tenants: Mutex<HashMap<TenantId, Arc<Semaphore>>>,
+}
+
+impl Turns {
+    fn new(patience: Duration) -> Self {
+        Self { patience, all: Semaphore::new(AT_ONCE), tenants: Mutex::default() }
+    }
+
+    /// `None`: it did not come in time.
+    async fn take(&self, tenant: TenantId) -> Option<(OwnedSemaphorePermit, SemaphorePermit<'_>)> {
+        let own = {
+            let mut tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(tenants.entry(tenant).or_insert_with(|| Arc::new(Semaphore::new(1))))
+        };
+        let both = async { Some((own.acquire_owned().await.ok()?, self.all.acquire().await.ok()?)) };
+        tokio::time::timeout(self.patience, both).await.ok().flatten()
+    }
 }
 
 /// The route. `listener` is the address on which it is served.
 pub fn routes(gate: Gate, listener: SocketAddr) -> Router {
-    let desk = Desk { gate, listener, turns: Semaphore::new(AT_ONCE) };
+    let desk = Desk { gate, listener, turns: Turns::new(PATIENCE) };
     Router::new().route("/v1/quota", get(handle)).with_state(Arc::new(desk))
 }
 
@@ -116,7 +149,7 @@ async fn handle(State(desk): State<Arc<Desk>>, headers: HeaderMap) -> Response {
             return answer;
         }
     };
-    let Ok(_turn) = turns.acquire().await else { return unavailable() };
+    let Some(_turn) = turns.take(caller.tenant()).await else { return unavailable() };
     match quota(gate, &caller, now).await {
         Ok(quota) => ([(header::CACHE_CONTROL, "no-store")], axum::Json(quota)).into_response(),
         Err(error) => {
@@ -187,8 +220,10 @@ async fn spend(gate: &Gate, caller: &Caller, now: DateTime<Utc>) -> StoreResult<
         top: None,
         compare: None,
     };
-    match costs::report(&gate.store, caller.tenant(), &ask).await {
+    let mut reading = Reading::begin(&gate.store, caller.tenant(), SPEND).await?;
+    match reading.report(&ask, MAX_GROUPS).await {
         Ok(report) => {
+            reading.end().await?;
             let llm = report.llm.unwrap_or_default();
             let amount = decimal(report.total.amount + llm.amount);
             Ok(Some(Spend { from, to: now, calls: report.total.calls, llm_requests: llm.requests, amount }))
@@ -222,4 +257,28 @@ fn problem(status: StatusCode, code: &str, detail: &str) -> Response {
     let title = status.canonical_reason().unwrap_or_default();
     let body = json!({"type": "about:blank", "title": title, "status": status.as_u16(), "code": code, "detail": detail});
     (status, [(header::CONTENT_TYPE, "application/problem+json")], body.to_string()).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::DateTime;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_tenant_that_takes_long_holds_up_itself_alone_and_nobody_for_ever() {
+        let turns = Turns::new(Duration::from_millis(100));
+        let tenants: Vec<TenantId> = (0..=AT_ONCE).map(|_| TenantId::mint(DateTime::UNIX_EPOCH)).collect();
+        let first = turns.take(tenants[0]).await;
+        assert!(first.is_some());
+        assert!(turns.take(tenants[0]).await.is_none(), "its own turn has not ended");
+        let mut others = Vec::new();
+        for tenant in &tenants[1..AT_ONCE] {
+            others.push(turns.take(*tenant).await.expect("another tenant's turn"));
+        }
+        assert!(turns.take(tenants[AT_ONCE]).await.is_none(), "there are as many as may be");
+        drop(first);
+        assert!(turns.take(tenants[AT_ONCE]).await.is_some());
+        assert!(turns.take(tenants[0]).await.is_some());
+    }
 }

@@ -41,8 +41,16 @@ pub struct NewReportSchedule {
 
 /// Have a cost report delivered for each day, week or month, beginning with the present one.
 ///
-/// A report is made 15 minutes after its period's end, when all of it is sealed, and delivered once. What is not taken is tried
-/// again for a day, with growing pauses; then it has failed. Both leave an admin event, `report.delivered` or `report.failed`.
+/// A report is made 15 minutes after its period's end, or, where calls or LLM requests of the period have not ended by then, once they have;
+/// 2 hours and 15 minutes after the end it is made all the same, and `still_open` says how many are missing. It is delivered once. What is
+/// not taken is tried again for a day, with growing pauses; then it has failed. A report that is refused, for it would have too many rows, has
+/// failed at once. Both leave an admin event, `report.delivered` or `report.failed`.
+///
+/// A webhook gets the file as its body, with `Idempotency-Key` (the same for each try of a period; a receiver that has it answers 2xx) and
+/// `x-tollgate-` headers: `tenant`, `report-schedule`, `report-name`, `period-start`, `period-end`, `sha256` (of this body, hexadecimal: a
+/// later try is made anew, and may differ), `still-open`, `timestamp`, and where the webhook has a secret `signature`: `sha256=` and the
+/// hexadecimal HMAC-SHA256 of timestamp, idempotency key, tenant, report-schedule, report-name, period-start, period-end, sha256 and body,
+/// with a dot behind each but the last.
 #[utoipa::path(post, path = "/v1/tenants/{tenant_id}/report-schedules", request_body = NewReportSchedule,
     responses((status = 201, description = "Set.", body = ReportSchedule)))]
 pub async fn handle(ctx: Ctx, body: Json<NewReportSchedule>) -> Answer {

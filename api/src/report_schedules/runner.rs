@@ -4,18 +4,23 @@
 //! A process that dies in the middle is noticed when its time is over: the report is delivered again, to the same name in a store, and
 //! to a webhook under the same `Idempotency-Key`.
 
-use std::{future::Future, time::Duration};
+use std::{
+    future::Future,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use reqwest::{
     Client,
     header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue},
 };
-use tokio::task::JoinSet;
-use tollgate_domain::{ids, tool::sha256};
+use tokio::task::{JoinError, JoinSet};
+use tollgate_domain::{TenantId, ids, tool::sha256};
+use tollgate_evidence::hash::to_hex;
 use tollgate_store::{
     StoreError, StoreResult,
-    costs::CostQuery,
+    costs::{self, CostQuery},
     report_schedules::{self as schedules, Schedule, Taken, Tried},
 };
 
@@ -26,8 +31,7 @@ use crate::{
     },
     check::Checks,
     ctx::App,
-    problem::Stop,
-    reports::costs::{Format, dimensions, read, render},
+    reports::costs::{Format, Unmade, dimensions, write},
 };
 
 /// Reports that one process makes at a time.
@@ -39,18 +43,54 @@ const HELD: TimeDelta = TimeDelta::minutes(10);
 /// How long a receiver may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Calls that have not ended are waited for, and this is how often they are looked at.
+const LOOK: TimeDelta = TimeDelta::minutes(5);
+/// A clock that is further ahead of the database's tells of periods that have not ended.
+const AHEAD: TimeDelta = TimeDelta::minutes(1);
+/// Tenants whose turn is remembered.
+const SERVED: usize = 1000;
+
 const SERVER: &str = "the server failed; its log names this schedule";
 
 #[derive(Debug, Clone)]
 pub struct Runner {
     app: App,
     client: Client,
+    /// Tenants whose reports were taken, the one of longest ago first: they take turns, however many reports one of them has.
+    served: Arc<Mutex<Vec<TenantId>>>,
 }
 
 /// A report as it is delivered.
 struct File {
     format: Format,
     bytes: Vec<u8>,
+    still_open: i64,
+}
+
+/// Why a report was not delivered.
+enum Undelivered {
+    Failed(Failure),
+    /// It would fail another time as well.
+    Refused(Failure),
+    Later(DateTime<Utc>, Option<String>),
+}
+
+impl From<Failure> for Undelivered {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+impl From<StoreError> for Undelivered {
+    fn from(error: StoreError) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+impl From<Unwritable> for Undelivered {
+    fn from(error: Unwritable) -> Self {
+        Self::Failed(error.into())
+    }
 }
 
 impl From<StoreError> for Failure {
@@ -63,15 +103,20 @@ impl From<StoreError> for Failure {
     }
 }
 
-impl From<Unwritable> for Failure {
-    fn from(error: Unwritable) -> Self {
-        Self::new("the destination did not take the report; the operator's log says why", error)
+impl From<Unmade> for Undelivered {
+    fn from(unmade: Unmade) -> Self {
+        match unmade {
+            // What takes too long today may not tomorrow; what has too many groups has them.
+            Unmade::Unread(error @ StoreError::Invalid { .. }) if !costs::is_slow(&error) => Self::Refused(error.into()),
+            Unmade::Unread(error) => Self::Failed(error.into()),
+            Unmade::Unwritten(stop) => Self::Failed(Failure::new(SERVER, format!("{stop:?}"))),
+        }
     }
 }
 
-impl From<Stop> for Failure {
-    fn from(stop: Stop) -> Self {
-        Self::new(SERVER, format!("{stop:?}"))
+impl From<Unwritable> for Failure {
+    fn from(error: Unwritable) -> Self {
+        Self::new("the destination did not take the report; the operator's log says why", error)
     }
 }
 
@@ -79,28 +124,38 @@ impl Runner {
     /// # Errors
     /// When TLS cannot be set up.
     pub fn new(app: App) -> anyhow::Result<Self> {
-        Ok(Self { app, client: webhook::client(PATIENCE)? })
+        Ok(Self { app, client: webhook::client(PATIENCE)?, served: Arc::default() })
     }
 
     /// Work until the process ends.
     pub async fn run(self) {
         let mut at_work = JoinSet::new();
         while !self.app.shutdown.is_requested() {
-            while at_work.try_join_next().is_some() {}
+            while let Some(done) = at_work.try_join_next() {
+                ended(done);
+            }
             if let Err(error) = self.fill(&mut at_work).await {
-                tracing::debug!(%error, "no report was looked for");
+                tracing::warn!(%error, "no report was looked for");
             }
             tokio::select! {
                 () = self.app.shutdown.requested() => {}
-                Some(_) = at_work.join_next() => {}
+                Some(done) = at_work.join_next() => ended(done),
                 () = tokio::time::sleep(POLL) => {}
             }
         }
-        while at_work.join_next().await.is_some() {}
+        while let Some(done) = at_work.join_next().await {
+            ended(done);
+        }
     }
 
     async fn fill(&self, at_work: &mut JoinSet<()>) -> StoreResult<()> {
-        schedules::open_due(&self.app.store, self.app.clock.now()).await?;
+        let now = self.app.clock.now();
+        let ahead = schedules::ahead(&self.app.store, now).await?;
+        if ahead > AHEAD {
+            tracing::error!(seconds = ahead.num_seconds(), "this host's clock is ahead of the database's: it makes no reports");
+            return Ok(());
+        }
+        schedules::open_due(&self.app.store, now).await?;
         while at_work.len() < JOBS {
             let Some(taken) = self.take().await? else { break };
             at_work.spawn(self.clone().work(taken));
@@ -125,17 +180,28 @@ impl Runner {
     /// Each turn has a name of its own: also this process can lose a report and take it again.
     async fn take(&self) -> StoreResult<Option<Taken>> {
         let now = self.app.clock.now();
-        schedules::take(&self.app.store, ids::mint(now), now, now + HELD).await
+        let served: Vec<_> = self.served.lock().unwrap_or_else(PoisonError::into_inner).iter().map(|id| id.uuid()).collect();
+        let taken = schedules::take(&self.app.store, ids::mint(now), (now, now + HELD), &served).await?;
+        if let Some(Taken { tenant, .. }) = &taken {
+            let mut served = self.served.lock().unwrap_or_else(PoisonError::into_inner);
+            served.retain(|other| other != tenant);
+            served.push(*tenant);
+            let gone = served.len().saturating_sub(SERVED);
+            served.drain(..gone);
+        }
+        Ok(taken)
     }
 
     async fn work(self, taken: Taken) {
         let tried = match in_time(self.deliver(&taken)).await {
-            Ok(sent) => Tried::Delivered { bytes: i64::try_from(sent.len()).unwrap_or(i64::MAX), sha256: sha256(&sent).to_vec() },
-            Err(failure) => {
-                let (schedule, name, error) = (taken.schedule, &taken.name, failure.detail);
-                tracing::warn!(%schedule, tenant = %taken.tenant, name, attempts = taken.attempts, error, "a report was not delivered");
-                Tried::Not(failure.shown)
-            }
+            Ok(File { bytes, still_open, .. }) => Tried::Delivered {
+                bytes: i64::try_from(bytes.len()).unwrap_or(i64::MAX),
+                sha256: sha256(&bytes).to_vec(),
+                still_open,
+            },
+            Err(Undelivered::Failed(failure)) => Tried::Not(failed(&taken, failure)),
+            Err(Undelivered::Refused(failure)) => Tried::Never(failed(&taken, failure)),
+            Err(Undelivered::Later(at, why)) => Tried::Later(at, why),
         };
         match schedules::leave(&self.app.store, &taken, &tried, self.app.clock.now()).await {
             Ok(true) => {}
@@ -148,10 +214,15 @@ impl Runner {
         }
     }
 
-    /// The bytes that were delivered.
-    async fn deliver(&self, taken: &Taken) -> Result<Vec<u8>, Failure> {
+    /// What was delivered.
+    async fn deliver(&self, taken: &Taken) -> Result<File, Undelivered> {
         let schedule = schedules::of(&self.app.store, taken).await?;
         let file = self.make(taken, &schedule).await?;
+        // A change that was acknowledged meanwhile holds for this report as well.
+        let now = schedules::of(&self.app.store, taken).await?;
+        if now.version != schedule.version {
+            return Err(Undelivered::Later(self.app.clock.now(), None));
+        }
         match (&schedule.destination, &schedule.webhook) {
             (Some(name), _) => {
                 let gone = || Failure::new("the operator's file no longer names this destination", name);
@@ -165,13 +236,20 @@ impl Runner {
                 let config = self.app.config.report_webhook(name).ok_or_else(gone)?;
                 let hook = webhook::Webhook::new(&config.webhook(), self.client.clone());
                 let hook = hook.map_err(|error| Failure::new("the webhook's configuration cannot be used", error))?;
-                hook.send_file(headers(taken, file.format)?, file.bytes.clone(), self.app.clock.now()).await?;
+                hook.send_file(headers(taken, &file)?, &SIGNED, file.bytes.clone(), self.app.clock.now()).await?;
             }
         }
-        Ok(file.bytes)
+        Ok(file)
     }
 
-    async fn make(&self, taken: &Taken, schedule: &Schedule) -> Result<File, Failure> {
+    async fn make(&self, taken: &Taken, schedule: &Schedule) -> Result<File, Undelivered> {
+        let now = self.app.clock.now();
+        let still_open = schedules::still_open(&self.app.store, taken).await?;
+        let last = taken.ends_at + schedules::LONGEST;
+        if still_open > 0 && now < last {
+            let why = format!("waits for calls and requests of its time that have not ended: {still_open}");
+            return Err(Undelivered::Later((now + LOOK).min(last), Some(why)));
+        }
         let format = Format::parse(&schedule.format);
         let format = format.ok_or_else(|| Failure::new("this release does not write that format", &schedule.format))?;
         let ask = &schedule.ask.0;
@@ -190,18 +268,43 @@ impl Runner {
             top: ask.top,
             compare: None,
         };
-        let read = read(&self.app.store, taken.tenant, &query, format).await?;
-        Ok(File { format, bytes: render(taken.tenant, read, &query, format)? })
+        Ok(File { format, bytes: write(&self.app.store, taken.tenant, &query, format).await?, still_open })
     }
 }
 
-async fn in_time<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-    let late = || Failure::new("it took too long", "neither made nor delivered in time");
+async fn in_time<T>(work: impl Future<Output = Result<T, Undelivered>>) -> Result<T, Undelivered> {
+    let late = || Failure::new("it took too long", "neither made nor delivered in time").into();
     tokio::time::timeout(LIMIT, work).await.unwrap_or_else(|_| Err(late()))
 }
 
+/// Log it, and give what the tenant may read.
+fn failed(taken: &Taken, failure: Failure) -> String {
+    let (schedule, name, error) = (taken.schedule, &taken.name, failure.detail);
+    tracing::warn!(%schedule, tenant = %taken.tenant, name, attempts = taken.attempts, error, "a report was not delivered");
+    failure.shown
+}
+
+/// A try that has panicked has its report still, and loses it when its time is over.
+fn ended(done: Result<(), JoinError>) {
+    if let Err(error) = done {
+        tracing::error!(%error, "the making of a report broke off");
+    }
+}
+
+/// What of a report's headers its signature covers, in this order.
+static SIGNED: [HeaderName; 7] = [
+    HeaderName::from_static("idempotency-key"),
+    HeaderName::from_static("x-tollgate-tenant"),
+    HeaderName::from_static("x-tollgate-report-schedule"),
+    HeaderName::from_static("x-tollgate-report-name"),
+    HeaderName::from_static("x-tollgate-period-start"),
+    HeaderName::from_static("x-tollgate-period-end"),
+    HeaderName::from_static("x-tollgate-sha256"),
+];
+
 /// What a receiver tells one report from another by.
-fn headers(taken: &Taken, format: Format) -> Result<HeaderMap, Failure> {
+fn headers(taken: &Taken, file: &File) -> Result<HeaderMap, Failure> {
+    let format = file.format;
     let mut headers = HeaderMap::new();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
     for (name, value) in [
@@ -211,6 +314,9 @@ fn headers(taken: &Taken, format: Format) -> Result<HeaderMap, Failure> {
         ("x-tollgate-report-name", format!("{}.{}", taken.name, format.extension())),
         ("x-tollgate-period-start", instant(taken.starts_at)),
         ("x-tollgate-period-end", instant(taken.ends_at)),
+        // A try makes the report anew, and its bytes may be others under the same key.
+        ("x-tollgate-sha256", to_hex(&sha256(&file.bytes))),
+        ("x-tollgate-still-open", file.still_open.to_string()),
     ] {
         let value = HeaderValue::try_from(value).map_err(|error| Failure::new(SERVER, error))?;
         headers.insert(HeaderName::from_static(name), value);

@@ -42,7 +42,8 @@ pub struct ReportSchedulePatch {
     pub destination: Option<String>,
     /// Takes the place of a destination.
     pub webhook: Option<String>,
-    /// `false`: nothing is delivered. Periods that end meanwhile are, once it is `true` again.
+    /// `false`: nothing is delivered. Periods that end meanwhile are, once it is `true` again; what waited then is tried for a day from
+    /// there on.
     pub enabled: Option<bool>,
 }
 
@@ -53,6 +54,7 @@ pub async fn handle(ctx: Ctx, Id(id): Id<ReportScheduleId>, body: Json<ReportSch
     let patch = body.value;
     let mut write = ctx.change().await?;
     let mut schedule = store::lock(&mut write, id).await?;
+    let paused = !schedule.enabled;
     write.matches(&ReportSchedule::from(schedule.clone()))?;
     let ask = &mut schedule.ask.0;
     ask.group_by = patch.group_by.unwrap_or_else(|| std::mem::take(&mut ask.group_by));
@@ -73,7 +75,7 @@ pub async fn handle(ctx: Ctx, Id(id): Id<ReportScheduleId>, body: Json<ReportSch
     check(&mut checks, &schedule);
     checks.done()?;
 
-    let changed = ReportSchedule::from(store::update(&mut write, schedule).await?);
+    let changed = ReportSchedule::from(store::update(&mut write, schedule, paused).await?);
     write.event("report_schedule.update", &id, detail(&changed)).await?;
     write.ok_quietly(&changed).await
 }

@@ -26,7 +26,8 @@ const PREVIOUS: [(&str, &str); 9] = [
 ];
 
 const LLM: [&str; 6] = ["llm_requests", "llm_amount", "input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens"];
-const CREDITS: [&str; 2] = ["credits", "net"];
+/// What is left to pay, where both are told.
+const NET: &str = "net";
 
 /// The items as typed columns, in the order in which the dimensions were asked for.
 pub fn columns(report: &CostReport, asked: &CostQuery) -> Vec<Column> {
@@ -97,7 +98,9 @@ pub fn columns(report: &CostReport, asked: &CostQuery) -> Vec<Column> {
     }
     if report.credits.is_some() {
         columns.push(amount("credits", |line| line.credits));
-        columns.push(amount("net", |line| net(line.sums, line.llm, line.credits)));
+    }
+    if report.credits.is_some() && report.llm.is_some() {
+        columns.push(amount(NET, |line| net(line.sums, line.llm, line.credits)));
     }
     if asked.top.is_some() {
         columns.push(count("rest_groups", |line| line.rest.and_then(|groups| i64::try_from(groups).ok())));
@@ -107,12 +110,16 @@ pub fn columns(report: &CostReport, asked: &CostQuery) -> Vec<Column> {
         columns.push(count("previous_errors", |line| line.previous.map(|previous| previous.sums.errors)));
         let amounts = lines.iter().map(|line| line.previous.map_or(0, |previous| previous.sums.amount));
         columns.push(Column { name: "previous_amount", values: Values::Amount(amounts.collect()) });
+        columns.push(count("previous_latency_p50_us", |line| line.previous?.latency_p50_us));
+        columns.push(count("previous_latency_p99_us", |line| line.previous?.latency_p99_us));
         if report.llm.is_some() {
             columns.push(count("previous_llm_requests", |line| Some(line.previous?.llm?.requests)));
             columns.push(amount("previous_llm_amount", |line| Some(line.previous?.llm?.amount)));
         }
         if report.credits.is_some() {
             columns.push(amount("previous_credits", |line| line.previous?.credits));
+        }
+        if report.credits.is_some() && report.llm.is_some() {
             columns.push(amount("previous_net", |line| line.previous.and_then(|then| net(then.sums, then.llm, then.credits))));
         }
     }
@@ -136,8 +143,8 @@ pub fn csv(costs: &Costs, asked: &CostQuery) -> Result<Vec<u8>, Stop> {
         columns.push("prompt_tokens_avoided");
     }
     let (llm, credits) = (costs.total.llm_requests.is_some(), costs.total.credits.is_some());
-    let told = |name: &str| (llm || !LLM.contains(&name)) && (credits || !CREDITS.contains(&name));
-    columns.extend(LLM.into_iter().chain(CREDITS).filter(|name| told(name)));
+    let told = |name: &str| (llm || !LLM.contains(&name) && name != NET) && (credits || name != "credits" && name != NET);
+    columns.extend(LLM.into_iter().chain(["credits", NET]).filter(|name| told(name)));
     if asked.top.is_some() {
         columns.push("rest_groups");
     }

@@ -10,15 +10,24 @@
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::json;
 use tollgate_domain::{Currency, TenantId, TimeZone, money::decimal, zone::Calendar};
-use tollgate_store::costs::{CostLine, CostReport, Dimension};
+use tollgate_store::{
+    Store, StoreError, StoreResult,
+    costs::{CostLine, CostQuery, Dimension, PATIENCE, Reading},
+};
 
-use crate::audit::{Unwritable, csv};
+use super::costs::Unmade;
+use crate::audit::csv;
 
 /// What the rows of tools are grouped by, whatever was asked for.
 pub const GROUPS: [Dimension; 5] = [Dimension::Day, Dimension::Upstream, Dimension::Tool, Dimension::Team, Dimension::Key];
 
 /// And those of models.
-pub const MODELS: [Dimension; 4] = [Dimension::Day, Dimension::Model, Dimension::Team, Dimension::Key];
+const MODELS: [Dimension; 4] = [Dimension::Day, Dimension::Model, Dimension::Team, Dimension::Key];
+
+/// Rows of each kind that are read at once: a day has no more.
+const AT_ONCE: usize = 50_000;
+/// Rows of one data set: what is made of them is memory.
+const MAX_ROWS: usize = 200_000;
 
 const COLUMNS: [&str; 42] = [
     "BilledCost",
@@ -66,10 +75,11 @@ const COLUMNS: [&str; 42] = [
 ];
 
 /// Whose costs these are.
-pub struct Account {
-    pub tenant: TenantId,
-    pub name: String,
-    pub zone: TimeZone,
+struct Account {
+    tenant: TenantId,
+    name: String,
+    zone: TimeZone,
+    currency: Currency,
 }
 
 /// What a row charges for, or gives back.
@@ -88,23 +98,57 @@ struct Charge {
     latency_p50_us: String,
 }
 
-/// The report by [`GROUPS`] and the lines of that by [`MODELS`] as a FOCUS data set.
+/// The data set of what was asked for, whatever it is grouped by: from one snapshot, in pieces that are halved until each can be read at once.
 ///
 /// # Errors
-/// Never for want of space: it is memory.
-pub fn table(account: &Account, tools: &CostReport, models: &[CostLine]) -> Result<Vec<u8>, Unwritable> {
+/// [`StoreError::Invalid`] when there are too many rows, or when it takes too long.
+pub async fn write(store: &Store, tenant: TenantId, ask: &CostQuery) -> Result<Vec<u8>, Unmade> {
+    let mut reading = Reading::begin(store, tenant, PATIENCE).await?;
+    let Reading { zone, currency, .. } = reading;
+    let account = Account { tenant, name: reading.tenant_name.clone(), zone, currency };
     let mut rows = csv::Rows::new(&COLUMNS)?;
-    for line in &tools.lines {
-        for charge in calls(line).into_iter().chain(credits(line)) {
-            rows.push_figures(row(account, tools.currency, line, charge))?;
+    let mut left = MAX_ROWS;
+    let mut pieces = vec![(ask.from, ask.to)];
+    while let Some((from, to)) = pieces.pop() {
+        let Some((tools, models)) = read(&mut reading, ask, (from, to)).await? else {
+            let half = half(zone, from, to).ok_or_else(too_many)?;
+            pieces.extend([(half, to), (from, half)]);
+            continue;
+        };
+        let tools = tools.iter().flat_map(|line| calls(line).into_iter().chain(credits(line)).map(move |charge| (line, charge)));
+        let models = models.iter().filter_map(|line| Some((line, requests(line)?)));
+        for (line, charge) in tools.chain(models) {
+            left = left.checked_sub(1).ok_or_else(too_many)?;
+            rows.push_figures(row(&account, line, charge))?;
         }
     }
-    for line in models {
-        if let Some(charge) = requests(line) {
-            rows.push_figures(row(account, tools.currency, line, charge))?;
-        }
-    }
-    rows.finish()
+    reading.end().await?;
+    Ok(rows.finish()?)
+}
+
+/// The lines of tools and those of models; `None` where there are more than can be read at once.
+async fn read(
+    reading: &mut Reading,
+    ask: &CostQuery,
+    (from, to): (DateTime<Utc>, DateTime<Utc>),
+) -> StoreResult<Option<(Vec<CostLine>, Vec<CostLine>)>> {
+    let query = |dimensions: &[Dimension]| CostQuery { from, to, group_by: dimensions.to_vec(), ..ask.clone() };
+    let Some(tools) = reading.lines(&query(&GROUPS), AT_ONCE).await? else { return Ok(None) };
+    let models = reading.requests(&query(&MODELS), AT_ONCE).await?;
+    Ok(models.map(|models| (tools, models)))
+}
+
+/// The start of a day between the two, near their middle; none in a single day.
+fn half(zone: TimeZone, from: DateTime<Utc>, to: DateTime<Utc>) -> Option<DateTime<Utc>> {
+    let (start, end) = zone.around(Calendar::Day, from + (to - from) / 2);
+    [start, end].into_iter().find(|at| from < *at && *at < to)
+}
+
+fn too_many() -> StoreError {
+    let told = format!(
+        "a FOCUS data set has at most {MAX_ROWS} rows, and {AT_ONCE} a day; ask for a shorter time, or for one team, key, upstream or tool"
+    );
+    StoreError::invalid("/format", told)
 }
 
 /// The calls of a tool.
@@ -147,7 +191,7 @@ fn requests(line: &CostLine) -> Option<Charge> {
     Some(Charge {
         what: if model.is_empty() { "Requests to models".to_owned() } else { format!("Requests to {model}") },
         cost: llm.amount,
-        used: Some((llm.input_tokens + llm.output_tokens, "Tokens")),
+        used: Some((llm.input_tokens.saturating_add(llm.output_tokens), "Tokens")),
         service: "Language models".to_owned(),
         subcategory: "Generative AI",
         resource: (model.clone(), model.clone(), "Model"),
@@ -158,12 +202,12 @@ fn requests(line: &CostLine) -> Option<Charge> {
 
 const OTHER: &str = "Other (AI and Machine Learning)";
 
-fn row(account: &Account, currency: Currency, line: &CostLine, charge: Charge) -> [String; COLUMNS.len()] {
+fn row(account: &Account, line: &CostLine, charge: Charge) -> [String; COLUMNS.len()] {
     let at = line.time.unwrap_or_default();
     let (day, month) = (account.zone.around(Calendar::Day, at), account.zone.around(Calendar::Month, at));
     let (team, key) = (named(line.team.as_ref()), named(line.key.as_ref()));
     let Charge { what, service, subcategory, resource, sku, errors, latency_p50_us, .. } = charge;
-    let (cost, currency) = (decimal(charge.cost), currency.to_string());
+    let (cost, currency) = (decimal(charge.cost), account.currency.to_string());
     let (quantity, unit) = charge.used.map(|(much, unit)| (much.to_string(), unit.to_owned())).unwrap_or_default();
     let (category, frequency, pricing) =
         if charge.used.is_some() { ("Usage", "Usage-Based", "Standard") } else { ("Credit", "One-Time", "") };

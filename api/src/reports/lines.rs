@@ -65,6 +65,7 @@ pub struct CostItem {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     outcome: Option<Option<String>>,
+    /// Null: requests without one, and those that were refused.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     model: Option<Option<String>>,
@@ -126,7 +127,8 @@ pub struct CostTotal {
     /// What was given back in this time, an exact decimal: credits count at the time at which they are made. Where nothing was called in
     /// their group, they have a line of their own. Null where outcomes, models or origins are told apart, or outcomes are filtered by: credits have none.
     pub credits: Option<String>,
-    /// `amount` and `llm_amount`, less `credits`; less than nothing where more was given back than spent. Null where `credits` is.
+    /// `amount` and `llm_amount`, less `credits`; less than nothing where more was given back than spent. Null where one of
+    /// them is.
     pub net: Option<String>,
 }
 
@@ -154,9 +156,9 @@ pub fn show(report: CostReport, group_by: &[Dimension]) -> Costs {
     }
 }
 
-/// What is left to pay, where credits are told.
+/// What is left to pay, where all that makes it up is told.
 pub fn net(sums: Sums, llm: Option<LlmSums>, credits: Option<i128>) -> Option<i128> {
-    credits.map(|credits| sums.amount + llm.map_or(0, |llm| llm.amount) - credits)
+    Some(sums.amount + llm?.amount - credits?)
 }
 
 fn sums(sums: Sums, prompt_tokens_avoided: Option<i64>, llm: Option<LlmSums>, credits: Option<i128>) -> CostTotal {

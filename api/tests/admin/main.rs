@@ -6,6 +6,7 @@ mod approvals;
 mod auth;
 mod bodies;
 mod bundle_jobs;
+mod deliveries;
 mod door;
 mod exports;
 mod followers;

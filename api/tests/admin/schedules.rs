@@ -39,7 +39,7 @@ pub struct Receiver {
 }
 
 impl Receiver {
-    async fn start() -> Self {
+    pub async fn start() -> Self {
         Self::of(|url| {
             format!("[[report.webhook]]\nname = 'books'\nurl = '{url}'\nsecret = '{SECRET}'\nheaders = {{ x-from = 'us' }}\n")
         })
@@ -76,28 +76,28 @@ impl Receiver {
     }
 }
 
-async fn set(world: &World, tenant: &str, body: Value) -> Reply {
+pub async fn set(world: &World, tenant: &str, body: Value) -> Reply {
     let made = world.post(&world.root, &format!("{tenant}/report-schedules"), body).await;
     assert_eq!(made.status, 201, "{}", made.text);
     made
 }
 
-async fn patch(world: &World, path: &str, body: Value) -> Reply {
+pub async fn patch(world: &World, path: &str, body: Value) -> Reply {
     world.call(&world.root, "PATCH", path, Some(body), &[("if-match", "*")]).await
 }
 
-fn go_to(world: &World, at: &str) {
+pub fn go_to(world: &World, at: &str) {
     let at: DateTime<Utc> = at.parse().unwrap();
     world.pass(at - tollgate_domain::Clock::now(&*world.clock));
 }
 
-async fn events(world: &World, action: &str) -> Vec<Value> {
+pub async fn events(world: &World, action: &str) -> Vec<Value> {
     let detail = "SELECT detail FROM admin_events WHERE action = $1 ORDER BY event_id";
     sqlx::query_scalar(detail).bind(action).fetch_all(&world.pool).await.unwrap()
 }
 
 /// Name, state, attempts.
-async fn deliveries(world: &World, schedule: &str) -> Vec<Value> {
+pub async fn deliveries(world: &World, schedule: &str) -> Vec<Value> {
     let page = world.get(&world.root, &format!("{schedule}/deliveries")).await;
     assert_eq!(page.status, 200, "{}", page.text);
     page.json["items"].as_array().unwrap().iter().map(|d| json!([d["name"], d["state"], d["attempts"]])).collect()
@@ -192,7 +192,18 @@ async fn a_webhook_that_fails_is_tried_again_for_a_day(pool: PgPool) {
         assert_eq!(header("x-tollgate-period-start"), "2026-11-18T00:00:00Z");
         assert_eq!(header("x-tollgate-report-name"), "2026-11-18.json");
         assert!(tenant.ends_with(header("x-tollgate-tenant")));
-        let message = [header("x-tollgate-timestamp").as_bytes(), b".", body].concat();
+        let hash: String = sha256(body).iter().map(|b| format!("{b:02x}")).collect();
+        assert_eq!((header("x-tollgate-sha256"), header("x-tollgate-still-open")), (hash.as_str(), "0"));
+        let signed = [
+            "x-tollgate-timestamp",
+            "idempotency-key",
+            "x-tollgate-tenant",
+            "x-tollgate-report-schedule",
+            "x-tollgate-report-name",
+        ];
+        let signed = signed.iter().chain(&["x-tollgate-period-start", "x-tollgate-period-end", "x-tollgate-sha256"]);
+        let mut message: Vec<u8> = signed.flat_map(|name| [header(name).as_bytes(), b"."].concat()).collect();
+        message.extend_from_slice(body);
         let tag = tollgate_evidence::hash::from_hex(header("x-tollgate-signature").strip_prefix("sha256=").unwrap()).unwrap();
         hmac::verify(&hmac::Key::new(hmac::HMAC_SHA256, SECRET.as_bytes()), &message, &tag).unwrap();
         assert_eq!(serde_json::from_slice::<Value>(body).unwrap()["total"]["calls"], 0);

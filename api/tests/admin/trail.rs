@@ -85,7 +85,17 @@ async fn models_and_credits_have_their_place_in_every_format(pool: PgPool) {
     }
     let tools = get("group_by=tool").await.json;
     let told = ["llm_amount", "credits", "net"].map(|name| &tools["total"][name]);
-    assert_eq!(told, [&Value::Null, &json!("0.0015"), &json!("0.0005")], "of a tool, its own cost alone: {tools}");
+    assert_eq!(
+        told,
+        [&Value::Null, &json!("0.0015"), &Value::Null],
+        "what models cost is not told, nor what is left to pay: {tools}"
+    );
+    let columns = |text: &str| text.lines().next().unwrap_or_default().to_owned();
+    assert_eq!(
+        columns(&get("group_by=tool&format=csv").await.text),
+        "tool_id,tool,calls,errors,amount,latency_p50_us,latency_p99_us,credits,currency"
+    );
+    assert!(!get("group_by=tool&format=parquet&compare=previous").await.text.contains("net"));
     let models = get("group_by=model&format=csv").await.text;
     let header = "model,calls,errors,amount,latency_p50_us,latency_p99_us,prompt_tokens_avoided,llm_requests,llm_amount,input_tokens,\
                   cached_tokens,output_tokens,reasoning_tokens,currency\r\n";
@@ -95,6 +105,12 @@ async fn models_and_credits_have_their_place_in_every_format(pool: PgPool) {
     );
     let file = get("group_by=key&format=parquet").await.text;
     assert!(["llm_amount", "reasoning_tokens", "credits", "net"].iter().all(|name| file.contains(name)), "{file}");
+    // The same columns in both, of the period before as well.
+    let compared = columns(&get("group_by=key&compare=previous&format=csv").await.text);
+    let file = get("group_by=key&compare=previous&format=parquet").await.text;
+    let missing: Vec<&str> = compared.split(',').filter(|name| !file.contains(name)).collect();
+    assert_eq!(missing, Vec::<&str>::new(), "{compared}");
+    assert!(compared.contains(",previous_latency_p99_us,"), "{compared}");
 
     let focus = get("format=focus").await.text;
     let lines: Vec<Vec<&str>> = focus.lines().map(|line| line.split(',').collect()).collect();

@@ -6,6 +6,8 @@ mod latency;
 mod query;
 pub mod rollup;
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use tollgate_domain::{Currency, KeyId, Outcome, TeamId, TenantId, TimeZone, ToolId, UpstreamId};
 
@@ -14,12 +16,15 @@ use crate::{
     tx::{Store, Tx},
 };
 use group::{Amounts, Group, beside, cut};
-use query::{Layout, Tells};
+use query::{Layout, Only, Tells};
 
-/// Groups that one report has at most.
+/// Groups that one report has at most, as it is told and as a file.
 pub const MAX_GROUPS: usize = 10_000;
+pub const MAX_IN_FILE: usize = 100_000;
 /// Groups of which those that cost most are shown: only their lines are many.
 const MAX_RANKED: usize = 100_000;
+/// How long one statement of a report may take.
+pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What a report is grouped by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -142,9 +147,6 @@ pub struct CostReport {
     pub previous: Option<Previous>,
     /// A tenant has one, for life.
     pub currency: Currency,
-    /// In which its days begin.
-    pub zone: TimeZone,
-    pub tenant_name: String,
 }
 
 impl Dimension {
@@ -154,82 +156,147 @@ impl Dimension {
     }
 }
 
+/// Reports of one tenant from one snapshot.
+#[derive(Debug)]
+pub struct Reading {
+    tx: Tx,
+    tenant: TenantId,
+    pub tenant_name: String,
+    pub currency: Currency,
+    pub zone: TimeZone,
+}
+
 /// Sum up the calls and the LLM requests of a tenant, and what it was given back.
 ///
 /// # Errors
-/// [`StoreError::Invalid`] when there are more than [`MAX_GROUPS`] groups, or when it takes too long.
+/// [`StoreError::Invalid`] when there are more than [`MAX_GROUPS`] groups, at `/group_by`, or when it takes too long, at `/from`.
 pub async fn report(store: &Store, tenant: TenantId, ask: &CostQuery) -> StoreResult<CostReport> {
-    let mut tx = store.tenant_snapshot(tenant).await?;
-    // A compiled plan would take longer than the plan takes.
-    sqlx::raw_sql("SET LOCAL statement_timeout = '20s'; SET LOCAL jit = off; SET LOCAL work_mem = '32MB'")
-        .execute(&mut *tx)
-        .await?;
-    let account = sqlx::query!("SELECT name, currency, time_zone FROM tenants WHERE tenant_id = $1", tenant.uuid());
-    let account = account.fetch_one(&mut *tx).await?;
-    let zone: TimeZone = word(&account.time_zone)?;
-    let mut groups = sum_up(&mut tx, tenant, (ask.from, ask.to), zone, ask).await?;
-    let mut before = None;
-    if let Some(until) = ask.compare {
-        let period = (zone.before(ask.from, until), ask.from);
-        groups = beside(groups, sum_up(&mut tx, tenant, period, zone, ask).await?);
-        before = Some(period);
-    }
-    tx.commit().await?;
-    if let Some(top) = ask.top {
-        groups = cut(groups, top, ask.group_by.iter().any(|dimension| dimension.is_time()));
-    }
-    if groups.len() > MAX_GROUPS {
-        return Err(too_many());
-    }
-    let tells = Tells::of(ask);
-    let now = group::total(groups.iter().map(|group| group.now.amounts));
-    let then = group::total(groups.iter().filter_map(|group| Some(group.previous.as_ref()?.amounts)));
-    let previous = |(from, to)| {
-        let Amounts { sums, .. } = then;
-        let (prompt_tokens_avoided, llm, credits) = then.told(tells);
-        Previous { from, to, total: sums, prompt_tokens_avoided, llm, credits }
-    };
-    let (prompt_tokens_avoided, llm, credits) = now.told(tells);
-    Ok(CostReport {
-        total: now.sums,
-        prompt_tokens_avoided,
-        llm,
-        credits,
-        previous: before.map(previous),
-        lines: groups.into_iter().map(|group| group.finish(tells)).collect(),
-        currency: word(&account.currency)?,
-        zone,
-        tenant_name: account.name,
-    })
+    let mut reading = Reading::begin(store, tenant, PATIENCE).await?;
+    let report = reading.report(ask, MAX_GROUPS).await?;
+    reading.end().await?;
+    Ok(report)
 }
 
-/// The groups of one period, in their order.
-async fn sum_up(
-    tx: &mut Tx,
-    tenant: TenantId,
-    period: (DateTime<Utc>, DateTime<Utc>),
-    zone: TimeZone,
-    ask: &CostQuery,
-) -> StoreResult<Vec<Group>> {
-    let most = if ask.top.is_some() { MAX_RANKED } else { MAX_GROUPS };
-    let layout = Layout::of(tx, period, zone.name()).await?;
-    let mut query = query::build(tenant, &layout, ask, i64::try_from(most + 1).unwrap_or(i64::MAX));
-    let rows = query.build().fetch_all(&mut **tx).await.map_err(too_slow)?;
-    if rows.len() > most {
-        return Err(too_many());
+impl Reading {
+    /// `patience`: how long each of its statements may take.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn begin(store: &Store, tenant: TenantId, patience: Duration) -> StoreResult<Self> {
+        let mut tx = store.tenant_snapshot(tenant).await?;
+        // A compiled plan would take longer than the plan takes.
+        sqlx::raw_sql("SET LOCAL jit = off; SET LOCAL work_mem = '32MB'").execute(&mut *tx).await?;
+        let patience = format!("{}ms", patience.as_millis());
+        sqlx::query("SELECT set_config('statement_timeout', $1, true)").bind(patience).execute(&mut *tx).await?;
+        let account = sqlx::query!("SELECT name, currency, time_zone FROM tenants WHERE tenant_id = $1", tenant.uuid());
+        let account = account.fetch_one(&mut *tx).await?;
+        let (currency, zone) = (word(&account.currency)?, word(&account.time_zone)?);
+        Ok(Self { tx, tenant, tenant_name: account.name, currency, zone })
     }
-    rows.iter().map(|row| Group::read(row, ask, zone)).collect()
+
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn end(self) -> StoreResult<()> {
+        Ok(self.tx.commit().await?)
+    }
+
+    /// A report of at most `most` groups.
+    ///
+    /// # Errors
+    /// As [`report`].
+    pub async fn report(&mut self, ask: &CostQuery, most: usize) -> StoreResult<CostReport> {
+        let ranked = if ask.top.is_some() { MAX_RANKED } else { most };
+        let all = |groups: Option<Vec<Group>>| groups.ok_or_else(|| too_many(most));
+        let mut groups = all(self.sum_up((ask.from, ask.to), (ask, Only::All), ranked).await?)?;
+        let mut before = None;
+        if let Some(until) = ask.compare {
+            let period = (self.zone.before(ask.from, until), ask.from);
+            groups = beside(groups, all(self.sum_up(period, (ask, Only::All), ranked).await?)?);
+            before = Some(period);
+        }
+        if let Some(top) = ask.top {
+            groups = cut(groups, top, ask.group_by.iter().any(|dimension| dimension.is_time()));
+        }
+        if groups.len() > most {
+            return Err(too_many(most));
+        }
+        let tells = Tells::of(ask);
+        let now = group::total(groups.iter().map(|group| group.now.amounts));
+        let then = group::total(groups.iter().filter_map(|group| Some(group.previous.as_ref()?.amounts)));
+        let previous = |(from, to)| {
+            let Amounts { sums, .. } = then;
+            let (prompt_tokens_avoided, llm, credits) = then.told(tells);
+            Previous { from, to, total: sums, prompt_tokens_avoided, llm, credits }
+        };
+        let (prompt_tokens_avoided, llm, credits) = now.told(tells);
+        Ok(CostReport {
+            total: now.sums,
+            prompt_tokens_avoided,
+            llm,
+            credits,
+            previous: before.map(previous),
+            lines: groups.into_iter().map(|group| group.finish(tells)).collect(),
+            currency: self.currency,
+        })
+    }
+
+    /// The groups of `ask`, or `None` where there are more than `most`: neither `top` nor `compare` is asked for.
+    ///
+    /// # Errors
+    /// [`StoreError::Invalid`] when it takes too long.
+    pub async fn lines(&mut self, ask: &CostQuery, most: usize) -> StoreResult<Option<Vec<CostLine>>> {
+        self.told(ask, Only::All, most).await
+    }
+
+    /// As [`Self::lines`], of groups alone in which there are requests to models.
+    ///
+    /// # Errors
+    /// As [`Self::lines`].
+    pub async fn requests(&mut self, ask: &CostQuery, most: usize) -> StoreResult<Option<Vec<CostLine>>> {
+        self.told(ask, Only::Requests, most).await
+    }
+
+    async fn told(&mut self, ask: &CostQuery, only: Only, most: usize) -> StoreResult<Option<Vec<CostLine>>> {
+        let groups = self.sum_up((ask.from, ask.to), (ask, only), most).await?;
+        Ok(groups.map(|groups| groups.into_iter().map(|group| group.finish(Tells::of(ask))).collect()))
+    }
+
+    /// The groups of one period, in their order.
+    async fn sum_up(
+        &mut self,
+        period: (DateTime<Utc>, DateTime<Utc>),
+        (ask, only): (&CostQuery, Only),
+        most: usize,
+    ) -> StoreResult<Option<Vec<Group>>> {
+        let layout = Layout::of(&mut self.tx, period, self.zone.name()).await?;
+        let limit = i64::try_from(most).unwrap_or(i64::MAX).saturating_add(1);
+        let mut query = query::build(self.tenant, &layout, (ask, only), limit);
+        let rows = query.build().fetch_all(&mut *self.tx).await.map_err(too_slow)?;
+        if rows.len() > most {
+            return Ok(None);
+        }
+        rows.iter().map(|row| Group::read(row, ask, self.zone)).collect::<StoreResult<_>>().map(Some)
+    }
 }
 
-fn too_many() -> StoreError {
+/// Whether a report took too long, and may not another time.
+#[must_use]
+pub fn is_slow(error: &StoreError) -> bool {
+    matches!(error, StoreError::Invalid { pointer, .. } if pointer == SLOW)
+}
+
+/// At which a report is refused that takes too long.
+const SLOW: &str = "/from";
+
+fn too_many(most: usize) -> StoreError {
     let sentence =
-        format!("the report has more than {MAX_GROUPS} groups; ask for a shorter time, fewer dimensions or the `top` of them");
+        format!("the report has more than {most} groups; ask for a shorter time, fewer dimensions or the `top` of them");
     StoreError::invalid("/group_by", sentence)
 }
 
 fn too_slow(error: sqlx::Error) -> StoreError {
     match error.as_database_error().and_then(|db| db.code()).as_deref() {
-        Some("57014") => StoreError::invalid("/from", "the report took longer than 20 s; ask for a shorter time"),
+        Some("57014") => StoreError::invalid(SLOW, "the report took too long; ask for a shorter time"),
         _ => error.into(),
     }
 }

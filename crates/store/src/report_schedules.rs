@@ -18,10 +18,16 @@ use crate::{
     tx::{Store, Tx},
 };
 
-/// How long after its end a period is told: by then its calls are sealed.
+/// How long after its end a period is told: by then nearly all of its calls have ended.
 pub const SETTLE: TimeDelta = TimeDelta::minutes(15);
+/// How long after its end a period is told in which calls or requests are open still: longer than anything may take to answer.
+pub const LONGEST: TimeDelta = TimeDelta::minutes(135);
 /// How long a report is tried, from its first try on.
 pub const PATIENCE: TimeDelta = TimeDelta::days(1);
+/// How long before its end a period is searched for what is open, where no worker says since when it has something open.
+const SEARCHED: TimeDelta = TimeDelta::days(1);
+/// Open ones that are counted.
+const MOST_OPEN: i64 = 1000;
 const FIRST_PAUSE: TimeDelta = TimeDelta::minutes(1);
 const LONGEST_PAUSE: TimeDelta = TimeDelta::hours(4);
 /// Periods that one look opens.
@@ -71,6 +77,8 @@ pub struct Delivery {
     pub bytes: Option<i64>,
     pub sha256: Option<Vec<u8>>,
     pub error: Option<String>,
+    /// Calls and requests of the period that had not ended when the report was made.
+    pub still_open: Option<i64>,
 }
 
 /// A report in the hands of a runner.
@@ -92,9 +100,14 @@ pub enum Tried {
     Delivered {
         bytes: i64,
         sha256: Vec<u8>,
+        still_open: i64,
     },
-    /// With a sentence for the tenant.
+    /// With a sentence for the tenant. It is tried again.
     Not(String),
+    /// It would come to nothing another time as well.
+    Never(String),
+    /// It was no try: there is one then. With a sentence where it waits for something.
+    Later(DateTime<Utc>, Option<String>),
 }
 
 /// A stretch of time that one report is about.
@@ -196,7 +209,7 @@ pub async fn get(
     let mut tx = store.tenant_snapshot(tenant).await?;
     let schedule = read(&mut tx, tenant, id, "").await?;
     let mut query = sqlx::QueryBuilder::new(
-        "SELECT starts_at, ends_at, name, state, attempts, next_try_at, delivered_at, bytes, sha256, error
+        "SELECT starts_at, ends_at, name, state, attempts, next_try_at, delivered_at, bytes, sha256, error, still_open
          FROM report_deliveries WHERE tenant_id = ",
     );
     query.push_bind(tenant.uuid()).push(" AND report_schedule_id = ").push_bind(id.uuid());
@@ -218,13 +231,17 @@ pub async fn lock(change: &mut Change, id: ReportScheduleId) -> StoreResult<Sche
     read(&mut change.tx, change.tenant, id, " FOR UPDATE").await
 }
 
-/// Change all but the rhythm. It holds for what is not delivered yet.
+/// Change all but the rhythm. It holds for what is not delivered yet. What waits when it is enabled again has a day for itself: `paused`
+/// says that it was not.
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn update(change: &mut Change, mut schedule: Schedule) -> StoreResult<Schedule> {
+pub async fn update(change: &mut Change, mut schedule: Schedule, paused: bool) -> StoreResult<Schedule> {
     schedule.version += 1;
     schedule.updated_at = change.now;
+    if paused && schedule.enabled {
+        anew(change, schedule.report_schedule_id.into(), None, "waiting").await?;
+    }
     let update = sqlx::query(
         "UPDATE report_schedules SET name = $3, ask = $4, format = $5, destination = $6, webhook = $7, enabled = $8, version = $9,
                                      updated_at = $10 WHERE tenant_id = $1 AND report_schedule_id = $2",
@@ -233,6 +250,24 @@ pub async fn update(change: &mut Change, mut schedule: Schedule) -> StoreResult<
     let update = update.bind(&schedule.format).bind(&schedule.destination).bind(&schedule.webhook).bind(schedule.enabled);
     update.bind(schedule.version).bind(schedule.updated_at).execute(&mut *change.tx).await?;
     Ok(schedule)
+}
+
+/// Have another day for reports that have failed: the one of this name, or all; how many they are. The schedule is locked.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn retry(change: &mut Change, id: ReportScheduleId, name: Option<&str>) -> StoreResult<u64> {
+    anew(change, id, name, "failed").await
+}
+
+async fn anew(change: &mut Change, id: ReportScheduleId, name: Option<&str>, state: &'static str) -> StoreResult<u64> {
+    let anew = sqlx::query(
+        "UPDATE report_deliveries SET state = 'waiting', first_try_at = NULL,
+                next_try_at = CASE WHEN runner_id IS NULL THEN $5 ELSE next_try_at END
+         WHERE tenant_id = $1 AND report_schedule_id = $2 AND state = $3 AND ($4::text IS NULL OR name = $4)",
+    );
+    let anew = anew.bind(change.tenant.uuid()).bind(id.uuid()).bind(state).bind(name).bind(change.now);
+    Ok(anew.execute(&mut *change.tx).await?.rows_affected())
 }
 
 /// Delete a schedule and what is known of its deliveries. What was delivered stays where it is.
@@ -261,7 +296,15 @@ pub async fn open_due(store: &Store, now: DateTime<Utc>) -> StoreResult<usize> {
     tx.commit().await?;
     let mut opened = 0;
     for (tenant, schedule) in due {
-        opened += usize::from(open(store, tenant.into(), schedule, now).await?);
+        match open(store, tenant.into(), schedule, now).await {
+            Ok(is_open) => opened += usize::from(is_open),
+            Err(error) if error.is_transient() => return Err(error),
+            // One that cannot be told does not keep the others from it.
+            Err(error) => {
+                let (tenant, schedule) = (TenantId::from(tenant), ReportScheduleId::from(schedule));
+                tracing::warn!(%tenant, %schedule, %error, "no period of this report schedule could be opened");
+            }
+        }
     }
     Ok(opened)
 }
@@ -297,35 +340,87 @@ async fn open(store: &Store, tenant: TenantId, schedule: Uuid, now: DateTime<Utc
     Ok(is_due)
 }
 
-/// Take the report that has waited longest, until `until`.
+/// By how much this clock is ahead of the database's.
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn take(store: &Store, runner: Uuid, now: DateTime<Utc>, until: DateTime<Utc>) -> StoreResult<Option<Taken>> {
+pub async fn ahead(store: &Store, now: DateTime<Utc>) -> StoreResult<TimeDelta> {
     let mut tx = store.control().await?;
-    let taken = sqlx::query_as::<_, (Uuid, Uuid, DateTime<Utc>, DateTime<Utc>, String, i32, DateTime<Utc>)>(
-        "UPDATE report_deliveries d SET runner_id = $1, attempts = d.attempts + 1, first_try_at = COALESCE(d.first_try_at, $2),
-                                        next_try_at = $3
-         FROM (SELECT w.tenant_id, w.report_schedule_id, w.starts_at FROM report_deliveries w
-               JOIN report_schedules s ON s.tenant_id = w.tenant_id AND s.report_schedule_id = w.report_schedule_id
-               JOIN tenants t ON t.tenant_id = w.tenant_id
-               WHERE w.state = 'waiting' AND w.next_try_at <= $2 AND s.enabled AND t.deleted_at IS NULL
-               ORDER BY w.next_try_at, w.starts_at LIMIT 1 FOR UPDATE OF w SKIP LOCKED) n
-         WHERE d.tenant_id = n.tenant_id AND d.report_schedule_id = n.report_schedule_id AND d.starts_at = n.starts_at
-         RETURNING d.tenant_id, d.report_schedule_id, d.starts_at, d.ends_at, d.name, d.attempts, d.first_try_at",
-    );
-    let taken = taken.bind(runner).bind(now).bind(until).fetch_optional(&mut *tx).await?;
+    let at: DateTime<Utc> = sqlx::query_scalar("SELECT clock_timestamp()").fetch_one(&mut *tx).await?;
     tx.commit().await?;
-    Ok(taken.map(|(tenant, schedule, starts_at, ends_at, name, attempts, first_try_at)| Taken {
-        tenant: tenant.into(),
-        schedule: schedule.into(),
-        runner,
-        starts_at,
-        ends_at,
-        name,
-        attempts,
-        first_try_at,
-    }))
+    Ok(now - at)
+}
+
+/// A row as it is taken: with whether whoever had it before has never come back, and when its first try was.
+type Row = (Uuid, Uuid, DateTime<Utc>, DateTime<Utc>, String, i32, DateTime<Utc>, bool);
+
+/// Take a report that waits, until `until`: one of a tenant that is not among those served, or of the one that was served longest ago; of
+/// these the one that has waited longest. One whose runners have not come back is held for longer each time, and has failed when its day
+/// is over.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn take(
+    store: &Store,
+    runner: Uuid,
+    (now, until): (DateTime<Utc>, DateTime<Utc>),
+    served: &[Uuid],
+) -> StoreResult<Option<Taken>> {
+    loop {
+        let mut tx = store.control().await?;
+        let taken = sqlx::query_as::<_, Row>(
+            "UPDATE report_deliveries d SET runner_id = $1, attempts = d.attempts + 1, first_try_at = COALESCE(d.first_try_at, $2),
+               next_try_at = CASE WHEN n.lost THEN GREATEST($3, $2 + LEAST($5 * 2 ^ LEAST(d.attempts, 16), $6)) ELSE $3 END
+             FROM (SELECT w.tenant_id, w.report_schedule_id, w.starts_at, w.runner_id IS NOT NULL AS lost FROM report_deliveries w
+                   JOIN report_schedules s ON s.tenant_id = w.tenant_id AND s.report_schedule_id = w.report_schedule_id
+                   JOIN tenants t ON t.tenant_id = w.tenant_id
+                   WHERE w.state = 'waiting' AND w.next_try_at <= $2 AND s.enabled AND t.deleted_at IS NULL
+                   ORDER BY COALESCE(array_position($4, w.tenant_id), 0), w.next_try_at, w.starts_at
+                   LIMIT 1 FOR UPDATE OF w SKIP LOCKED) n
+             WHERE d.tenant_id = n.tenant_id AND d.report_schedule_id = n.report_schedule_id AND d.starts_at = n.starts_at
+             RETURNING d.tenant_id, d.report_schedule_id, d.starts_at, d.ends_at, d.name, d.attempts, d.first_try_at, n.lost",
+        );
+        let taken = taken.bind(runner).bind(now).bind(until).bind(served).bind(FIRST_PAUSE).bind(LONGEST_PAUSE);
+        let taken = taken.fetch_optional(&mut *tx).await?;
+        tx.commit().await?;
+        let Some((tenant, schedule, starts_at, ends_at, name, attempts, first_try_at, lost)) = taken else { return Ok(None) };
+        let (tenant, schedule) = (tenant.into(), schedule.into());
+        let taken = Taken { tenant, schedule, runner, starts_at, ends_at, name, attempts, first_try_at };
+        if !(lost && now >= first_try_at + PATIENCE) {
+            return Ok(Some(taken));
+        }
+        leave(store, &taken, &Tried::Never(LOST.to_owned()), now).await?;
+    }
+}
+
+const LOST: &str = "the server has failed each time that it made this report; its log says why";
+
+/// How many calls and requests of the report's period have not ended, as far as they are counted. Where workers are alive, nothing is open
+/// that began before what they say.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn still_open(store: &Store, taken: &Taken) -> StoreResult<i64> {
+    let mut tx = store.control().await?;
+    let since = sqlx::query_scalar("SELECT oldest_open_call FROM workers ORDER BY oldest_open_call LIMIT 1");
+    let since: Option<Uuid> = since.fetch_optional(&mut *tx).await?;
+    let since = since.unwrap_or_else(|| ids::floor(taken.ends_at - SEARCHED)).max(ids::floor(taken.starts_at));
+    let open = sqlx::query_scalar(
+        "SELECT count(*) FROM (
+           (SELECT 1 FROM tool_call_events e
+            WHERE e.tenant_id = $1 AND e.call_id >= $2 AND e.call_id < $3 AND e.kind = 0 AND e.outcome IS NULL
+              AND NOT EXISTS (SELECT FROM tool_call_events c
+                              WHERE c.tenant_id = e.tenant_id AND c.call_id = e.call_id AND c.kind IN (1, 2)) LIMIT $4)
+           UNION ALL
+           (SELECT 1 FROM llm_forwards f
+            WHERE f.tenant_id = $1 AND f.llm_request_id >= $2 AND f.llm_request_id < $3 AND f.decision = 'permitted'
+              AND NOT EXISTS (SELECT FROM llm_request_ends e
+                              WHERE e.tenant_id = f.tenant_id AND e.llm_request_id = f.llm_request_id) LIMIT $4)) n",
+    );
+    let open = open.bind(taken.tenant.uuid()).bind(since).bind(ids::floor(taken.ends_at)).bind(MOST_OPEN);
+    let open = open.fetch_one(&mut *tx).await?;
+    tx.commit().await?;
+    Ok(open)
 }
 
 /// What the report is to be now.
@@ -349,20 +444,29 @@ pub async fn leave(store: &Store, taken: &Taken, tried: &Tried, now: DateTime<Ut
     let deadline = taken.first_try_at + PATIENCE;
     let (state, next) = match tried {
         Tried::Delivered { .. } => ("delivered", now),
+        Tried::Never(_) => ("failed", now),
         Tried::Not(_) if now >= deadline => ("failed", now),
         Tried::Not(_) => ("waiting", (now + pause(taken.attempts)).min(deadline)),
+        Tried::Later(at, _) => ("waiting", *at),
     };
-    let (bytes, sha256, error) = match tried {
-        Tried::Delivered { bytes, sha256 } => (Some(*bytes), Some(sha256), None),
-        Tried::Not(error) => (None, None, Some(error)),
+    let (bytes, sha256, still_open) = match tried {
+        Tried::Delivered { bytes, sha256, still_open } => (Some(*bytes), Some(sha256), Some(*still_open)),
+        _ => (None, None, None),
     };
+    let error = match tried {
+        Tried::Delivered { .. } => None,
+        Tried::Not(error) | Tried::Never(error) => Some(error),
+        Tried::Later(_, error) => error.as_ref(),
+    };
+    let untried = i32::from(matches!(tried, Tried::Later(..)));
     let update = sqlx::query(
-        "UPDATE report_deliveries SET state = $5, next_try_at = $6, bytes = $7, sha256 = $8, error = $9,
-                delivered_at = CASE WHEN $5 = 'delivered' THEN $10::timestamptz END, runner_id = NULL
+        "UPDATE report_deliveries SET state = $5, next_try_at = $6, bytes = $7, sha256 = $8, error = $9, still_open = $11,
+                delivered_at = CASE WHEN $5 = 'delivered' THEN $10::timestamptz END, runner_id = NULL, attempts = attempts - $12,
+                first_try_at = CASE WHEN attempts > $12 THEN first_try_at END
          WHERE tenant_id = $1 AND report_schedule_id = $2 AND starts_at = $3 AND runner_id = $4 AND state = 'waiting'",
     );
     let update = update.bind(taken.tenant.uuid()).bind(taken.schedule.uuid()).bind(taken.starts_at).bind(taken.runner);
-    let update = update.bind(state).bind(next).bind(bytes).bind(sha256).bind(error).bind(now);
+    let update = update.bind(state).bind(next).bind(bytes).bind(sha256).bind(error).bind(now).bind(still_open).bind(untried);
     let own = update.execute(&mut *change.tx).await?.rows_affected() == 1;
     let deleted = !own && matches!(read(&mut change.tx, taken.tenant, taken.schedule, "").await, Err(StoreError::NotFound));
     // What has left the house is told also where its schedule is no more.
@@ -372,9 +476,11 @@ pub async fn leave(store: &Store, taken: &Taken, tried: &Tried, now: DateTime<Ut
     let mut detail = json!({
         "name": taken.name, "period_start": taken.starts_at, "period_end": taken.ends_at, "attempts": taken.attempts,
     });
-    match tried {
-        Tried::Delivered { bytes, .. } => detail["bytes"] = json!(bytes),
-        Tried::Not(error) => detail["error"] = json!(error),
+    if let Tried::Delivered { bytes, still_open, .. } = tried {
+        (detail["bytes"], detail["still_open"]) = (json!(bytes), json!(still_open));
+    }
+    if let Some(error) = error {
+        detail["error"] = json!(error);
     }
     if state != "waiting" {
         change.event(&format!("report.{state}"), &taken.schedule, detail).await?;

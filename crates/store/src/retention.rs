@@ -1,7 +1,7 @@
 //! Retention: whole months of the trail are dropped, once every tenant that has rows in them and a retention lets them go.
 //!
-//! A month is let go by a tenant when its last instant is older than the tenant's retention; a legal hold, and a tenant without
-//! a retention, let nothing go. The rows of the others are copied over (see `tollgate_retire`). The events that say what was
+//! A month is let go by a tenant when its last instant is older than the tenant's retention, and when all that its rows have cost is
+//! counted; a legal hold, and a tenant without a retention, let nothing go. The rows of the others are copied over (see `tollgate_retire`). The events that say what was
 //! dropped and the drop are one transaction: there is neither without the other. What a wrong clock has put into the default
 //! partitions stays there, and so do admin events, seals and erasures.
 
@@ -71,7 +71,7 @@ async fn drop_month(store: &Store, month: NaiveDate, now: DateTime<Utc>) -> Stor
     }
     // Behind the lock: nobody changes what is read here until the month has gone.
     role(&mut change, "SET LOCAL ROLE tollgate_control").await?;
-    let (going, keep) = decide(&mut change, end, now).await?;
+    let (going, keep) = decide(&mut change, (first, end), now).await?;
     if going.is_empty() {
         return Ok(None);
     }
@@ -125,15 +125,22 @@ async fn role(change: &mut Change, sql: &'static str) -> StoreResult<()> {
     Ok(())
 }
 
-/// The tenants that let a month go which ends at `end`, and all others. A deleted tenant's settings stand.
-async fn decide(change: &mut Change, end: DateTime<Utc>, now: DateTime<Utc>) -> StoreResult<(Vec<Uuid>, Vec<Uuid>)> {
+/// The tenants that let a month go which begins at `first` and ends at `end`, and all others. A deleted tenant's settings stand.
+async fn decide(
+    change: &mut Change,
+    (first, end): (DateTime<Utc>, DateTime<Utc>),
+    now: DateTime<Utc>,
+) -> StoreResult<(Vec<Uuid>, Vec<Uuid>)> {
     let rows = sqlx::query(
-        "SELECT t.tenant_id, s.retention_days, COALESCE(s.legal_hold, false) AS legal_hold
-         FROM tenants t LEFT JOIN audit_settings s ON s.tenant_id = t.tenant_id",
+        "SELECT t.tenant_id, s.retention_days,
+                COALESCE(s.legal_hold, false) OR c.counted_from IS NULL OR c.counted_from > $1 AS held
+         FROM tenants t LEFT JOIN audit_settings s ON s.tenant_id = t.tenant_id
+         LEFT JOIN cost_states c ON c.tenant_id = t.tenant_id",
     );
+    let rows = rows.bind(ids::floor(first));
     let (mut going, mut keep) = (Vec::new(), Vec::new());
     for row in rows.fetch_all(&mut *change.tx).await? {
-        let (tenant, held): (Uuid, bool) = (row.try_get("tenant_id")?, row.try_get("legal_hold")?);
+        let (tenant, held): (Uuid, bool) = (row.try_get("tenant_id")?, row.try_get("held")?);
         let days: Option<i32> = row.try_get("retention_days")?;
         let until = days.and_then(|days| end.checked_add_days(Days::new(u64::try_from(days).ok()?)));
         if !held && until.is_some_and(|until| until <= now) { going.push(tenant) } else { keep.push(tenant) }

@@ -198,10 +198,8 @@ pub async fn update(change: &mut Change, mut tenant: Tenant) -> StoreResult<Tena
     // Periods end at other moments.
     let due = sqlx::query("UPDATE report_schedules SET due_at = $2 WHERE tenant_id = $1 AND due_at > $2");
     due.bind(tenant.id.uuid()).bind(change.now).execute(&mut *change.tx).await?;
-    // Its reports are of other days from here on. Cutting them anew takes its time where there are many.
-    sqlx::query("SET LOCAL statement_timeout = '5min'").execute(&mut *change.tx).await?;
+    // Its reports are of other days from here on; a worker cuts them anew.
     sqlx::query("SELECT tollgate_cost_rezone($1)").bind(tenant.zone.name()).execute(&mut *change.tx).await?;
-    sqlx::query("SET LOCAL statement_timeout = '30s'").execute(&mut *change.tx).await?;
     Ok(tenant)
 }
 

@@ -15,6 +15,7 @@ use tollgate_store::{
     Actor, PageRequest, Store, StoreError,
     audit::AuditWriter,
     calls::{self, Form},
+    costs::rollup,
     erasures::{self, Counts, Selection},
     log,
     payload::{self, Payload},
@@ -271,6 +272,9 @@ async fn a_month_goes_for_those_who_let_it_go_and_stays_for_all_others(pool: PgP
     let before: Vec<_> =
         [digest(&pool, held.tenant).await, digest(&pool, longer.tenant).await, digest(&pool, never.tenant).await].into();
     let lines = (proved(&store, gone.tenant).await, proved(&store, held.tenant).await);
+    for who in [&gone, &held, &longer, &never] {
+        rollup::build(&store, who.tenant).await.unwrap();
+    }
 
     let early = retention::run(&store, expiry(30) - TimeDelta::milliseconds(1)).await.unwrap();
     assert_eq!((early, rows(&digest(&pool, gone.tenant).await) > 0), (vec![], true), "to its last instant");
@@ -356,6 +360,7 @@ async fn a_drop_that_must_wait_does_nothing_and_says_nothing(pool: PgPool) {
     set(&store, who.tenant, |s| s.retention_days = Some(1)).await;
     let before = digest(&pool, who.tenant).await;
     let events = "SELECT count(*) FROM admin_events WHERE action = 'audit.retire'";
+    rollup::build(&store, who.tenant).await.unwrap();
 
     // Somebody reads for long.
     let mut reader = pool.begin().await.unwrap();

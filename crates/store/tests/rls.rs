@@ -332,6 +332,7 @@ async fn the_roles_hold_exactly_these_rights(pool: PgPool) {
             "tollgate_cost_layout tollgate_app",
             "tollgate_cost_pruned tollgate_control",
             "tollgate_cost_raw tollgate_app",
+            "tollgate_cost_recut_some tollgate_control",
             "tollgate_cost_repair tollgate_sealer",
             "tollgate_cost_rezone tollgate_app",
             "tollgate_cost_stretch tollgate_control",

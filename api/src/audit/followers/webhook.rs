@@ -66,24 +66,34 @@ impl Webhook {
         messages: &[Message],
         now: DateTime<Utc>,
     ) -> Result<(), Failure> {
-        self.post(self.headers.clone(), body(tenant, from, to, messages), now).await
+        self.post(self.headers.clone(), &[], body(tenant, from, to, messages), now).await
     }
 
-    /// Send a file with headers of its own.
+    /// Send a file with headers of its own, of which the signature covers those that are `signed`.
     ///
     /// # Errors
     /// When the receiver did not take it.
-    pub async fn send_file(&self, own: HeaderMap, body: Vec<u8>, now: DateTime<Utc>) -> Result<(), Failure> {
+    pub async fn send_file(
+        &self,
+        own: HeaderMap,
+        signed: &[HeaderName],
+        body: Vec<u8>,
+        now: DateTime<Utc>,
+    ) -> Result<(), Failure> {
         let mut headers = self.headers.clone();
         headers.extend(own);
-        self.post(headers, body, now).await
+        self.post(headers, signed, body, now).await
     }
 
-    async fn post(&self, headers: HeaderMap, body: Vec<u8>, now: DateTime<Utc>) -> Result<(), Failure> {
+    async fn post(&self, headers: HeaderMap, signed: &[HeaderName], body: Vec<u8>, now: DateTime<Utc>) -> Result<(), Failure> {
         let timestamp = now.timestamp().to_string();
+        let signature = self.key.as_ref().map(|key| {
+            let signed = signed.iter().map(|name| headers.get(name).map(HeaderValue::as_bytes).unwrap_or_default());
+            signature(key, std::iter::once(timestamp.as_bytes()).chain(signed), &body)
+        });
         let mut request = self.client.post(self.url.clone()).headers(headers).header(TIMESTAMP, &timestamp);
-        if let Some(key) = &self.key {
-            request = request.header(SIGNATURE, signature(key, &timestamp, &body));
+        if let Some(signature) = signature {
+            request = request.header(SIGNATURE, signature);
         }
         deliver(request.body(body)).await
     }
@@ -102,12 +112,14 @@ fn body(tenant: TenantId, from: u64, to: u64, messages: &[Message]) -> Vec<u8> {
     body
 }
 
-/// The timestamp is covered as well: what was recorded once cannot be sent again later.
-fn signature(key: &hmac::Key, timestamp: &str, body: &[u8]) -> String {
+/// The timestamp is covered as well: what was recorded once cannot be sent again later. A dot stands behind each part before the body.
+fn signature<'a>(key: &hmac::Key, parts: impl Iterator<Item = &'a [u8]>, body: &[u8]) -> String {
     let mut signing = hmac::Context::with_key(key);
-    for part in [timestamp.as_bytes(), b".", body] {
+    for part in parts {
         signing.update(part);
+        signing.update(b".");
     }
+    signing.update(body);
     format!("sha256={}", to_hex(signing.sign().as_ref()))
 }
 

@@ -93,21 +93,26 @@ pub(super) fn cut(groups: Vec<Group>, top: usize, by_time: bool) -> Vec<Group> {
     shown
 }
 
+/// Sums stop where numbers end: of counts that are absurd, no report breaks.
 impl Sums {
     const fn plus(self, other: Self) -> Self {
-        Self { calls: self.calls + other.calls, errors: self.errors + other.errors, amount: self.amount + other.amount }
+        Self {
+            calls: self.calls.saturating_add(other.calls),
+            errors: self.errors.saturating_add(other.errors),
+            amount: self.amount.saturating_add(other.amount),
+        }
     }
 }
 
 impl LlmSums {
     const fn plus(self, other: Self) -> Self {
         Self {
-            requests: self.requests + other.requests,
-            amount: self.amount + other.amount,
-            input_tokens: self.input_tokens + other.input_tokens,
-            cached_tokens: self.cached_tokens + other.cached_tokens,
-            output_tokens: self.output_tokens + other.output_tokens,
-            reasoning_tokens: self.reasoning_tokens + other.reasoning_tokens,
+            requests: self.requests.saturating_add(other.requests),
+            amount: self.amount.saturating_add(other.amount),
+            input_tokens: self.input_tokens.saturating_add(other.input_tokens),
+            cached_tokens: self.cached_tokens.saturating_add(other.cached_tokens),
+            output_tokens: self.output_tokens.saturating_add(other.output_tokens),
+            reasoning_tokens: self.reasoning_tokens.saturating_add(other.reasoning_tokens),
         }
     }
 }
@@ -116,14 +121,14 @@ impl Amounts {
     const fn plus(self, other: Self) -> Self {
         Self {
             sums: self.sums.plus(other.sums),
-            avoided: self.avoided + other.avoided,
+            avoided: self.avoided.saturating_add(other.avoided),
             llm: self.llm.plus(other.llm),
-            credits: self.credits + other.credits,
+            credits: self.credits.saturating_add(other.credits),
         }
     }
 
     const fn cost(self) -> i128 {
-        self.sums.amount + self.llm.amount
+        self.sums.amount.saturating_add(self.llm.amount)
     }
 
     /// What the report tells of what belongs to requests, and of credits.

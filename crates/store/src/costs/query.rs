@@ -31,6 +31,8 @@ pub(super) struct Layout {
     /// All of it.
     period: (DateTime<Utc>, DateTime<Utc>),
     ids: (Uuid, Uuid),
+    /// Quarters whose rows retention has dropped, in front of what is counted: their sums are all that there is.
+    kept: Option<(DateTime<Utc>, DateTime<Utc>)>,
     counted: Option<Counted>,
 }
 
@@ -51,6 +53,7 @@ type Told = (
     Option<DateTime<Utc>>,
     Option<DateTime<Utc>>,
     Option<i64>,
+    Option<DateTime<Utc>>,
 );
 
 impl Layout {
@@ -59,20 +62,30 @@ impl Layout {
     /// # Errors
     /// When the database does not answer.
     pub async fn of(tx: &mut Tx, (from, to): (DateTime<Utc>, DateTime<Utc>), zone: &str) -> StoreResult<Self> {
-        let plain = Self { zone: zone.to_owned(), period: (from, to), ids: (ids::floor(from), ids::floor(to)), counted: None };
+        let plain = Self {
+            zone: zone.to_owned(),
+            period: (from, to),
+            ids: (ids::floor(from), ids::floor(to)),
+            kept: None,
+            counted: None,
+        };
         let at = |quarter: i64| DateTime::from_timestamp_millis(quarter * QUARTER_MS);
         let quarter = |at: DateTime<Utc>| at.timestamp_millis().clamp(0, LAST_MS);
         let low = at((quarter(from) + QUARTER_MS - 1).div_euclid(QUARTER_MS));
         let high = at(quarter(to).div_euclid(QUARTER_MS));
-        let Some((low, high)) = low.zip(high).filter(|(low, high)| low < high) else { return Ok(plain) };
+        let Some((begin, end)) = low.zip(high).filter(|(low, high)| low < high) else { return Ok(plain) };
         let told = sqlx::query_as::<_, Told>(
-            "SELECT low, high, zone, first, last, first_at, last_at, waiting FROM tollgate_cost_layout($1, $2)",
+            "SELECT low, high, zone, first, last, first_at, last_at, waiting, pruned FROM tollgate_cost_layout($1, $2)",
         );
-        let (low, high, zone, first, last, first_at, last_at, waiting) = told.bind(low).bind(high).fetch_one(&mut **tx).await?;
-        let Some(zone) = zone.filter(|_| low < high && waiting.is_some_and(|n| n <= MAX_WAITING)) else { return Ok(plain) };
+        let (low, high, zone, first, last, first_at, last_at, waiting, pruned) =
+            told.bind(begin).bind(end).fetch_one(&mut **tx).await?;
+        let kept = |until: DateTime<Utc>| Some((begin, pruned?.min(until))).filter(|(from, to)| from < to);
+        let Some(zone) = zone.filter(|_| low < high && waiting.is_some_and(|n| n <= MAX_WAITING)) else {
+            return Ok(Self { kept: kept(end), ..plain });
+        };
         let days = first.zip(last).zip(first_at.zip(last_at)).map(|((first, last), (from, to))| (first, last, from, to));
         let days = days.filter(|(first, last, ..)| first <= last);
-        Ok(Self { zone, counted: Some(Counted { low, high, days }), ..plain })
+        Ok(Self { zone, kept: kept(low), counted: Some(Counted { low, high, days }), ..plain })
     }
 }
 
@@ -97,6 +110,14 @@ impl Face {
             other => other as i16,
         }
     }
+}
+
+/// Which groups are told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Only {
+    All,
+    /// Those that requests to models were made in.
+    Requests,
 }
 
 /// What a report can tell beside calls.
@@ -146,7 +167,7 @@ impl Dimension {
 }
 
 /// The statement, of at most `limit` lines.
-pub(super) fn build(tenant: TenantId, layout: &Layout, ask: &CostQuery, limit: i64) -> QueryBuilder<Postgres> {
+pub(super) fn build(tenant: TenantId, layout: &Layout, (ask, only): (&CostQuery, Only), limit: i64) -> QueryBuilder<Postgres> {
     let errors: Vec<&str> = Outcome::ALL.iter().filter(|o| o.is_error()).map(|o| o.as_str()).collect();
     let mut query = QueryBuilder::new("SELECT ");
     // The fragments of Dimension::sql count on the order of these two parameters.
@@ -155,14 +176,14 @@ pub(super) fn build(tenant: TenantId, layout: &Layout, ask: &CostQuery, limit: i
         query.push(", ").push(dimension.sql().1);
     }
     query
-        .push(", COALESCE(sum(x.calls), 0)::bigint AS calls, COALESCE(sum(x.calls) FILTER (WHERE x.outcome = ANY(")
+        .push(", tollgate_bigint(COALESCE(sum(x.calls), 0)) AS calls, COALESCE(sum(x.calls) FILTER (WHERE x.outcome = ANY(")
         .push_bind(errors);
     query.push(
         ")), 0)::bigint AS errors, COALESCE(sum(x.amount), 0)::numeric(38,0)::text AS amount, string_agg(x.latency, ''::bytea) AS latency,
-           COALESCE(sum(x.tokens), 0)::bigint AS tokens, COALESCE(sum(x.requests), 0)::bigint AS requests,
-           COALESCE(sum(x.llm_amount), 0)::numeric(38,0)::text AS llm_amount, COALESCE(sum(x.input_tokens), 0)::bigint AS input_tokens,
-           COALESCE(sum(x.cached_tokens), 0)::bigint AS cached_tokens, COALESCE(sum(x.output_tokens), 0)::bigint AS output_tokens,
-           COALESCE(sum(x.reasoning_tokens), 0)::bigint AS reasoning_tokens,
+           tollgate_bigint(COALESCE(sum(x.tokens), 0)) AS tokens, tollgate_bigint(COALESCE(sum(x.requests), 0)) AS requests,
+           COALESCE(sum(x.llm_amount), 0)::numeric(38,0)::text AS llm_amount, tollgate_bigint(COALESCE(sum(x.input_tokens), 0)) AS input_tokens,
+           tollgate_bigint(COALESCE(sum(x.cached_tokens), 0)) AS cached_tokens, tollgate_bigint(COALESCE(sum(x.output_tokens), 0)) AS output_tokens,
+           tollgate_bigint(COALESCE(sum(x.reasoning_tokens), 0)) AS reasoning_tokens,
            COALESCE(sum(x.credits), 0)::numeric(38,0)::text AS credits FROM (",
     );
     parts(&mut query, layout, ask);
@@ -171,36 +192,60 @@ pub(super) fn build(tenant: TenantId, layout: &Layout, ask: &CostQuery, limit: i
     }
     query.push(") x WHERE true");
     filter(&mut query, ask);
-    group(&mut query, &ask.group_by, Tells::of(ask));
+    group(&mut query, &ask.group_by, Tells::of(ask), only);
     query.push(" LIMIT ").push_bind(limit);
     query
 }
 
-/// The sums of which the report is a sum.
+/// A union in the making.
+struct Union<'q> {
+    query: &'q mut QueryBuilder<Postgres>,
+    any: bool,
+}
+
+impl Union<'_> {
+    fn next(&mut self) -> &mut QueryBuilder<Postgres> {
+        if std::mem::replace(&mut self.any, true) {
+            self.query.push(" UNION ALL ");
+        }
+        self.query
+    }
+}
+
+/// The sums of which the report is a sum, by their time: those whose rows retention has dropped, rows, and what is counted between them.
 fn parts(query: &mut QueryBuilder<Postgres>, layout: &Layout, ask: &CostQuery) {
     let face = Face::of(ask);
-    let (first, end) = layout.ids;
     let with_model = ask.group_by.contains(&Dimension::Model);
-    let Some(counted) = &layout.counted else { return raw(query, (first, end), with_model) };
-    let (low, high) = (ids::floor(counted.low), ids::floor(counted.high));
-    let in_days = face != Face::Everything && !ask.group_by.contains(&Dimension::Hour);
-    match counted.days.filter(|_| in_days) {
-        Some((day, last, from, to)) => {
-            days(query, face, (day, last));
-            query.push(" UNION ALL ");
-            quarters(query, face, (counted.low, from));
-            query.push(" UNION ALL ");
-            quarters(query, face, (to, counted.high));
-        }
-        None => quarters(query, face, (counted.low, counted.high)),
-    }
-    query.push(" UNION ALL SELECT ").push(COLUMNS).push(" FROM tollgate_cost_tail(").push_bind(low).push(", ").push_bind(high);
-    query.push(") c");
-    for edge in [(first, low), (high, end)] {
+    let (mut at, end) = layout.ids;
+    let mut union = Union { query, any: false };
+    if let Some((from, to)) = layout.kept {
+        let edge = (at, ids::floor(from));
         if edge.0 < edge.1 {
-            query.push(" UNION ALL ");
-            raw(query, edge, with_model);
+            raw(union.next(), edge, with_model);
         }
+        quarters(union.next(), face, (from, to));
+        at = ids::floor(to);
+    }
+    if let Some(counted) = &layout.counted {
+        let (low, high) = (ids::floor(counted.low), ids::floor(counted.high));
+        if at < low {
+            raw(union.next(), (at, low), with_model);
+        }
+        let in_days = face != Face::Everything && !ask.group_by.contains(&Dimension::Hour);
+        match counted.days.filter(|_| in_days) {
+            Some((day, last, from, to)) => {
+                days(union.next(), face, (day, last));
+                quarters(union.next(), face, (counted.low, from));
+                quarters(union.next(), face, (to, counted.high));
+            }
+            None => quarters(union.next(), face, (counted.low, counted.high)),
+        }
+        let tail = union.next().push("SELECT ").push(COLUMNS).push(" FROM tollgate_cost_tail(").push_bind(low);
+        tail.push(", ").push_bind(high).push(") c");
+        at = high;
+    }
+    if at < end || !union.any {
+        raw(union.next(), (at, end), with_model);
     }
 }
 
@@ -268,17 +313,17 @@ fn filter(query: &mut QueryBuilder<Postgres>, ask: &CostQuery) {
     }
 }
 
-fn group(query: &mut QueryBuilder<Postgres>, group_by: &[Dimension], tells: Tells) {
+fn group(query: &mut QueryBuilder<Postgres>, group_by: &[Dimension], tells: Tells, only: Only) {
     for (position, dimension) in group_by.iter().enumerate() {
         query.push(if position == 0 { " GROUP BY " } else { ", " }).push(dimension.sql().0);
     }
     if !group_by.is_empty() {
         // The calls of a sum may all have moved to another: from those that are open, for one.
-        query.push(" HAVING sum(x.calls) <> 0");
-        if tells.requests {
+        query.push(if only == Only::Requests { " HAVING sum(x.requests) <> 0" } else { " HAVING sum(x.calls) <> 0" });
+        if tells.requests && only == Only::All {
             query.push(" OR sum(x.tokens) <> 0 OR sum(x.requests) <> 0");
         }
-        if tells.credits {
+        if tells.credits && only == Only::All {
             query.push(" OR sum(x.credits) <> 0");
         }
     }

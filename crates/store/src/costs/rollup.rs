@@ -1,7 +1,10 @@
 //! The rollups behind the reports: counted by the sealer, built for what was there before, checked against the rows. The rules are SQL,
 //! because the sealer and the reports must share them; the head of their migration says why they cannot drift.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use chrono::{DateTime, Utc};
 use serde_json::json;
@@ -20,6 +23,8 @@ use crate::{
 
 /// Rows that one step of a build or of a check reads, about: the sealer waits for the former.
 const ROWS: i32 = 100_000;
+/// Sums that one step of cutting days reads.
+const CELLS: i32 = 20_000;
 /// A quarter of an hour may have many more.
 const WITHIN: &str = "SET LOCAL statement_timeout = '5min'; SET LOCAL jit = off";
 
@@ -48,25 +53,47 @@ impl Entries {
         self.kinds.push(kind);
         self.xids.push(xid.to_owned());
     }
+
+    /// Count them all, or none where one of them does not let itself be counted.
+    async fn roll(&self, tx: &mut Tx) -> StoreResult<Result<(), sqlx::Error>> {
+        let mut point = tx.begin().await?;
+        let roll = sqlx::query("SELECT tollgate_roll($1, $2, $3, $4)");
+        let roll = roll.bind(&self.tenants).bind(&self.ids).bind(&self.kinds).bind(&self.xids);
+        match roll.execute(&mut *point).await {
+            Ok(_) => Ok(Ok(point.commit().await?)),
+            Err(error) if is_of_the_data(&error) => {
+                point.rollback().await?;
+                Ok(Err(error))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn by_tenant(self) -> BTreeMap<TenantId, Self> {
+        let mut parts: BTreeMap<TenantId, Self> = BTreeMap::new();
+        let rows = self.tenants.into_iter().zip(self.ids).zip(self.kinds).zip(self.xids);
+        for (((tenant, id), kind), xid) in rows {
+            let part = parts.entry(tenant.into()).or_default();
+            part.tenants.push(tenant);
+            part.ids.push(id);
+            part.kinds.push(kind);
+            part.xids.push(xid);
+        }
+        parts
+    }
 }
 
 /// Count what is sealed, while its batches are still there. The log does not wait for its sums: what cannot be counted (a time zone that
-/// the database does not know any more, for one) is sealed all the same, and its tenants' sums are given up.
+/// the database does not know any more, for one) is sealed all the same, and its tenant's sums are given up; no other's.
 pub(crate) async fn count(tx: &mut Tx, entries: Entries) -> StoreResult<()> {
-    let Entries { tenants, ids, kinds, xids } = entries;
-    if ids.is_empty() {
+    if entries.ids.is_empty() || entries.roll(tx).await?.is_ok() {
         return Ok(());
     }
-    let mut point = tx.begin().await?;
-    let roll = sqlx::query("SELECT tollgate_roll($1, $2, $3, $4)");
-    let rolled = roll.bind(&tenants).bind(ids).bind(kinds).bind(xids).execute(&mut *point).await;
-    let Err(error) = rolled else { return Ok(point.commit().await?) };
-    if !is_of_the_data(&error) {
-        return Err(error.into());
+    for (tenant, entries) in entries.by_tenant() {
+        let Err(error) = entries.roll(tx).await? else { continue };
+        tracing::error!(%tenant, %error, "sums of costs cannot be kept; reports read the rows until they are counted anew");
+        sqlx::query("SELECT tollgate_cost_give_up($1)").bind(&entries.tenants).execute(&mut **tx).await?;
     }
-    tracing::error!(%error, "sums of costs cannot be kept; reports read the rows until they are counted anew");
-    point.rollback().await?;
-    sqlx::query("SELECT tollgate_cost_give_up($1)").bind(&tenants).execute(&mut **tx).await?;
     Ok(())
 }
 
@@ -76,7 +103,7 @@ fn is_of_the_data(error: &sqlx::Error) -> bool {
     code.is_some_and(|code| ["21", "22", "23", "42", "P0"].iter().any(|class| code.starts_with(class)))
 }
 
-/// Tenants with rows that are not counted yet, or that nobody has looked at.
+/// Tenants with rows that are not counted yet, or that nobody has looked at, or whose days are cut in a zone of before.
 ///
 /// # Errors
 /// When the database does not answer.
@@ -84,7 +111,7 @@ pub async fn uncounted(store: &Store) -> StoreResult<Vec<TenantId>> {
     let mut tx = store.control().await?;
     let ids: Vec<Uuid> = sqlx::query_scalar(
         "SELECT t.tenant_id FROM tenants t LEFT JOIN cost_states s ON s.tenant_id = t.tenant_id
-         WHERE s.counted_from IS DISTINCT FROM '00000000-0000-0000-0000-000000000000' ORDER BY t.tenant_id",
+         WHERE s.counted_from IS DISTINCT FROM '00000000-0000-0000-0000-000000000000' OR s.cut_from IS NOT NULL ORDER BY t.tenant_id",
     )
     .fetch_all(&mut *tx)
     .await?;
@@ -116,14 +143,27 @@ pub async fn build_some(store: &Store, tenant: TenantId) -> StoreResult<bool> {
     Ok(more)
 }
 
-/// Count all rows of a tenant, and leave the sealer as much time as it takes.
+/// Cut some of a tenant's days in its zone where they are not; true where there are more. Reports are right all the while.
+///
+/// # Errors
+/// When the database does not answer; nothing is cut then.
+pub async fn recut_some(store: &Store, tenant: TenantId) -> StoreResult<bool> {
+    let mut tx = store.control().await?;
+    patient(&mut tx).await?;
+    let more =
+        sqlx::query_scalar("SELECT tollgate_cost_recut_some($1, $2)").bind(tenant.uuid()).bind(CELLS).fetch_one(&mut *tx).await?;
+    tx.commit().await?;
+    Ok(more)
+}
+
+/// Count all rows of a tenant and cut all its days, and leave the sealer as much time as it takes.
 ///
 /// # Errors
 /// As [`build_some`]; what was counted stays counted.
 pub async fn build(store: &Store, tenant: TenantId) -> StoreResult<()> {
     loop {
         let begun = tokio::time::Instant::now();
-        if !build_some(store, tenant).await? {
+        if !build_some(store, tenant).await? && !recut_some(store, tenant).await? {
             return Ok(());
         }
         tokio::time::sleep(begun.elapsed().max(Duration::from_millis(50))).await;

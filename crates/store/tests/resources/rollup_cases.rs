@@ -1,13 +1,15 @@
 //! Rollups in single cases: what breaks them, what is dropped, who is shown and what is compared.
 
+use std::collections::BTreeSet;
+
 use chrono::DateTime;
 use sqlx::PgPool;
-use tollgate_domain::{KeyId, Outcome, TimeZone, ToolId};
+use tollgate_domain::{CreditId, KeyId, LlmRequestId, Outcome, TenantId, TimeZone, ToolId, llm_price::Usage, policy::Reason};
 use tollgate_store::{
-    Store,
-    audit::{AuditWriter, Completion, Entry, Intent},
-    costs::{self, CostQuery, Dimension, Sums, rollup},
-    retention,
+    Actor, Store,
+    audit::{AuditWriter, Completion, Entry, Intent, LlmEnd, NewRequest},
+    costs::{self, CostQuery, Dimension, LlmSums, MAX_GROUPS, PATIENCE, Reading, Sums, rollup},
+    retention, tenants,
 };
 
 use crate::{
@@ -96,9 +98,12 @@ async fn t62_what_cannot_be_counted_is_sealed_all_the_same(pool: PgPool) {
     tamper(&pool, &format!("UPDATE cost_states SET zone = 'Mars/Olympus' WHERE tenant_id = '{}'", who.tenant.uuid())).await;
     let audit = AuditWriter::start(&store, QUEUE);
     audit.before(Entry { intent: Some(who.intent("{}")), ..Entry::default() }).await.unwrap();
-    assert_eq!(seal_all(&store).await.entries, 1);
+    // In the same round, and it is nothing to the other.
+    audit.before(Entry { intent: Some(other.intent("{}")), ..Entry::default() }).await.unwrap();
+    assert_eq!(seal_all(&store).await.entries, 2);
     let uncounted = rollup::uncounted(&store).await.unwrap();
     assert_eq!(uncounted, [who.tenant], "and nobody else: {}", other.tenant);
+    assert_no_drift(&store, other.tenant).await;
     let query = everything(vec![Dimension::Outcome]);
     let report = || async { costs::report(&store, who.tenant, &query).await.unwrap() };
     assert_equal(&report().await, &trail(&pool, who.tenant).await, &query, TimeZone::UTC);
@@ -134,6 +139,216 @@ async fn t63_what_retention_drops_keeps_its_sums(pool: PgPool) {
         assert!(checked.iter().all(|checked| checked.drift.is_none()), "{checked:?}");
     }
     assert_eq!(report().await.total.calls, 6);
+}
+
+/// A provider says that it has counted all tokens that there are: once, and again.
+#[sqlx::test(migrator = "tollgate_store::MIGRATOR")]
+async fn counts_that_are_absurd_break_nothing(pool: PgPool) {
+    const MOST: i64 = 1 << 40;
+    let (store, who) = calls_at(&pool, "UTC", &[("2026-11-20T10:00:00Z", 1)]).await;
+    let (_, other) = calls_at(&pool, "UTC", &[("2026-11-20T10:00:00Z", 1)]).await;
+    let audit = AuditWriter::start(&store, QUEUE);
+    let mut play = Play::new(pool.clone(), 11).await;
+    let query = everything(vec![Dimension::Day]);
+    let llm = |tenant: TenantId| {
+        let (store, query) = (store.clone(), query.clone());
+        async move { costs::report(&store, tenant, &query).await.unwrap().llm.unwrap() }
+    };
+    let is_counted = || async {
+        let uncounted = rollup::uncounted(&store).await.unwrap();
+        ![who.tenant, other.tenant].iter().any(|tenant| uncounted.contains(tenant))
+    };
+    for (n, tokens) in [(1, u64::MAX), (2, u64::MAX), (3, 5)] {
+        for who in [&who, &other] {
+            let id = id_at(at("2026-11-20T11:00:00Z"));
+            let mine = if who.tenant == other.tenant { 5 } else { tokens };
+            let usage = Usage { input: mine, cached_input: mine, cache_write: 0, output: mine, reasoning: mine };
+            let end = LlmEnd { usage, ..play.end(who.tenant, id) };
+            let request = NewRequest { model: Some("m".to_owned()), ..play.forwarded(who, id, None) };
+            audit.before(Entry { request: Some(request), llm_ends: vec![end], ..Entry::default() }).await.unwrap();
+        }
+        let waiting = llm(who.tenant).await;
+        seal_all(&store).await;
+        assert!(is_counted().await, "after {n}");
+        let LlmSums { requests, input_tokens, reasoning_tokens, .. } = llm(who.tenant).await;
+        let told = (MOST * n.min(2) + if n > 2 { 5 } else { 0 }, n);
+        assert_eq!((input_tokens, reasoning_tokens, requests), (told.0, told.0, told.1));
+        assert_eq!(waiting, llm(who.tenant).await, "and so it was before it was counted");
+        assert_eq!(llm(other.tenant).await.output_tokens, 5 * n);
+    }
+    assert_no_drift(&store, who.tenant).await;
+    assert_no_drift(&store, other.tenant).await;
+
+    // Sums that are there already, from before it was known that there are such counts.
+    for table in ["cost_quarters", "cost_days"] {
+        tamper(&pool, &format!("UPDATE {table} SET input_tokens = 9223372036854775807 WHERE requests > 0")).await;
+    }
+    let id = id_at(at("2026-11-20T12:00:00Z"));
+    let entry =
+        Entry { request: Some(play.forwarded(&who, id, None)), llm_ends: vec![play.end(who.tenant, id)], ..Entry::default() };
+    audit.before(entry).await.unwrap();
+    let id = id_at(at("2026-11-20T11:00:00Z"));
+    let request = NewRequest { model: Some("m".to_owned()), team: None, ..play.forwarded(&who, id, None) };
+    audit.before(Entry { request: Some(request), llm_ends: vec![play.end(who.tenant, id)], ..Entry::default() }).await.unwrap();
+    seal_all(&store).await;
+    assert!(is_counted().await);
+    assert_eq!(llm(who.tenant).await.input_tokens, i64::MAX);
+    for _ in 0..2 {
+        rollup::check_round(&store, at("2026-11-21T00:00:00Z")).await.unwrap();
+    }
+    assert_no_drift(&store, who.tenant).await;
+    let input = llm(who.tenant).await.input_tokens;
+    assert!((2 * MOST + 5..2 * MOST + 300_000).contains(&input), "made anew from the rows: {input}");
+}
+
+/// Whoever asks for models that there are not makes no groups of them, nor do calls under such a request.
+#[sqlx::test(migrator = "tollgate_store::MIGRATOR")]
+async fn a_refused_request_has_no_model_in_reports(pool: PgPool) {
+    let (store, who) = calls_at(&pool, "UTC", &[("2026-11-20T10:00:00Z", 1)]).await;
+    let audit = AuditWriter::start(&store, QUEUE);
+    let mut play = Play::new(pool.clone(), 13).await;
+    for n in 0..4 {
+        let id = id_at(at("2026-11-20T11:00:00Z"));
+        let refused = (n > 0).then_some(Reason::UnknownModel);
+        let request = NewRequest { model: Some(format!("made-up-{n}")), ..play.forwarded(&who, id, refused) };
+        let intent = Intent { id: id_at(at("2026-11-20T11:00:00Z")), request: id, ..who.intent("{}") };
+        audit.before(Entry { request: Some(request), intent: Some(intent), ..Entry::default() }).await.unwrap();
+    }
+    let query = everything(vec![Dimension::Model]);
+    let told = || async {
+        let report = costs::report(&store, who.tenant, &query).await.unwrap();
+        assert_equal(&report, &trail(&pool, who.tenant).await, &query, TimeZone::UTC);
+        report.lines.into_iter().map(|line| (line.model, line.sums.calls, line.llm.unwrap().requests)).collect::<BTreeSet<_>>()
+    };
+    let expected = BTreeSet::from([(None, 4, 3), (Some("made-up-0".to_owned()), 1, 1)]);
+    assert_eq!(told().await, expected, "while they wait for their place");
+    seal_all(&store).await;
+    assert_eq!(told().await, expected, "counted");
+    assert_no_drift(&store, who.tenant).await;
+    tamper(&pool, "UPDATE cost_states SET counted_from = 'ffffffff-ffff-ffff-ffff-ffffffffffff'").await;
+    assert_eq!(told().await, expected, "from the rows");
+    rollup::build(&store, who.tenant).await.unwrap();
+    assert_eq!(told().await, expected, "counted anew");
+}
+
+/// Of months that retention has dropped, the sums are all that there is: they are told whatever becomes of the others.
+#[sqlx::test(migrator = "tollgate_store::MIGRATOR")]
+async fn sums_of_dropped_months_outlive_those_of_the_others(pool: PgPool) {
+    for month in ["2026-09-05", "2026-10-05", "2026-11-05"] {
+        let ensure = sqlx::query("SELECT tollgate_ensure_partitions($1::timestamptz)").bind(at(&format!("{month}T00:00:00Z")));
+        ensure.execute(&pool).await.unwrap();
+    }
+    let times = [("2026-09-20T10:07:00Z", 4), ("2026-10-02T10:00:00Z", 1), ("2026-11-21T10:00:00Z", 2)];
+    let (store, who) = calls_at(&pool, "Europe/Berlin", &times).await;
+    let (_, stays) = calls_at(&pool, "UTC", &times).await;
+    let ask = |group_by: Vec<Dimension>, from: &'static str| {
+        let (store, tenant) = (store.clone(), who.tenant);
+        async move {
+            let query = CostQuery { from: at(from), ..everything(group_by) };
+            costs::report(&store, tenant, &query).await.unwrap()
+        }
+    };
+    // From the middle of a quarter, too: what of it is dropped cannot be told apart any more.
+    let asks = || async {
+        let mut told = Vec::new();
+        for by in [Dimension::Month, Dimension::Key, Dimension::Tool, Dimension::Hour, Dimension::Model] {
+            told.push(ask(vec![by, Dimension::Outcome], "2026-01-01T00:00:00Z").await.lines);
+        }
+        told.push(ask(vec![Dimension::Day, Dimension::Tool, Dimension::Key], "2026-09-20T10:00:00Z").await.lines);
+        told.push(ask(vec![], "2026-09-20T10:01:00Z").await.lines);
+        told
+    };
+    let give_up = || async {
+        let sql = "SELECT tollgate_cost_give_up(ARRAY[$1])";
+        sqlx::query(sql).bind(who.tenant.uuid()).execute(&pool).await.unwrap();
+    };
+    let retention = "INSERT INTO audit_settings (tenant_id, retention_days, updated_at) VALUES ($1, 30, now())";
+    sqlx::query(retention).bind(who.tenant.uuid()).execute(&pool).await.unwrap();
+    // Not before all of it is counted.
+    give_up().await;
+    assert_eq!(retention::run(&store, at("2026-11-28T00:00:00Z")).await.unwrap(), []);
+    rollup::build(&store, who.tenant).await.unwrap();
+    assert_eq!(retention::run(&store, at("2026-11-28T00:00:00Z")).await.unwrap().len(), 1);
+    // The rows of the others were copied, in a transaction whose events wait for their place: they are seen all the same.
+    assert_no_drift(&store, stays.tenant).await;
+    seal_all(&store).await;
+    let all = asks().await;
+    assert_eq!(all[0].iter().map(|line| line.sums.calls).collect::<Vec<_>>(), [4, 1, 2]);
+    assert_eq!(all[6][0].sums.calls, 3, "{:?}", all[6]);
+
+    give_up().await;
+    assert_eq!(asks().await, all, "while nothing is counted");
+    for _ in 0..10 {
+        sqlx::query("SELECT tollgate_cost_build($1, 0)").bind(who.tenant.uuid()).execute(&pool).await.unwrap();
+        assert_eq!(asks().await, all, "while it is counted anew");
+    }
+    assert_eq!(rollup::uncounted(&store).await.unwrap(), [who.tenant], "its days are not cut");
+    rollup::build(&store, who.tenant).await.unwrap();
+    assert_eq!((asks().await, rollup::uncounted(&store).await.unwrap()), (all.clone(), vec![]));
+    assert_no_drift(&store, who.tenant).await;
+    // The sealer has been away for long.
+    let wait = "INSERT INTO audit_batches (writer_id, sequence, at, previous, root, key_id, signature, entries)
+                VALUES (gen_random_uuid(), 1, now(), '', '', '', '', decode(repeat('00', 69 * 200001), 'hex'))";
+    sqlx::query(wait).execute(&pool).await.unwrap();
+    assert_eq!(asks().await, all, "while too much waits");
+}
+
+/// A move to another time zone takes a moment, however much there is to cut; a report is right meanwhile.
+#[sqlx::test(migrator = "tollgate_store::MIGRATOR")]
+async fn days_are_cut_in_steps_after_a_move(pool: PgPool) {
+    let times = [("2026-11-02T23:30:00Z", 1), ("2026-11-10T23:30:00Z", 2), ("2026-11-20T23:30:00Z", 3)];
+    let (store, who) = calls_at(&pool, "UTC", &times).await;
+    let days = || async {
+        let sql = "SELECT array_agg(day::text ORDER BY day) FROM cost_days WHERE face = 3";
+        sqlx::query_scalar::<_, Vec<String>>(sql).fetch_one(&pool).await.unwrap()
+    };
+    let right = |zone: &'static str| {
+        let (store, pool, tenant) = (store.clone(), pool.clone(), who.tenant);
+        async move {
+            let query = everything(vec![Dimension::Day, Dimension::Key]);
+            let report = costs::report(&store, tenant, &query).await.unwrap();
+            assert_equal(&report, &trail(&pool, tenant).await, &query, zone.parse().unwrap());
+        }
+    };
+    let mut change = store.change(who.tenant, Actor::system("test"), now()).await.unwrap();
+    let row = tenants::lock(&mut change).await.unwrap();
+    tenants::update(&mut change, tenants::Tenant { zone: "Europe/Berlin".parse().unwrap(), ..row }).await.unwrap();
+    change.commit().await.unwrap();
+    assert_eq!(days().await, ["2026-11-02", "2026-11-10", "2026-11-20"], "as they were");
+    right("Europe/Berlin").await;
+    assert_no_drift(&store, who.tenant).await;
+    // What comes meanwhile is in the days of the new zone, and once.
+    let intent = Intent { id: id_at(at("2026-11-20T23:40:00Z")), ..who.intent("{}") };
+    AuditWriter::start(&store, QUEUE).before(Entry { intent: Some(intent), ..Entry::default() }).await.unwrap();
+    seal_all(&store).await;
+    for (more, cut) in [(true, "02 10 20 21"), (true, "02 10 11 21"), (false, "03 11 21")] {
+        let some = sqlx::query_scalar::<_, bool>("SELECT tollgate_cost_recut_some($1, 1)").bind(who.tenant.uuid());
+        assert_eq!(some.fetch_one(&pool).await.unwrap(), more);
+        let found: Vec<String> = days().await.iter().map(|day| day.replace("2026-11-", "")).collect();
+        assert_eq!(found.join(" "), cut);
+        right("Europe/Berlin").await;
+        assert_no_drift(&store, who.tenant).await;
+    }
+    assert_eq!(rollup::uncounted(&store).await.unwrap(), []);
+}
+
+/// What a FOCUS data set asks for beside calls.
+#[sqlx::test(migrator = "tollgate_store::MIGRATOR")]
+async fn groups_without_requests_are_left_out_where_requests_are_asked_for(pool: PgPool) {
+    let (store, who) = calls_at(&pool, "UTC", &[("2026-11-20T10:00:00Z", 3)]).await;
+    let mut play = Play::new(pool.clone(), 17).await;
+    let id: LlmRequestId = id_at(at("2026-11-21T11:00:00Z"));
+    let request = play.forwarded(&who, id, None);
+    AuditWriter::start(&store, QUEUE).before(Entry { request: Some(request), ..Entry::default() }).await.unwrap();
+    let credit = "INSERT INTO credits (tenant_id, credit_id, amount_picos, reason, created_at, created_by) VALUES ($1, $2, 1, 'r', $3, 'x')";
+    let credit = sqlx::query(credit).bind(who.tenant.uuid()).bind(CreditId::mint(now()).uuid());
+    credit.bind(at("2026-11-19T11:00:00Z")).execute(&pool).await.unwrap();
+    let query = everything(vec![Dimension::Day, Dimension::Key]);
+    let mut reading = Reading::begin(&store, who.tenant, PATIENCE).await.unwrap();
+    let lines = reading.requests(&query, MAX_GROUPS).await.unwrap().unwrap();
+    assert_eq!(lines.iter().map(|line| line.llm.unwrap().requests).collect::<Vec<_>>(), [1]);
+    assert_eq!(reading.lines(&query, 3).await.unwrap().unwrap().len(), 3);
+    assert!(reading.lines(&query, 2).await.unwrap().is_none());
 }
 
 #[sqlx::test(migrator = "tollgate_store::MIGRATOR")]

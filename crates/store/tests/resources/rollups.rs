@@ -84,10 +84,11 @@ pub struct Seen {
 pub async fn trail(pool: &PgPool, tenant: TenantId) -> Vec<Seen> {
     let rows = sqlx::query(
         "SELECT t.*, extract(minute FROM tollgate_quarter(t.id) AT TIME ZONE z.time_zone)::int AS minute FROM tenants z CROSS JOIN (
-         SELECT c.call_id AS id, c.tool_id, c.key_id, c.team_id, c.upstream_id, c.outcome, l.model, c.origin, c.amount_picos, c.latency_us, 1::bigint AS calls, 0::bigint AS tokens,
+         SELECT c.call_id AS id, c.tool_id, c.key_id, c.team_id, c.upstream_id, c.outcome, CASE WHEN d.decision IS DISTINCT FROM 'denied' THEN l.model END AS model, c.origin, c.amount_picos, c.latency_us, 1::bigint AS calls, 0::bigint AS tokens,
            NULL::bigint AS requests, NULL::bigint AS llm_amount, NULL::bigint AS input_tokens, NULL::bigint AS cached_tokens, NULL::bigint AS output_tokens, NULL::bigint AS reasoning_tokens, NULL::bigint AS credits
-         FROM tool_calls c LEFT JOIN llm_requests l ON l.tenant_id = c.tenant_id AND l.llm_request_id = c.llm_request_id WHERE c.tenant_id = $1
-         UNION ALL SELECT llm_request_id, NULL, key_id, team_id, NULL, NULL, model, origin, 0, NULL, 0, COALESCE(prompt_tokens_avoided, 0),
+         FROM tool_calls c LEFT JOIN llm_requests l ON l.tenant_id = c.tenant_id AND l.llm_request_id = c.llm_request_id
+         LEFT JOIN llm_forwards d ON d.tenant_id = c.tenant_id AND d.llm_request_id = c.llm_request_id WHERE c.tenant_id = $1
+         UNION ALL SELECT llm_request_id, NULL, key_id, team_id, NULL, NULL, CASE WHEN decision IS DISTINCT FROM 'denied' THEN model END, origin, 0, NULL, 0, COALESCE(prompt_tokens_avoided, 0),
            (root_id IS NOT NULL)::int, amount_picos, input_tokens, cached_tokens, output_tokens, reasoning_tokens, NULL
          FROM llm_calls WHERE tenant_id = $1 AND (prompt_tokens_avoided IS NOT NULL OR root_id IS NOT NULL)
          UNION ALL SELECT tollgate_uuid_floor(created_at), tool_id, key_id, team_id, upstream_id, NULL, NULL, NULL, 0, NULL, 0, 0,
@@ -514,6 +515,8 @@ impl Play {
         let tenant = self.whos[self.dice.roll(self.whos.len())].tenant;
         let build = sqlx::query("SELECT tollgate_cost_build($1, $2)").bind(tenant.uuid()).bind(self.dice.roll(30) as i32);
         build.execute(&self.pool).await.unwrap();
+        let cut = sqlx::query("SELECT tollgate_cost_recut_some($1, $2)").bind(tenant.uuid()).bind(self.dice.roll(30) as i32);
+        cut.execute(&self.pool).await.unwrap();
     }
 
     async fn move_zone(&mut self) {
