@@ -175,7 +175,7 @@ impl Runner {
         let body = self.body(taken, news)?;
         let hook = webhook::Webhook::new(&config.webhook(), self.client.clone());
         let hook = hook.map_err(|error| Failure::new("the webhook's configuration cannot be used", error))?;
-        hook.send_file(headers(taken)?, body, self.app.clock.now()).await?;
+        hook.send_file(headers(taken)?, &[], body, self.app.clock.now()).await?;
         Ok(true)
     }
 
