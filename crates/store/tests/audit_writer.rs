@@ -17,12 +17,19 @@ use sqlx::{
     PgPool,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
-use tollgate_domain::{CallId, Decision, Outcome, ScriptRunId, policy::Reason, tool::sha256};
+use tollgate_domain::{
+    CallId, Decision, LlmRequestId, Origin, Outcome, Picos, ScriptRunId,
+    llm::{Counted, Mode},
+    llm_price::Usage,
+    policy::Reason,
+    tool::sha256,
+};
 use tollgate_store::{
     Store,
-    audit::{AuditError, AuditWriter, Entry, JournalRow, NewRun, QueueLimits, ScriptPlace},
+    audit::{AuditError, AuditWriter, Entry, Forward, JournalRow, LlmEnd, NewRequest, NewRun, QueueLimits, ScriptPlace},
     payload::{self, Payload},
 };
+use uuid::Uuid;
 
 use support::{QUEUE, Who, closes, count, opens, row, tenant};
 
@@ -494,4 +501,80 @@ async fn one_row_of_up_to_three_events(pool: PgPool) {
     let (outcome, _, amount, _) = row(&pool, late).await;
     assert_eq!((outcome.as_deref(), amount), (Some("ok"), Some(2_000_000_000)));
     assert_eq!(count(&pool, "SELECT count(*) FROM tool_calls").await, 4);
+}
+
+fn asked(who: &Who, leases: Vec<Uuid>) -> NewRequest {
+    let id = LlmRequestId::mint(support::now());
+    let forward = Forward {
+        root: id,
+        turn: 1,
+        mode: Mode::Manual,
+        streaming: false,
+        worker: who.worker,
+        refused: None,
+        tools: (0, 0),
+        quoted: Picos(7),
+        leases,
+        currency: "USD".parse().unwrap(),
+        prompt: Payload::whole(&b"{\"model\":\"m\"}"[..]),
+    };
+    NewRequest { id, origin: Origin::Llm, method: "/v1/chat/completions", forward: Some(forward), ..who.request() }
+}
+
+fn answered(request: &NewRequest) -> LlmEnd {
+    LlmEnd {
+        tenant: request.tenant,
+        id: request.id,
+        outcome: Outcome::Ok,
+        error: None,
+        provider: None,
+        model: Some("m".to_owned()),
+        attempts: "[]".to_owned(),
+        counted: Counted::Reported,
+        usage: Usage { input: 3, output: 2, ..Usage::default() },
+        price: None,
+        amount: Picos(5),
+        latency: Duration::from_millis(1),
+        first_token: None,
+        finish_reason: None,
+        answer: Some(Payload::whole(&b"{\"a\":1}"[..])),
+        at: support::now(),
+    }
+}
+
+#[sqlx::test(migrator = "tollgate_store::MIGRATOR")]
+async fn requests_of_models_are_written_whole_alone_and_beside_calls(pool: PgPool) {
+    let who = Who::new(tenant(&pool).await);
+    let audit = AuditWriter::start(&Store::from_pool(pool.clone()), QUEUE);
+    let (alone, beside) = (asked(&who, Vec::new()), asked(&who, Vec::new()));
+    audit.before(Entry { request: Some(alone.clone()), ..Entry::default() }).await.unwrap();
+    audit.before(Entry { request: Some(beside.clone()), ..opens(who.intent("{}")) }).await.unwrap();
+    audit.after(Entry { llm_ends: vec![answered(&alone)], ..Entry::default() }).await.unwrap();
+    let call = who.intent("{}");
+    audit.before(opens(call.clone())).await.unwrap();
+    let ends = Entry { llm_ends: vec![answered(&beside)], ..closes(who.completion(call.id, Outcome::Ok, b"{}")) };
+    audit.after(ends).await.unwrap();
+    // One that is written twice is there once.
+    audit.after(Entry { llm_ends: vec![answered(&alone)], ..Entry::default() }).await.unwrap();
+    for request in [&alone, &beside] {
+        let whole: (i64, i64, Vec<i16>, i64) = sqlx::query_as(
+            "SELECT amount_picos, output_tokens,
+               (SELECT array_agg(part ORDER BY part) FROM script_payloads p WHERE p.script_run_id = l.llm_request_id),
+               (SELECT count(DISTINCT x::text) FROM (SELECT xmin FROM llm_requests WHERE llm_request_id = l.llm_request_id
+                  UNION ALL SELECT xmin FROM llm_forwards WHERE llm_request_id = l.llm_request_id
+                  UNION ALL SELECT xmin FROM script_payloads WHERE script_run_id = l.llm_request_id AND part = 5) n(x))
+             FROM llm_calls l WHERE llm_request_id = $1 AND outcome = 'ok'",
+        )
+        .bind(request.id.uuid())
+        .fetch_one(&pool)
+        .await
+        .unwrap();
+        assert_eq!(whole, (5, 2, vec![5, 6], 1), "its beginning is of one commit");
+    }
+    assert_eq!(count(&pool, "SELECT count(*) FROM llm_request_ends").await, 2);
+    assert_eq!(count(&pool, "SELECT count(*) FROM audit_batches").await, 6, "each is signed, the repetition too");
+    let late = asked(&who, vec![Uuid::from_u128(1)]);
+    let refused = audit.before(Entry { request: Some(late.clone()), ..Entry::default() }).await;
+    assert_eq!(refused, Err(AuditError::LeaseEnded), "what it draws from has ended");
+    assert_eq!(count(&pool, "SELECT count(*) FROM llm_requests WHERE origin = 'llm'").await, 2, "nothing of it stands");
 }

@@ -25,7 +25,7 @@ use crate::{
 /// Each row is made into its line first, and its columns are filled from the line: what is signed is what is stored.
 #[derive(Default)]
 pub(super) struct Batch {
-    requests: Requests,
+    pub(super) requests: Requests,
     runs: Runs,
     events: Events,
     payloads: Payloads,
@@ -38,7 +38,7 @@ pub(super) struct Batch {
     lines: Vec<batch::Entry>,
     newest: DateTime<Utc>,
     /// What its calls draw from.
-    leases: BTreeSet<Uuid>,
+    pub(super) leases: BTreeSet<Uuid>,
 }
 
 /// What of a payload stands in its row.
@@ -65,17 +65,17 @@ impl Committed {
 }
 
 #[derive(Default)]
-struct Requests {
-    tenant: Vec<Uuid>,
-    id: Vec<Uuid>,
-    key: Vec<Uuid>,
-    team: Vec<Option<Uuid>>,
-    origin: Vec<String>,
-    method: Vec<String>,
-    model: Vec<Option<String>>,
-    client: Vec<Option<String>>,
-    at: Vec<DateTime<Utc>>,
-    avoided: Vec<Option<i64>>,
+pub(super) struct Requests {
+    pub(super) tenant: Vec<Uuid>,
+    pub(super) id: Vec<Uuid>,
+    pub(super) key: Vec<Uuid>,
+    pub(super) team: Vec<Option<Uuid>>,
+    pub(super) origin: Vec<String>,
+    pub(super) method: Vec<String>,
+    pub(super) model: Vec<Option<String>>,
+    pub(super) client: Vec<Option<String>>,
+    pub(super) at: Vec<DateTime<Utc>>,
+    pub(super) avoided: Vec<Option<i64>>,
 }
 
 #[derive(Default)]
@@ -176,14 +176,14 @@ struct Catalogs {
 /// Texts of runs and of LLM requests.
 #[derive(Default)]
 pub(super) struct Texts {
-    keys: Option<Arc<KeyRing>>,
-    tenant: Vec<Uuid>,
-    run: Vec<Uuid>,
-    part: Vec<i16>,
-    sequence: Vec<i32>,
-    size: Vec<i32>,
-    salt: Vec<Vec<u8>>,
-    body: Vec<Vec<u8>>,
+    pub(super) keys: Option<Arc<KeyRing>>,
+    pub(super) tenant: Vec<Uuid>,
+    pub(super) run: Vec<Uuid>,
+    pub(super) part: Vec<i16>,
+    pub(super) sequence: Vec<i32>,
+    pub(super) size: Vec<i32>,
+    pub(super) salt: Vec<Vec<u8>>,
+    pub(super) body: Vec<Vec<u8>>,
 }
 
 impl Batch {
@@ -400,6 +400,12 @@ impl Batch {
     /// Each table that a statement names costs it something even when nothing goes in: what scripts add has its own.
     pub(super) const fn has_scripts(&self) -> bool {
         !(self.runs.id.is_empty() && self.journal.run.is_empty() && self.ends.run.is_empty() && self.texts.run.is_empty())
+    }
+
+    /// Whether there is nothing but requests of the LLM door, with what they say.
+    pub(super) const fn is_llm_alone(&self) -> bool {
+        let no_runs = self.runs.id.is_empty() && self.journal.run.is_empty() && self.ends.run.is_empty();
+        self.has_llm() && no_runs && self.events.call.is_empty() && self.payloads.call.is_empty()
     }
 
     /// What every call writes, and the signature of the batch; false where the batch was there, or another of its number. The leases

@@ -11,7 +11,7 @@ use super::{
     columns::{Batch, Committed, array, number, owned, text},
     rows::Forward,
 };
-use crate::calls::SWEPT;
+use crate::{calls::SWEPT, ledger::SignedBatch};
 
 #[derive(Default)]
 pub(super) struct Forwards {
@@ -194,10 +194,17 @@ impl Batch {
         !(self.forwards.is_empty() && self.llm_ends.is_empty())
     }
 
-    /// What requests of the LLM door add.
-    pub(super) async fn insert_llm(&self, connection: &mut PgConnection) -> sqlx::Result<()> {
+    /// What requests of the LLM door add. Where they are all of a batch, it is this one statement, a transaction by itself, with all that they
+    /// have and with the signature: each way to the database and back is one that a caller waits for. False where the batch was there, or
+    /// another of its number.
+    pub(super) async fn insert_llm(&self, connection: &mut PgConnection, alone: Option<&SignedBatch>) -> sqlx::Result<bool> {
         let Self { forwards: f, llm_ends: e, .. } = self;
-        sqlx::query(
+        // What stands beside other rows goes in with these.
+        let (no_requests, no_texts) = Default::default();
+        let (q, t) = if alone.is_some() { (&self.requests, &self.texts) } else { (&no_requests, &no_texts) };
+        let leases: Vec<Uuid> = self.leases.iter().copied().filter(|_| alone.is_some()).collect();
+        let b = alone.map(|signed| &signed.batch);
+        let done = sqlx::query(
             "WITH forwards AS (
                INSERT INTO llm_forwards (tenant_id, llm_request_id, root_id, turn, mode, streaming, worker_id, decision, reason,
                                          tools_offered, tools_tokens, quoted_picos, currency, leases, prompt_sha256, prompt_form,
@@ -206,15 +213,30 @@ impl Batch {
                FROM UNNEST($1::uuid[], $2::uuid[], $3::uuid[], $4::int[], $5::text[], $6::bool[], $7::uuid[], $8::text[], $9::text[],
                            $10::int[], $11::bigint[], $12::bigint[], $13::text[], $14::text[], $15::bytea[], $16::smallint[], $17::bytea[])
                  AS n(a1, a2, a3, a4, a5, a6, a7, a8, a9, a10, a11, a12, a13, a14, a15, a16, a17)
+               ON CONFLICT DO NOTHING),
+             ends AS (
+               INSERT INTO llm_request_ends (tenant_id, llm_request_id, kind, at, outcome, error, provider_id, provider_name, model_served,
+                                             attempts, usage, input_tokens, cached_tokens, cache_write_tokens, output_tokens,
+                                             reasoning_tokens, price, amount_picos, latency_us, first_token_us, finish_reason,
+                                             answer_sha256, answer_form, answer_kept_sha256)
+               SELECT * FROM UNNEST($18::uuid[], $19::uuid[], $20::smallint[], $21::timestamptz[], $22::text[], $23::text[], $24::uuid[],
+                                    $25::text[], $26::text[], $27::text[], $28::text[], $29::bigint[], $30::bigint[], $31::bigint[],
+                                    $32::bigint[], $33::bigint[], $34::text[], $35::bigint[], $36::bigint[], $37::bigint[], $38::text[],
+                                    $39::bytea[], $40::smallint[], $41::bytea[])
+               ON CONFLICT DO NOTHING),
+             requests AS (
+               INSERT INTO llm_requests (tenant_id, llm_request_id, key_id, team_id, origin, method, model, client, at,
+                                         prompt_tokens_avoided)
+               SELECT * FROM UNNEST($42::uuid[], $43::uuid[], $44::uuid[], $45::uuid[], $46::text[], $47::text[], $48::text[], $49::text[],
+                                    $50::timestamptz[], $51::bigint[])
+               ON CONFLICT DO NOTHING),
+             texts AS (
+               INSERT INTO script_payloads (tenant_id, script_run_id, part, sequence, size, salt, body)
+               SELECT * FROM UNNEST($52::uuid[], $53::uuid[], $54::smallint[], $55::int[], $56::int[], $57::bytea[], $58::bytea[])
                ON CONFLICT DO NOTHING)
-             INSERT INTO llm_request_ends (tenant_id, llm_request_id, kind, at, outcome, error, provider_id, provider_name, model_served,
-                                           attempts, usage, input_tokens, cached_tokens, cache_write_tokens, output_tokens,
-                                           reasoning_tokens, price, amount_picos, latency_us, first_token_us, finish_reason,
-                                           answer_sha256, answer_form, answer_kept_sha256)
-             SELECT * FROM UNNEST($18::uuid[], $19::uuid[], $20::smallint[], $21::timestamptz[], $22::text[], $23::text[], $24::uuid[],
-                                  $25::text[], $26::text[], $27::text[], $28::text[], $29::bigint[], $30::bigint[], $31::bigint[],
-                                  $32::bigint[], $33::bigint[], $34::text[], $35::bigint[], $36::bigint[], $37::bigint[], $38::text[],
-                                  $39::bytea[], $40::smallint[], $41::bytea[])
+             INSERT INTO audit_batches (writer_id, sequence, at, previous, root, key_id, signature, entries)
+             SELECT $59::uuid, $60::bigint, $61::timestamptz, $62::bytea, $63::bytea, $64::text, $65::bytea, $66::bytea
+             FROM tollgate_hold_leases($67::uuid[]) WHERE $59::uuid IS NOT NULL
              ON CONFLICT DO NOTHING",
         )
         .bind(&f.tenant)
@@ -258,9 +280,35 @@ impl Batch {
         .bind(&e.answer.sha256)
         .bind(&e.answer.form)
         .bind(&e.answer.kept_sha256)
+        .bind(&q.tenant)
+        .bind(&q.id)
+        .bind(&q.key)
+        .bind(&q.team)
+        .bind(&q.origin)
+        .bind(&q.method)
+        .bind(&q.model)
+        .bind(&q.client)
+        .bind(&q.at)
+        .bind(&q.avoided)
+        .bind(&t.tenant)
+        .bind(&t.run)
+        .bind(&t.part)
+        .bind(&t.sequence)
+        .bind(&t.size)
+        .bind(&t.salt)
+        .bind(&t.body)
+        .bind(b.map(|b| b.writer_id))
+        .bind(b.map(|b| b.sequence))
+        .bind(b.map(|b| b.at))
+        .bind(b.map(|b| b.previous.0.as_slice()))
+        .bind(b.map(|b| b.root.0.as_slice()))
+        .bind(b.map(|b| b.key_id.as_str()))
+        .bind(alone.map(|signed| signed.signature.as_slice()))
+        .bind(alone.map(|signed| signed.entries.as_slice()))
+        .bind(&leases)
         .execute(connection)
         .await?;
-        Ok(())
+        Ok(done.rows_affected() == 1)
     }
 }
 

@@ -1,5 +1,5 @@
 //! A writer task's own connection. It stays in its role and is given to nobody else, so that a batch needs neither a turn in the
-//! pool nor a message to begin and one to commit: the statement of a batch without scripts is its transaction.
+//! pool nor a message to begin and one to commit: the statement of a batch of calls alone, or of requests of models alone, is its transaction.
 
 use std::time::{Duration, Instant};
 
@@ -109,13 +109,16 @@ async fn is_known(connection: &mut PgConnection, signed: &SignedBatch) -> sqlx::
 
 /// False where the batch's number was taken.
 async fn insert(connection: &mut PgConnection, rows: &Batch, signed: &SignedBatch) -> sqlx::Result<bool> {
+    if rows.is_llm_alone() {
+        return rows.insert_llm(connection, Some(signed)).await;
+    }
     if rows.has_scripts() || rows.has_llm() {
         let mut tx = connection.begin().await?;
         if rows.has_scripts() {
             rows.insert_scripts(&mut tx).await?;
         }
         if rows.has_llm() {
-            rows.insert_llm(&mut tx).await?;
+            rows.insert_llm(&mut tx, None).await?;
         }
         let written = rows.insert_calls(&mut tx, signed).await?;
         tx.commit().await?;
