@@ -26,6 +26,9 @@ use args::{Cli, Command};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    // Of a page of 2 MiB all is resident once a byte is used, and most of what connections have ready is not: with such pages a stream that
+    // is open holds half as much again. Sandboxes inherit it.
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
     // Before anything can open a TLS connection: with two providers in the graph rustls refuses to choose by itself.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let (outcome, failure) = match Cli::parse().command {

@@ -71,7 +71,7 @@ pub async fn serve(listener: TcpListener, router: Router, limits: ServeLimits, s
     let seats = Arc::new(Semaphore::new(limits.connections));
     let graceful = GracefulShutdown::new();
     let mut connections = JoinSet::new();
-    let builder = connection_builder(limits);
+    let builders = Arc::new(Builders::new(limits));
     loop {
         let accepted = tokio::select! {
             biased;
@@ -82,13 +82,18 @@ pub async fn serve(listener: TcpListener, router: Router, limits: ServeLimits, s
         };
         let Some((stream, peer, seat)) = accepted else { continue };
         let service = TowerToHyperService::new(with_peer(router.clone(), peer));
-        let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
-        let connection = graceful.watch(connection);
+        let (builders, watcher, shutdown) = (Arc::clone(&builders), graceful.watcher(), shutdown.clone());
         connections.spawn(async move {
-            if let Err(error) = connection.await {
+            let _seat = seat;
+            let builder = tokio::select! {
+                builder = builders.of(&stream) => builder,
+                // Nothing has been asked yet.
+                () = shutdown.requested() => return,
+            };
+            let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
+            if let Err(error) = watcher.watch(connection).await {
                 tracing::debug!(%peer, error, "connection ended early");
             }
-            drop(seat);
         });
     }
     drop(listener);
@@ -98,11 +103,33 @@ pub async fn serve(listener: TcpListener, router: Router, limits: ServeLimits, s
     connections.shutdown().await;
 }
 
-fn connection_builder(limits: ServeLimits) -> auto::Builder<TokioExecutor> {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(limits.head);
-    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(256).keep_alive_interval(Duration::from_secs(30));
-    builder
+/// What a connection over HTTP/2 begins with, and none of HTTP/1 does: no method has a blank behind these three letters.
+const HTTP2: &[u8] = b"PRI ";
+
+/// A connection whose version is known from its first bytes before any of them are read is served with buffers half as large: read by
+/// whoever finds out, they would come to HTTP/1 in two pieces, and it makes more room for the second.
+#[derive(Debug)]
+struct Builders {
+    any: auto::Builder<TokioExecutor>,
+    http1: auto::Builder<TokioExecutor>,
+}
+
+impl Builders {
+    fn new(limits: ServeLimits) -> Self {
+        let mut any = auto::Builder::new(TokioExecutor::new());
+        any.http1().timer(TokioTimer::new()).header_read_timeout(limits.head);
+        any.http2().timer(TokioTimer::new()).max_concurrent_streams(256).keep_alive_interval(Duration::from_secs(30));
+        Self { http1: any.clone().http1_only(), any }
+    }
+
+    async fn of(&self, stream: &TcpStream) -> &auto::Builder<TokioExecutor> {
+        let mut begins = [0; HTTP2.len()];
+        match stream.peek(&mut begins).await {
+            Ok(read) if read > 0 && !HTTP2.starts_with(&begins[..read]) => &self.http1,
+            // What has ended or failed does so again there.
+            _ => &self.any,
+        }
+    }
 }
 
 /// Waits for a seat before it accepts: connections beyond the ceiling queue in the kernel instead of in our memory.
@@ -190,5 +217,28 @@ mod tests {
         stream.write_all(b"GET / HTTP/1.1\r\nho").await.expect("sent");
         let mut rest = Vec::new();
         timeout(Duration::from_secs(2), stream.read_to_end(&mut rest)).await.expect("closed by the server").expect("readable");
+    }
+
+    #[tokio::test]
+    async fn both_versions_are_known_by_their_first_bytes() {
+        let (address, shutdown, task) = start(limits()).await;
+        let mut second = TcpStream::connect(address).await.expect("listening");
+        second.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.expect("sent");
+        let mut frame = [0; 9];
+        second.read_exact(&mut frame).await.expect("answered");
+        assert_eq!(frame[3], 4, "it begins with its settings");
+        drop(second);
+        for (begins, rest, status) in [("G", "ET", "200"), ("PRI", "NT", "405"), ("GET", "", "200")] {
+            let mut first = TcpStream::connect(address).await.expect("listening");
+            first.write_all(begins.as_bytes()).await.expect("sent");
+            sleep(Duration::from_millis(20)).await;
+            first.write_all(format!("{rest} / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").as_bytes()).await.expect("sent");
+            let mut answer = String::new();
+            first.read_to_string(&mut answer).await.expect("answered");
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{begins}{rest}: {answer}");
+        }
+        let _silent = TcpStream::connect(address).await.expect("listening");
+        shutdown.trigger("test");
+        timeout(Duration::from_secs(2), task).await.expect("ends in time").expect("no panic");
     }
 }
