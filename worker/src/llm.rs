@@ -10,7 +10,7 @@ mod execute;
 mod listen;
 mod messages;
 mod model;
-mod offer;
+pub mod offer;
 pub mod provider;
 mod replay;
 mod request;
@@ -71,12 +71,12 @@ const MAX_TOOLS: usize = 128;
 /// How long a client may take to send a body.
 const BODY_WITHIN: Duration = Duration::from_secs(60);
 const EVENTS: &str = "text/event-stream; charset=utf-8";
-/// Pieces of an answer that wait for a caller who reads slowly.
-const AHEAD: usize = 32;
+/// Pieces of an answer that wait for a caller who reads slowly: each is all that came from the provider at once.
+const AHEAD: usize = 16;
 
 #[derive(Debug, Clone)]
 struct Door {
-    gate: Gate,
+    gate: Arc<Gate>,
     listener: SocketAddr,
 }
 
@@ -93,7 +93,7 @@ pub fn routes(gate: Gate, listener: SocketAddr) -> Router {
         };
         router = router.route(dialect.route(), post(handler));
     }
-    router.with_state(Arc::new(Door { gate, listener }))
+    router.with_state(Arc::new(Door { gate: Arc::new(gate), listener }))
 }
 
 impl Door {
@@ -102,7 +102,7 @@ impl Door {
         if let Err(why) = guard::check(headers, &self.gate.config.gateway, self.listener) {
             return Err(refuse(StatusCode::FORBIDDEN, "forbidden", why));
         }
-        let Gate { directory, secrets, clock, .. } = &self.gate;
+        let Gate { directory, secrets, clock, .. } = &*self.gate;
         Caller::identify(directory, &secrets.pepper, headers, None, clock.now()).await.map_err(|refused| {
             metrics::counter!("tollgate_refused_callers_total").increment(1);
             match refused {
@@ -138,7 +138,7 @@ impl Door {
             return self.resume(dialect, caller, root, body).await;
         }
         let root = LlmRequestId::mint(self.gate.clock.now());
-        let session = self.session(dialect, caller, headers, body, told.clone(), root).await?;
+        let session = self.session(dialect, caller, &headers, body, told.clone(), root).await?;
         let span = tracing::info_span!(
             "llm",
             otel.name = %format_args!("chat {}", clip(&session.model)),
@@ -149,7 +149,8 @@ impl Door {
             tollgate.key = %session.caller.key,
             tollgate.request = %root,
         );
-        tollgate_boot::telemetry::extract_parent(&span, &session.headers);
+        tollgate_boot::telemetry::extract_parent(&span, &headers);
+        drop(headers);
         // On a task of its own: a client that goes away does not leave a request half recorded.
         let streaming = session.streaming;
         // A stream hears by itself that its reader has gone.
@@ -184,7 +185,7 @@ impl Door {
         // A stream hears by itself that its reader has gone.
         let gone = if streaming { CancellationToken::new() } else { left.clone() };
         let how = How { streaming, own_usage, told: told.clone(), gone };
-        let gate = self.gate.clone();
+        let gate = Arc::clone(&self.gate);
         // In the register before anything is taken: a worker that ends with nothing open is forgotten.
         let guard = gate.in_flight.enter(tollgate_domain::ids::mint(gate.clock.now()));
         let task = self.gate.shutdown.spawn(async move {
@@ -220,16 +221,12 @@ impl Door {
         &self,
         dialect: Dialect,
         caller: Caller,
-        mut headers: HeaderMap,
+        headers: &HeaderMap,
         mut body: Map<String, Value>,
         told: Told,
         root: LlmRequestId,
     ) -> Result<Session, Refusal> {
         let bad = |message: &str| Refusal::new(StatusCode::BAD_REQUEST, "invalid_request", message);
-        // They have served: nobody behind this can print them.
-        for name in ["authorization", "x-api-key", "x-tollgate-key", "cookie"] {
-            headers.remove(name);
-        }
         let Some(model) = body.get("model").and_then(Value::as_str).map(str::to_owned) else {
             return Err(bad("\"model\" is missing: a string that names the model"));
         };
@@ -240,21 +237,22 @@ impl Door {
         if body.get("background").is_some_and(|value| *value == true) {
             return Err(bad("\"background\" is not served: what such a response comes to would be read past the gateway"));
         }
-        let (mode, turns) = mode(&caller, dialect, &headers).map_err(bad)?;
+        let (mode, turns) = mode(&caller, dialect, headers).map_err(bad)?;
         if mode == Mode::Agent && body.get("n").and_then(Value::as_u64).is_some_and(|n| n > 1) {
             return Err(bad("agent mode follows one answer: leave \"n\" out"));
         }
         let own_tools = dialect.own_tools(&body).len();
-        let offers = dialect.has_tools() && text(&headers, &TOOLS) != Some("none");
+        let offers = dialect.has_tools() && text(headers, &TOOLS) != Some("none");
         let offer = if offers { Offer::of(&caller, &dialect.own_tools(&body)) } else { Offer::default() };
-        if offer.tools.len() > MAX_TOOLS {
+        let tools = offer.tools();
+        if tools.len() > MAX_TOOLS {
             return Err(bad(&format!(
                 "this key sees {} tools, more than a model takes ({MAX_TOOLS}): narrow its tool groups, expose upstreams as \"code\", or send \
                  x-tollgate-tools: none",
-                offer.tools.len()
+                tools.len()
             )));
         }
-        dialect.offer(&mut body, &offer.tools);
+        dialect.offer(&mut body, &tools);
         let own_usage = if streaming { set_streaming(dialect, &mut body, true) } else { true };
         let client =
             headers.get(header::USER_AGENT).and_then(|value| value.to_str().ok()).map(|text| text.chars().take(200).collect());
@@ -262,7 +260,9 @@ impl Door {
             Some(client) => Some(caller.config().trail.words(client).await),
             None => None,
         };
-        let (gate, gone) = (self.gate.clone(), CancellationToken::new());
+        // The others have served, and nobody behind this can print them.
+        let headers = provider::passed(headers);
+        let (gate, gone) = (Arc::clone(&self.gate), CancellationToken::new());
         Ok(Session {
             gate,
             caller,
@@ -317,10 +317,10 @@ async fn streamed(session: Session) -> Result<Response, Refusal> {
     let shutdown = session.gate.shutdown.clone();
     let started = session.start().await?;
     if !started.is_stream() {
-        return Ok(bytes_answer(started.whole().await?));
+        return Ok(bytes_answer(Box::pin(started.whole()).await?));
     }
     let (out, pieces) = mpsc::channel(AHEAD);
-    shutdown.spawn(tracing::Instrument::in_current_span(started.run(out)));
+    shutdown.spawn(tracing::Instrument::in_current_span(Box::new(started).run(out)));
     let pieces = futures::StreamExt::map(tokio_stream::wrappers::ReceiverStream::new(pieces), Ok::<_, std::convert::Infallible>);
     let headers = [
         (header::CONTENT_TYPE, EVENTS),
@@ -380,7 +380,7 @@ async fn run_tool(door: &Arc<Door>, headers: &HeaderMap, body: Body, told: &Told
     let Some((dialect, wanted)) = tool_use(&body) else {
         return Err(Refusal::new(StatusCode::BAD_REQUEST, "invalid_request", ONE_CALL));
     };
-    let gate = door.gate.clone();
+    let gate = Arc::clone(&door.gate);
     let parent = match text(headers, &REQUEST_ID) {
         None => Some(door.minted(&caller)),
         Some(name) => Parent::named(&gate, &caller, name).await?,

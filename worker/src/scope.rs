@@ -5,7 +5,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, RwLock},
+    sync::{Arc, OnceLock, RwLock},
     time::{Duration, Instant},
 };
 
@@ -22,6 +22,8 @@ use tollgate_store::{
     Store, StoreError, StoreResult,
     snapshot::{self, TenantConfig},
 };
+
+use crate::llm::offer::Catalog;
 
 /// How long what was confirmed may be relied on.
 const LEASE: Duration = Duration::from_secs(1);
@@ -51,6 +53,8 @@ pub struct KeyScope {
     pub library: Library,
     /// What the definitions of what is exposed in Code Mode would take in a prompt.
     code_bytes: usize,
+    /// What models are offered of it through the LLM door, once one has asked.
+    pub catalog: OnceLock<Arc<Catalog>>,
 }
 
 impl KeyScope {
@@ -88,7 +92,7 @@ impl TenantView {
         let library = Library::offering(languages, server_defs(&scope));
         let code = scope.exposed(Exposure::Code).map(|scoped| prompt_bytes(&scoped.tool.definition, &scoped.tool.upstream.name));
         let code_bytes = code.sum();
-        let fresh = Arc::new(KeyScope { scope, library, code_bytes });
+        let fresh = Arc::new(KeyScope { scope, library, code_bytes, catalog: OnceLock::new() });
         let mut scopes = self.scopes.write().unwrap_or_else(std::sync::PoisonError::into_inner);
         Arc::clone(scopes.entry(groups).or_insert(fresh))
     }

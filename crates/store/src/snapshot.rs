@@ -50,7 +50,8 @@ pub struct TenantConfig {
     pub llm_rates: LlmRateCard,
     pub trail: TrailPolicy,
     pub scripts: ScriptLimits,
-    pub providers: Vec<Provider>,
+    /// Shared with the requests that are on their way to them.
+    pub providers: Vec<Arc<Provider>>,
     pub routes: Vec<ModelRoute>,
 }
 
@@ -123,7 +124,7 @@ pub async fn reload_tenant(store: &Store, tenant: TenantId, before: Option<&Tena
         llm_rates: llm_prices::card(&mut tx, tenant, currency).await?,
         trail: TrailPolicy::new(&settings::get(&mut tx, tenant).await?, before.map(|config| &config.trail)),
         scripts: script_limits::get(&mut tx, tenant).await?,
-        providers: providers::all(&mut tx, tenant).await?,
+        providers: providers::all(&mut tx, tenant).await?.into_iter().map(Arc::new).collect(),
         routes: providers::routes(&mut tx, tenant).await?.into_iter().map(|row| row.route).collect(),
         upstreams,
     };

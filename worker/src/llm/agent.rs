@@ -3,7 +3,7 @@
 //! Every turn is a request of its own, under the first one. The end of a turn becomes durable while its tools run, and before the next turn
 //! begins. Where people have to decide first, the loop is put down (`durable.rs`) and taken up later, here or in another worker.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use axum::http::{HeaderMap, StatusCode};
 use bytes::Bytes;
@@ -39,7 +39,7 @@ const SOON: Duration = Duration::from_secs(1);
 /// All that one request of a caller's needs, from its first turn to its last.
 #[derive(Debug)]
 pub struct Session {
-    pub gate: Gate,
+    pub gate: Arc<Gate>,
     pub caller: Caller,
     pub dialect: Dialect,
     pub model: String,
@@ -52,6 +52,7 @@ pub struct Session {
     pub own_tools: usize,
     pub own_usage: bool,
     pub client: Option<String>,
+    /// What of the caller's goes on to providers.
     pub headers: HeaderMap,
     pub told: Told,
     /// The first turn's id, which the answer names.
@@ -130,7 +131,12 @@ impl Session {
         done.turn += 1;
         let id = if done.turn == 1 { self.root } else { LlmRequestId::mint(self.gate.clock.now()) };
         done.request = Some(id);
-        request::begin(&self.asking(done.turn), id, &self.body).await
+        let begun = request::begin(&self.asking(done.turn), id, &self.body).await;
+        if self.driving.is_none() && (self.mode == Mode::Manual || done.turn >= self.turns) {
+            // No other turn comes, and this one's answer may take minutes.
+            self.body = Map::new();
+        }
+        begun
     }
 
     /// The answer, once it is whole.
@@ -140,7 +146,7 @@ impl Session {
     pub async fn answer(mut self) -> Result<Bytes, Refusal> {
         let mut done = std::mem::take(&mut self.done);
         let answered = self.turns(&mut done).await;
-        self.ended(&done, answered.as_ref().map(|answered| &answered.next)).await?;
+        Box::pin(self.ended(&done, answered.as_ref().map(|answered| &answered.next))).await?;
         let Answered { bytes, mut answer, next } = answered.map_err(|refusal| done.told(refusal))?;
         if self.mode == Mode::Manual {
             // Byte by byte.
@@ -155,14 +161,14 @@ impl Session {
 
     async fn turns(&mut self, done: &mut Done) -> Result<Answered, Refusal> {
         loop {
-            let (mut open, answering) = self.begin(done).await?;
+            let (mut open, answering) = Box::pin(self.begin(done)).await?;
             let turned = stream::whole(&mut open, answering, self.dialect).await;
             if !turned.whole {
-                return Err(failed(open, turned.ended).await);
+                return Err(Box::pin(failed(open, turned.ended)).await);
             }
             let Turned { ended, answer, bytes, read, .. } = turned;
             done.add(&read);
-            match self.go_on(open, ended, &answer, read, done, None).await? {
+            match Box::pin(self.go_on(open, ended, &answer, read, done, None)).await? {
                 Next::Again => {}
                 next => return Ok(Answered { bytes, answer, next }),
             }
@@ -394,16 +400,19 @@ impl Session {
     /// [`Refusal`].
     pub async fn start(mut self) -> Result<Started, Refusal> {
         let mut done = std::mem::take(&mut self.done);
-        match self.begin(&mut done).await {
+        match Box::pin(self.begin(&mut done)).await {
             Ok((open, answering)) => Ok(Started { session: self, done, open, answering }),
             Err(refusal) => {
-                self.ended(&done, Err(&refusal)).await?;
+                Box::pin(self.ended(&done, Err(&refusal))).await?;
                 Err(done.told(refusal))
             }
         }
     }
 
     /// Pass on turn after turn; what is held back of the last one comes back.
+    ///
+    /// To begin a turn and to end it takes many times the memory that its pieces need, and almost all of the time goes by with pieces: all
+    /// but these lies on the heap while it is done.
     async fn pass(
         &mut self,
         (mut open, mut answering): (Open, Answering),
@@ -417,10 +426,10 @@ impl Session {
                 stream::pump(&mut open, answering, self.dialect, out, place).await;
             (done.blocks, done.passed, done.begun) = (done.blocks + blocks, passed, true);
             if !whole {
-                return Err(failed(open, ended).await);
+                return Err(Box::pin(failed(open, ended)).await);
             }
             done.add(&read);
-            match self.go_on(open, ended, &answer, read, done, Some(out)).await? {
+            match Box::pin(self.go_on(open, ended, &answer, read, done, Some(out))).await? {
                 Next::Again => {}
                 next => return Ok((next, held)),
             }
@@ -429,9 +438,9 @@ impl Session {
                 if self.driving.is_none() {
                     return Ok((Next::Last, Vec::new()));
                 }
-                return Ok((self.rest(done).await?, Vec::new()));
+                return Ok((Box::pin(self.rest(done)).await?, Vec::new()));
             }
-            (open, answering) = self.begin(done).await?;
+            (open, answering) = Box::pin(self.begin(done)).await?;
         }
     }
 
@@ -458,18 +467,19 @@ pub struct Started {
 impl Started {
     /// Whether the provider streams, as it was asked to.
     #[must_use]
-    pub fn is_stream(&self) -> bool {
+    pub const fn is_stream(&self) -> bool {
         self.answering.is_stream()
     }
 
     /// Pass on turn after turn.
-    pub async fn run(self, out: Out) {
-        let Self { mut session, mut done, open, answering } = self;
+    pub async fn run(self: Box<Self>, out: Out) {
+        let Self { mut session, mut done, open, answering } = *self;
         let passed = session.pass((open, answering), &mut done, &out).await;
         if out.is_closed() {
             session.gone.cancel();
         }
-        let told = match (session.ended(&done, passed.as_ref().map(|(next, _)| next)).await, passed) {
+        let ended = Box::pin(session.ended(&done, passed.as_ref().map(|(next, _)| next))).await;
+        let told = match (ended, passed) {
             (Err(refusal), _) | (_, Err(refusal)) => vec![session.error(&done.told(refusal))],
             (Ok(()), Ok((next, held))) => match next {
                 Next::Waits(told) => [session.aside(&told)].into_iter().chain(held).collect(),
@@ -567,5 +577,28 @@ impl Done {
     /// A refusal that says what was done before it.
     pub fn told(&mut self, refusal: Refusal) -> Refusal {
         Refusal { done: std::mem::take(&mut self.executed), ..refusal }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of what such a function returns.
+    fn size<A, F>(_: impl FnOnce(A) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// A call that is made in the middle of one of these, and not on the heap, makes it ten times as large for as long as a model takes.
+    #[test]
+    fn what_waits_for_a_model_is_small() {
+        for (what, size) in [
+            ("an open stream", size(|(started, out)| Started::run(started, out))),
+            ("a stream that begins", size(Session::start)),
+            ("a whole answer", size(Session::answer)),
+            ("a request that a provider has not answered yet", size(|(asking, id, body)| request::begin(asking, id, body))),
+        ] {
+            assert!(size <= 6 << 10, "{what} takes {size} bytes");
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use axum::http::header;
+use axum::http::{HeaderMap, header};
 use bytes::Bytes;
 
 use super::{model::Candidate, provider::Answerer, translate::Answers};
@@ -10,7 +10,10 @@ use super::{model::Candidate, provider::Answerer, translate::Answers};
 /// A provider has begun to answer.
 #[derive(Debug)]
 pub struct Answering {
+    /// Without its headers: they would hold the buffer in which they came for as long as the answer takes.
     response: reqwest::Response,
+    /// It comes as events.
+    streams: bool,
     pub candidate: Candidate,
     /// Between two pieces of its answer.
     pub patience: Duration,
@@ -60,15 +63,17 @@ impl Secret {
 
 impl Answering {
     #[must_use]
-    pub const fn new(
-        response: reqwest::Response,
+    pub fn new(
+        mut response: reqwest::Response,
         candidate: Candidate,
         patience: Duration,
         health: Answerer,
         secret: Secret,
         translated: Option<Answers>,
     ) -> Self {
-        Self { response, candidate, patience, health, secret, translated, ended: false }
+        let streams = translated.as_ref().map_or_else(|| media(&response).starts_with("text/event-stream"), Answers::is_stream);
+        *response.headers_mut() = HeaderMap::new();
+        Self { response, streams, candidate, patience, health, secret, translated, ended: false }
     }
 
     /// Bytes of the answer without the gateway's own key, should the provider have put it there.
@@ -99,8 +104,8 @@ impl Answering {
 
     /// Whether it comes as events.
     #[must_use]
-    pub fn is_stream(&self) -> bool {
-        self.translated.as_ref().map_or_else(|| media(&self.response).starts_with("text/event-stream"), Answers::is_stream)
+    pub const fn is_stream(&self) -> bool {
+        self.streams
     }
 }
 

@@ -1,8 +1,9 @@
 //! Chat completions.
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
 
 use axum::http::StatusCode;
+use serde::{Deserialize, de::IgnoredAny};
 use serde_json::{Map, Value, json};
 use tollgate_domain::llm_price::Usage;
 
@@ -90,7 +91,8 @@ pub fn error_type(status: StatusCode) -> &'static str {
 #[derive(Debug, Default)]
 pub struct Streamed {
     head: Map<String, Value>,
-    choices: BTreeMap<u64, Choice>,
+    /// In the order of their numbers. Almost always there is one.
+    choices: Vec<(u64, Choice)>,
     usage: Option<Usage>,
     usage_text: Value,
     /// Bytes of content that came.
@@ -116,12 +118,40 @@ struct Call {
     arguments: String,
 }
 
+/// An event that has text of one choice and nothing else.
+#[derive(Deserialize)]
+struct Piece<'a> {
+    #[serde(borrow)]
+    choices: [PieceChoice<'a>; 1],
+    error: Option<IgnoredAny>,
+    usage: Option<IgnoredAny>,
+}
+
+#[derive(Deserialize)]
+struct PieceChoice<'a> {
+    #[serde(default)]
+    index: u64,
+    #[serde(borrow)]
+    delta: Text<'a>,
+    finish_reason: Option<IgnoredAny>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Text<'a> {
+    #[serde(borrow)]
+    content: Cow<'a, str>,
+}
+
 impl Streamed {
     /// Take in one event; `own_usage` if the caller has asked for the count of tokens. Without `keep` nothing of its content is kept.
     pub fn push(&mut self, data: &str, own_usage: bool, keep: bool) -> Passage {
         if data.trim() == "[DONE]" {
             self.ended = true;
             return Passage::End;
+        }
+        if let Some(passage) = self.push_text(data, keep) {
+            return passage;
         }
         let Ok(Value::Object(mut chunk)) = serde_json::from_str::<Value>(data) else { return Passage::On };
         if let Some(error) = chunk.get("error").filter(|error| !error.is_null()) {
@@ -151,8 +181,27 @@ impl Streamed {
         }
     }
 
+    /// Take in an event that has text of one choice and nothing else: almost all have, and need no tree of what they say.
+    fn push_text(&mut self, data: &str, keep: bool) -> Option<Passage> {
+        let Piece { choices: [choice], error: None, usage: None } = serde_json::from_str(data).ok()? else { return None };
+        let PieceChoice { index, delta, finish_reason: None, .. } = choice else { return None };
+        let at = self.choices.binary_search_by_key(&index, |(index, _)| *index).ok()?;
+        // The first one begins what this one goes on with.
+        let Value::String(all) = self.choices[at].1.message.get_mut("content")? else { return None };
+        if keep {
+            all.push_str(&delta.content);
+        }
+        self.bytes += delta.content.len();
+        Some(Passage::On)
+    }
+
     fn take(&mut self, choice: &mut Map<String, Value>, keep: bool) -> Passage {
-        let into = self.choices.entry(choice.get("index").and_then(Value::as_u64).unwrap_or(0)).or_default();
+        let index = choice.get("index").and_then(Value::as_u64).unwrap_or(0);
+        let at = self.choices.binary_search_by_key(&index, |(index, _)| *index).unwrap_or_else(|at| {
+            self.choices.insert(at, (index, Choice::default()));
+            at
+        });
+        let into = &mut self.choices[at].1;
         let finished = choice.get("finish_reason").and_then(Value::as_str);
         if let Some(reason) = finished {
             into.finish_reason = Some(reason.to_owned());
@@ -303,6 +352,44 @@ mod tests {
         assert_eq!(read.calls, [ToolUse { id: "t1".into(), name: "crm__find".into(), arguments: "{\"a\":1}".into() }]);
         assert_eq!(read.usage, Some(Usage { input: 7, cached_input: 2, output: 3, ..Usage::default() }));
         assert_eq!(streamed.bytes, "Hello".len() + "{\"a\":1}".len());
+    }
+
+    #[test]
+    fn a_piece_of_text_is_read_as_any_other_event() {
+        let first = r#"{"id":"c1","model":"m","choices":[{"index":0,"delta":{"role":"assistant","content":""}}]}"#;
+        let piece = |text: &str, more: &str| {
+            format!(
+                r#"{{"id":"c1","choices":[{{"index":0,"delta":{{"content":{}{more}}},"finish_reason":null}}],"usage":null}}"#,
+                json!(text)
+            )
+        };
+        let mut streamed = Streamed::default();
+        assert_eq!(streamed.push_text(&piece("no first one", ""), true), None, "its answer has not begun");
+        streamed.push(first, false, true);
+        let mut other = Streamed::default();
+        other.push(first, false, true);
+        for (at, text) in ["plain", "with \"escapes\"\n", "żó", ""].into_iter().enumerate() {
+            assert_eq!(streamed.push_text(&piece(text, ""), true), Some(Passage::On), "{at}");
+            // A field that nobody knows: it is read as a whole.
+            let odd = piece(text, r#","refusal":null"#);
+            assert_eq!((other.push_text(&odd, true), other.push(&odd, false, true)), (None, Passage::On), "{at}");
+        }
+        assert_eq!((streamed.answer(), streamed.bytes), (other.answer(), other.bytes));
+        let before = streamed.answer();
+        assert_eq!(streamed.push_text(&piece("too much", ""), false), Some(Passage::On));
+        assert_eq!(streamed.answer(), before, "nothing of a large answer is kept");
+        for other in [
+            r#"{"choices":[{"index":0,"delta":{"content":"x"},"finish_reason":"stop"}]}"#,
+            r#"{"choices":[{"index":1,"delta":{"content":"x"}}]}"#,
+            r#"{"choices":[{"index":0,"delta":{"content":"x"}},{"index":1,"delta":{"content":"x"}}]}"#,
+            r#"{"choices":[{"index":0,"delta":{"content":"x"}}],"usage":{"prompt_tokens":1}}"#,
+            r#"{"choices":[{"index":0,"delta":{"content":"x"}}],"error":{"message":"x"}}"#,
+            r#"{"choices":[{"index":0,"delta":{"content":null}}]}"#,
+            r#"{"choices":[{"index":0,"delta":{"tool_calls":[]}}]}"#,
+            r#"{"choices":[]}"#,
+        ] {
+            assert_eq!(streamed.push_text(other, true), None, "{other}");
+        }
     }
 
     #[test]

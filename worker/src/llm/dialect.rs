@@ -27,6 +27,8 @@ pub struct Offered {
     pub description: String,
     /// JSON Schema of an object.
     pub parameters: Value,
+    /// About what all of it takes in a prompt.
+    pub bytes: usize,
 }
 
 /// A tool call that a model asks for.
@@ -137,7 +139,7 @@ impl Dialect {
     }
 
     /// Add tools behind the caller's own.
-    pub fn offer(self, body: &mut Map<String, Value>, tools: &[Offered]) {
+    pub fn offer(self, body: &mut Map<String, Value>, tools: &[&Offered]) {
         if tools.is_empty() || !self.has_tools() {
             return;
         }
@@ -349,7 +351,9 @@ mod tests {
 
     #[test]
     fn tools_are_added_behind_the_callers_own() {
-        let offered = [Offered { name: "crm__find".into(), description: "Find".into(), parameters: json!({"type": "object"}) }];
+        let find =
+            Offered { name: "crm__find".into(), description: "Find".into(), parameters: json!({"type": "object"}), bytes: 0 };
+        let offered = [&find];
         let mut chat = body(json!({"tools": [{"type": "function", "function": {"name": "own"}}], "x_unknown": 1}));
         assert_eq!(Dialect::Chat.own_tools(&chat), ["own"]);
         Dialect::Chat.offer(&mut chat, &offered);

@@ -233,7 +233,7 @@ type Guard = (InFlightGuard, InHand);
 /// A loop that was taken up, in the hands of this worker. Dropped without an end, it has failed.
 #[derive(Debug)]
 pub struct Driving {
-    gate: Gate,
+    gate: Arc<Gate>,
     claim: Option<Claim>,
     /// The worker is not forgotten while it drives, and knows what.
     guard: Option<Guard>,
@@ -249,7 +249,7 @@ impl Driving {
     pub fn new(gate: &Gate, claim: Claim, standing: &Standing) -> Self {
         let guard = (gate.in_flight.enter(tollgate_domain::ids::mint(gate.clock.now())), gate.loops.enter(claim.root));
         let (life, at) = (gate.pulse.life(), standing.put(claim));
-        Self { gate: gate.clone(), claim: Some(claim), guard: Some(guard), at, life, tries: standing.tries }
+        Self { gate: Arc::new(gate.clone()), claim: Some(claim), guard: Some(guard), at, life, tries: standing.tries }
     }
 
     /// A turn has ended, and its calls stand as `at` says; `further` where they are made.

@@ -1,8 +1,9 @@
 //! Anthropic's messages.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use axum::http::StatusCode;
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tollgate_domain::llm_price::Usage;
 
@@ -108,9 +109,31 @@ impl Block {
     }
 }
 
+/// An event that has a piece of text and nothing else.
+#[derive(Deserialize)]
+struct Piece<'a> {
+    #[serde(rename = "type")]
+    kind: &'a str,
+    index: u64,
+    #[serde(borrow)]
+    delta: Text<'a>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Text<'a> {
+    #[serde(rename = "type")]
+    kind: &'a str,
+    #[serde(borrow)]
+    text: Cow<'a, str>,
+}
+
 impl Streamed {
     /// Take in one event. Without `keep` nothing of its content is kept.
     pub fn push(&mut self, data: &str, keep: bool) -> Passage {
+        if let Some(passage) = self.push_text(data, keep) {
+            return passage;
+        }
         let Ok(Value::Object(mut event)) = serde_json::from_str::<Value>(data) else { return Passage::On };
         let index = event.get("index").and_then(Value::as_u64).unwrap_or(0);
         let mut object = |name: &str| match event.remove(name) {
@@ -160,6 +183,22 @@ impl Streamed {
             }
             _ => Passage::On,
         }
+    }
+
+    /// Take in an event that has a piece of text and nothing else: almost all have, and need no tree of what they say.
+    fn push_text(&mut self, data: &str, keep: bool) -> Option<Passage> {
+        let Piece { kind: "content_block_delta", index, delta: Text { kind: "text_delta", text } } =
+            serde_json::from_str(data).ok()?
+        else {
+            return None;
+        };
+        let block = self.blocks.get_mut(&index)?;
+        let Value::String(all) = block.block.get_mut("text")? else { return None };
+        if keep {
+            all.push_str(&text);
+        }
+        self.bytes += text.len();
+        Some(block.passage())
     }
 
     fn delta(&mut self, index: u64, delta: &Map<String, Value>, keep: bool) -> Passage {
@@ -267,6 +306,15 @@ mod tests {
         assert!(streamed.ended());
         let answer = streamed.answer();
         assert_eq!(answer["content"][0]["text"], "Hi");
+        let piece = |index: u64, kind: &str| {
+            json!({"type": "content_block_delta", "index": index, "delta": {"type": kind, "text": " \"x\"\n"}}).to_string()
+        };
+        let bytes = streamed.bytes;
+        assert_eq!(streamed.push_text(&piece(0, "text_delta"), true), Some(Passage::On));
+        assert_eq!((streamed.answer()["content"][0]["text"].as_str(), streamed.bytes - bytes), (Some("Hi \"x\"\n"), 5));
+        for (index, kind) in [(0, "thinking_delta"), (1, "text_delta"), (7, "text_delta")] {
+            assert_eq!(streamed.push_text(&piece(index, kind), true), None, "{index} {kind}");
+        }
         let read = read(&answer);
         assert_eq!(read.calls, [ToolUse { id: "t1".into(), name: "crm__find".into(), arguments: "{\"a\":1}".into() }]);
         assert_eq!(read.usage, Some(Usage { input: 7, cached_input: 2, output: 9, ..Usage::default() }));

@@ -1,5 +1,7 @@
 //! Which provider answers for a model's name, and in which order the others come after it.
 
+use std::sync::Arc;
+
 use tollgate_domain::{
     llm::{Target, names},
     policy::Reason,
@@ -12,7 +14,7 @@ use crate::{caller::Caller, script::random};
 /// A model at a provider.
 #[derive(Debug, Clone)]
 pub struct Candidate {
-    pub provider: Provider,
+    pub provider: Arc<Provider>,
     /// As the provider names it.
     pub model: String,
 }
@@ -46,18 +48,18 @@ pub fn candidates(caller: &Caller, dialect: Dialect, model: &str) -> Result<Vec<
         weighted.into_iter().filter_map(at).collect()
     } else if let Some((provider, own)) = named(&config.providers, model) {
         let serves = (provider.models.is_empty() || names(&provider.models, own)) && reaches(provider);
-        serves.then(|| Candidate { provider: provider.clone(), model: own.to_owned() }).into_iter().collect()
+        serves.then(|| Candidate { provider: Arc::clone(provider), model: own.to_owned() }).into_iter().collect()
     } else {
-        let native = |provider: &&Provider| provider.kind == dialect.kind();
-        let names = |provider: &&Provider| !provider.models.is_empty() && names(&provider.models, model);
-        let takes_any = |provider: &&Provider| provider.models.is_empty();
+        let native = |provider: &&Arc<Provider>| provider.kind == dialect.kind();
+        let names = |provider: &&Arc<Provider>| !provider.models.is_empty() && names(&provider.models, model);
+        let takes_any = |provider: &&Arc<Provider>| provider.models.is_empty();
         // Whoever names the model goes before those who would take any. Who speaks otherwise and names it is not followed by those who may
         // not know it, and who does not name it is asked only where there is nobody else.
         let (own, others): (Vec<_>, Vec<_>) = config.providers.iter().filter(names).partition(native);
         let (any, any_other): (Vec<_>, Vec<_>) = config.providers.iter().filter(takes_any).partition(native);
         let others: Vec<_> = others.into_iter().filter(|provider| reaches(provider)).collect();
         let any = if own.is_empty() && !others.is_empty() { Vec::new() } else { any };
-        let mut all: Vec<&Provider> = own.into_iter().chain(others).chain(any).collect();
+        let mut all: Vec<&Arc<Provider>> = own.into_iter().chain(others).chain(any).collect();
         if all.is_empty() {
             all.extend(any_other.into_iter().filter(|provider| reaches(provider)));
         }
@@ -77,7 +79,7 @@ pub fn candidates(caller: &Caller, dialect: Dialect, model: &str) -> Result<Vec<
 }
 
 /// The provider that a name begins with: nobody else answers for it.
-fn named<'a>(providers: &'a [Provider], model: &'a str) -> Option<(&'a Provider, &'a str)> {
+fn named<'a>(providers: &'a [Arc<Provider>], model: &'a str) -> Option<(&'a Arc<Provider>, &'a str)> {
     let (name, own) = model.split_once('/')?;
     Some((providers.iter().find(|provider| provider.name == name)?, own))
 }

@@ -1,6 +1,6 @@
 //! The tools of a key as a model is offered them through the LLM door.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use serde_json::{Value, json};
 use tollgate_codemode::meta_tools_in;
@@ -19,35 +19,41 @@ pub enum Behind {
     Meta(MetaTool),
 }
 
-/// All that one key's model is offered. Names are looked up, never taken apart.
-#[derive(Debug, Clone, Default)]
-pub struct Offer {
-    pub tools: Vec<Offered>,
+/// All that a key's model may be offered: made once for all requests of keys that see the same. Names are looked up, never taken apart.
+#[derive(Debug, Default)]
+pub struct Catalog {
+    tools: Vec<Offered>,
     names: HashMap<String, Behind>,
 }
 
-impl Offer {
-    /// What the caller's model sees, but for tools whose names the request itself brings along.
-    #[must_use]
-    pub fn of(caller: &Caller, own: &[&str]) -> Self {
-        let mut offer = Self::default();
+/// What the model of one request is offered.
+#[derive(Debug, Clone, Default)]
+pub struct Offer {
+    catalog: Arc<Catalog>,
+    /// Names that the request itself brings along: they are its own.
+    own: Vec<String>,
+}
+
+impl Catalog {
+    fn of(caller: &Caller) -> Self {
+        let mut catalog = Self::default();
         if caller.scope().has_code() {
             for tool in meta_tools_in(caller.languages, caller.visible().library.is_large()) {
                 let name = tool["name"].as_str().unwrap_or_default();
                 if let Some(meta) = MetaTool::find(caller, name) {
-                    offer.add(name, &tool, Behind::Meta(meta), own);
+                    catalog.add(name, &tool, Behind::Meta(meta));
                 }
             }
         }
         for scoped in caller.scope().exposed(Exposure::Classic) {
             let name = fitted(&scoped.tool.classic_name(), scoped.tool.id);
-            offer.add(&name, &scoped.tool.definition, Behind::Tool(scoped.tool.id), own);
+            catalog.add(&name, &scoped.tool.definition, Behind::Tool(scoped.tool.id));
         }
-        offer
+        catalog
     }
 
-    fn add(&mut self, name: &str, definition: &Value, behind: Behind, own: &[&str]) {
-        if own.contains(&name) || self.names.contains_key(name) {
+    fn add(&mut self, name: &str, definition: &Value, behind: Behind) {
+        if self.names.contains_key(name) {
             return;
         }
         let description = definition["description"].as_str().or_else(|| definition["title"].as_str()).unwrap_or_default();
@@ -55,20 +61,37 @@ impl Offer {
         if !parameters.is_object() {
             parameters = json!({"type": "object", "properties": {}});
         }
+        let bytes = name.len() + description.len() + parameters.to_string().len() + 60;
         self.names.insert(name.to_owned(), behind);
-        self.tools.push(Offered { name: name.to_owned(), description: description.to_owned(), parameters });
+        self.tools.push(Offered { name: name.to_owned(), description: description.to_owned(), parameters, bytes });
+    }
+}
+
+impl Offer {
+    /// What the caller's model sees, but for tools whose names the request itself brings along.
+    #[must_use]
+    pub fn of(caller: &Caller, own: &[&str]) -> Self {
+        let catalog = caller.visible().catalog.get_or_init(|| Arc::new(Catalog::of(caller)));
+        let own = own.iter().filter(|name| catalog.names.contains_key(**name)).map(|name| (*name).to_owned()).collect();
+        Self { catalog: Arc::clone(catalog), own }
+    }
+
+    /// In the order in which they are offered.
+    #[must_use]
+    pub fn tools(&self) -> Vec<&Offered> {
+        self.catalog.tools.iter().filter(|tool| !self.own.contains(&tool.name)).collect()
     }
 
     #[must_use]
     pub fn behind(&self, name: &str) -> Option<Behind> {
-        self.names.get(name).copied()
+        self.catalog.names.get(name).copied().filter(|_| !self.own.iter().any(|own| own == name))
     }
 
     /// How many tools there are, and about how many tokens of a prompt they are.
     #[must_use]
     pub fn size(&self) -> (usize, u64) {
-        let bytes = |tool: &Offered| tool.name.len() + tool.description.len() + tool.parameters.to_string().len() + 60;
-        (self.tools.len(), estimate(self.tools.iter().map(bytes).sum()))
+        let tools = self.tools();
+        (tools.len(), estimate(tools.iter().map(|tool| tool.bytes).sum()))
     }
 }
 
@@ -88,6 +111,27 @@ fn fitted(name: &str, id: ToolId) -> String {
 mod tests {
     use super::*;
     use uuid::Uuid;
+
+    #[test]
+    fn what_a_request_brings_along_is_its_own() {
+        let mut catalog = Catalog::default();
+        let meta = Behind::Meta(MetaTool::SearchTools);
+        for (name, behind) in [("searchTools", meta), ("crm__find", Behind::Tool(ToolId::from(Uuid::from_u128(1))))] {
+            catalog.add(name, &json!({"description": "d", "inputSchema": {"type": "object"}}), behind);
+        }
+        // The name is taken.
+        catalog.add("crm__find", &json!({"title": "other"}), meta);
+        let catalog = Arc::new(catalog);
+        let all = Offer { catalog: Arc::clone(&catalog), own: Vec::new() };
+        let names = |offer: &Offer| offer.tools().into_iter().map(|tool| tool.name.clone()).collect::<Vec<_>>();
+        assert_eq!(names(&all), ["searchTools", "crm__find"]);
+        let some = Offer { catalog, own: vec!["crm__find".into()] };
+        assert_eq!(
+            (names(&some), some.behind("crm__find"), some.behind("searchTools")),
+            (vec!["searchTools".into()], None, Some(meta))
+        );
+        assert!(some.size().0 == 1 && some.size().1 < all.size().1);
+    }
 
     #[test]
     fn names_fit_and_stay_apart() {

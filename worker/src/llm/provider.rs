@@ -1,12 +1,13 @@
 //! Requests to providers: which key, how often, and what is said where none answers.
 
 use std::{
+    borrow::Cow,
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use tollgate_domain::{ProviderId, Vault, clock::SharedClock, llm::ProviderKind};
@@ -17,7 +18,7 @@ use super::{
     dialect::Dialect,
     model::{Candidate, shuffled},
     translate::{self, Answers, To},
-    wire,
+    wire::{self, PASSED},
 };
 use crate::script::random;
 
@@ -180,7 +181,9 @@ impl Providers {
             };
             let of = (id, key.name.clone());
             match one {
-                Ok((response, secret)) => {
+                Ok((mut response, secret)) => {
+                    let streams = is_stream(&response);
+                    *response.headers_mut() = HeaderMap::new();
                     attempt.status = Some(response.status().as_u16());
                     attempts.push(attempt);
                     let health = Answerer { providers: self.clone(), of };
@@ -273,15 +276,23 @@ impl Providers {
         if !crate::upstream::may_connect(&url, self.0.private) {
             return Err(unusable("the provider's address lies in a private network, which this deployment does not allow"));
         }
-        let mut sent = body.clone();
-        sent.insert("model".to_owned(), candidate.model.clone().into());
+        let mut sent = Cow::Borrowed(body);
+        if body.get("model").and_then(Value::as_str) != Some(candidate.model.as_str()) {
+            sent.to_mut().insert("model".to_owned(), candidate.model.clone().into());
+        }
         if let Some(limit) = limit {
-            dialect.limit_output(&mut sent, limit, &provider.base_url);
+            dialect.limit_output(sent.to_mut(), limit, &provider.base_url);
         }
         let to = To::new(dialect, candidate);
         let bytes = if to.is_native() {
-            translate::forget(dialect, &mut sent);
-            serde_json::to_vec(&sent).unwrap_or_default()
+            let bytes = serde_json::to_vec(sent.as_ref()).unwrap_or_default();
+            // Hardly a request has anything of it, and a copy of all is large.
+            if translate::remembers(&bytes) {
+                translate::forget(dialect, sent.to_mut());
+                serde_json::to_vec(sent.as_ref()).unwrap_or_default()
+            } else {
+                bytes
+            }
         } else {
             let refuse = |why| (fail(StatusCode::BAD_REQUEST, "not_translatable", why), None, Next::Elsewhere);
             translate::request(&sent, &to).map_err(refuse)?.to_string().into_bytes()
@@ -314,7 +325,7 @@ impl Providers {
             return Ok((response, secret));
         }
         let status = response.status();
-        let (failed, next) = refused(candidate, response, &secret).await;
+        let (failed, next) = Box::pin(refused(candidate, response, &secret)).await;
         Err((failed, Some(status), next))
     }
 
@@ -397,6 +408,18 @@ fn pause(same: u32, retry_after: Option<Duration>) -> Duration {
     let doubled = PAUSE * 2_u32.saturating_pow(same.saturating_sub(1)).min(64);
     let by_chance = Duration::from_millis(random() % 100);
     (retry_after.unwrap_or(doubled) + by_chance).min(PAUSE_AT_MOST)
+}
+
+/// What of a caller's headers goes on to providers, as copies: as they came, each holds the buffer in which all of them came.
+#[must_use]
+pub fn passed(asked: &HeaderMap) -> HeaderMap {
+    let mut kept = HeaderMap::new();
+    for name in PASSED {
+        for value in asked.get_all(&name).iter().filter_map(|value| HeaderValue::from_bytes(value.as_bytes()).ok()) {
+            kept.append(name.clone(), value);
+        }
+    }
+    kept
 }
 
 /// What a provider says that does not answer. Its words are told where they are about the request, and never where they are about the key.

@@ -39,7 +39,7 @@ const LEASES: u32 = 3;
 /// A request in its surroundings.
 #[derive(Debug, Clone)]
 pub struct Asking<'a> {
-    pub gate: &'a Gate,
+    pub gate: &'a Arc<Gate>,
     pub caller: &'a Caller,
     pub dialect: Dialect,
     /// As it was asked for.
@@ -133,7 +133,7 @@ impl Denied {
 pub struct Open(Option<Inner>);
 
 struct Inner {
-    gate: Gate,
+    gate: Arc<Gate>,
     caller: Caller,
     id: LlmRequestId,
     started: Instant,
@@ -151,7 +151,7 @@ struct Inner {
 
 /// Tokens that were taken from limits of tokens: given back, unless the request is made.
 struct Taken {
-    gate: Gate,
+    gate: Arc<Gate>,
     caller: Caller,
     tokens: u32,
 }
@@ -205,6 +205,9 @@ pub struct Ended {
 
 /// Open a request and send it.
 ///
+/// A provider may think for minutes: what is done before and after that lies on the heap only while it is done, and the future that waits
+/// stays small.
+///
 /// # Errors
 /// [`Refusal`]; a request that was refused by a rule, or that no provider took, has its row.
 pub async fn begin(asking: &Asking<'_>, id: LlmRequestId, body: &Map<String, Value>) -> Result<(Open, Answering), Refusal> {
@@ -218,11 +221,11 @@ pub async fn begin(asking: &Asking<'_>, id: LlmRequestId, body: &Map<String, Val
     // Before anything else is looked at: also who asks for models that there are not asks as often as he may.
     let (slots, taken) = match count(gate, caller, &spender, tokens, asking.told).await? {
         Ok(counted) => counted,
-        Err(denied) => return Err(refuse(asking, id, prompt, denied).await),
+        Err(denied) => return Err(Box::pin(refuse(asking, id, prompt, denied)).await),
     };
     let found = match candidates(caller, dialect, asking.model) {
         Ok(found) => found,
-        Err((reason, note)) => return Err(refuse(asking, id, prompt, Denied::of(reason, note, None)).await),
+        Err((reason, note)) => return Err(Box::pin(refuse(asking, id, prompt, Denied::of(reason, note, None))).await),
     };
     // What nobody can be told is wrong in itself, as a body that is no JSON; what goes out is bounded in the longest form it may take.
     let (found, longest) = translate::sendable(dialect, body, found)
@@ -230,16 +233,16 @@ pub async fn begin(asking: &Asking<'_>, id: LlmRequestId, body: &Map<String, Val
     let quotes = quotes(caller, found, at);
     let bound = match bound(caller, dialect, (body, prompt.len().max(longest)), &quotes, &spender) {
         Ok(bound) => bound,
-        Err(why) => return Err(refuse(asking, id, prompt, Denied::of(Reason::UnboundedCost, Some(why), None)).await),
+        Err(why) => return Err(Box::pin(refuse(asking, id, prompt, Denied::of(Reason::UnboundedCost, Some(why), None))).await),
     };
     let mut hold = match draw(gate, caller, (id, at), &spender, bound.amount).await? {
         Ok(hold) => hold, // before, never after
-        Err(denied) => return Err(refuse(asking, id, prompt, denied).await),
+        Err(denied) => return Err(Box::pin(refuse(asking, id, prompt, denied)).await),
     };
     let (mut tries, mut guard) = (0, Some(guard));
     loop {
-        let row = row(asking, id, Arc::clone(&prompt), (bound.amount, &hold), None, at).await;
-        match gate.audit.intent(Entry { request: Some(row), ..Entry::default() }).await {
+        let row = Box::pin(row(asking, id, Arc::clone(&prompt), (bound.amount, &hold), None, at)).await;
+        match Box::pin(gate.audit.intent(Entry { request: Some(row), ..Entry::default() })).await {
             Ok(()) => break hold.written(), // durable before the provider hears of it
             Err((AuditError::Overloaded, _)) => {
                 hold.unwritten();
@@ -255,12 +258,12 @@ pub async fn begin(asking: &Asking<'_>, id: LlmRequestId, body: &Map<String, Val
         }
         hold = match draw(gate, caller, (id, at), &spender, bound.amount).await? {
             Ok(hold) => hold,
-            Err(denied) => return Err(refuse(asking, id, prompt, denied).await),
+            Err(denied) => return Err(Box::pin(refuse(asking, id, prompt, denied)).await),
         };
     }
     let guard = guard.unwrap_or_else(|| gate.in_flight.enter(id.uuid()));
     let open = Inner {
-        gate: gate.clone(),
+        gate: Arc::clone(gate),
         caller: caller.clone(),
         id,
         started: Instant::now(),
@@ -273,6 +276,8 @@ pub async fn begin(asking: &Asking<'_>, id: LlmRequestId, body: &Map<String, Val
         attempts: Vec::new(),
         first_token: None,
     };
+    // The trail has it; the provider may take its time.
+    drop(prompt);
     let candidates: Vec<Candidate> = open.quotes.iter().map(|(candidate, _)| candidate.clone()).collect();
     let mut attempts = Vec::new();
     let open = {
@@ -296,14 +301,14 @@ pub async fn begin(asking: &Asking<'_>, id: LlmRequestId, body: &Map<String, Val
                 unknown: failed.sent,
                 ..Ended::default()
             };
-            open.close(ended).await?;
+            Box::pin(open.close(ended)).await?;
             Err(failed.into())
         }
     }
 }
 
 async fn count(
-    gate: &Gate,
+    gate: &Arc<Gate>,
     caller: &Caller,
     spender: &Spender,
     tokens: u32,
@@ -322,7 +327,7 @@ async fn count(
         Err(error) => return slow(error).map(Err),
     };
     match gate.rates.take(caller.tenant(), limits, spender, tokens, told).await {
-        Ok(()) => Ok(Ok((slots, Taken { gate: gate.clone(), caller: caller.clone(), tokens }))),
+        Ok(()) => Ok(Ok((slots, Taken { gate: Arc::clone(gate), caller: caller.clone(), tokens }))),
         Err(error) => slow(error).map(Err),
     }
 }

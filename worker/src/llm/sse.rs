@@ -31,6 +31,12 @@ impl Frames {
         if self.buffer.len() > MAX_FRAME { Err(TooLarge) } else { Ok(()) }
     }
 
+    /// Bytes that came and are in no event yet.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.buffer.len()
+    }
+
     /// The next whole event.
     pub fn next(&mut self) -> Option<Bytes> {
         // An end may have begun in what was searched before.
@@ -57,7 +63,8 @@ impl Frames {
 /// Where the first event ends: behind its blank line.
 fn end(bytes: &[u8]) -> Option<usize> {
     let ends: [&[u8]; 3] = [b"\n\n", b"\r\n\r\n", b"\r\r"];
-    (0..bytes.len()).find_map(|at| ends.iter().find(|end| bytes[at..].starts_with(end)).map(|end| at + end.len()))
+    let breaks = bytes.iter().enumerate().filter(|(_, byte)| matches!(byte, b'\n' | b'\r'));
+    breaks.map(|(at, _)| at).find_map(|at| ends.iter().find(|end| bytes[at..].starts_with(end)).map(|end| at + end.len()))
 }
 
 /// An event of ours in a stream of this dialect.

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::FutureExt;
 use serde_json::Value;
 use tokio::sync::mpsc;
 use tollgate_domain::Outcome;
 
 use super::{
-    answering::Answering,
+    answering::{Answering, Broken},
     dialect::{Dialect, Passage, Read, words_of},
     request::{Ended, Open},
     sse::{self, Frames},
@@ -22,6 +23,9 @@ pub type Out = mpsc::Sender<Bytes>;
 const MAX_ANSWER: usize = 64 << 20;
 /// What is held back of one turn at most.
 const MAX_HELD: usize = 8 << 20;
+/// Pieces that go on together at most, where a provider sends faster than they are passed on.
+const TOGETHER: usize = 32;
+const TOGETHER_BYTES: usize = 64 << 10;
 /// A caller who takes nothing for so long has gone.
 const SLOW: Duration = Duration::from_secs(60);
 /// Where the caller has gone, the provider is listened to for so long: perhaps it comes to say what the answer cost.
@@ -103,11 +107,11 @@ impl Passing {
         }
         let is_block = self.dialect.block_begins().is_some_and(|name| data.contains(name));
         let renumbered = event.as_mut().is_some_and(|event| self.dialect.renumber(event, self.place.blocks, self.passed));
+        let behind = !self.held.is_empty() && data.trim_start().starts_with('{') && kind != Some("ping");
         let frame = match &event {
             Some(event) if renumbered => sse::event(self.dialect, event),
-            _ => frame.clone(),
+            _ => frame,
         };
-        let behind = !self.held.is_empty() && data.trim_start().starts_with('{') && kind != Some("ping");
         match (passage, self.place.hold) {
             (Passage::Tool, Hold::Calls) | (Passage::End, _) => self.hold(frame),
             // What comes behind a tool call that is held would overtake it.
@@ -150,6 +154,9 @@ pub async fn pump(open: &mut Open, mut answering: Answering, dialect: Dialect, o
         }
         why => why,
     };
+    if matches!(why, Why::End) {
+        drain(answering.response);
+    }
     let Passing { streamed, held, blocks, passed, .. } = passing;
     let (answer, read) = streamed.answer(dialect);
     // Some say how the answer finished, and then just stop.
@@ -182,6 +189,19 @@ pub async fn pump(open: &mut Open, mut answering: Answering, dialect: Dialect, o
     Turned { ended, answer, bytes: Bytes::new(), read, held, blocks, passed, whole }
 }
 
+/// Events that came together go on together: each by itself would wake all who wait behind it.
+fn together(mut frames: Vec<Bytes>) -> Option<Bytes> {
+    match frames.len() {
+        0 | 1 => frames.pop(),
+        _ => Some(frames.concat().into()),
+    }
+}
+
+/// The last event of an answer is not its last byte: once that is read as well, the connection serves others.
+fn drain(mut response: reqwest::Response) {
+    tokio::spawn(tokio::time::timeout(GRACE, async move { while let Ok(Some(_)) = response.chunk().await {} }));
+}
+
 /// Without `out`, nobody is left to hear it.
 async fn go_by(open: &mut Open, answering: &mut Answering, passing: &mut Passing, frames: &mut Frames, out: Option<&Out>) -> Why {
     loop {
@@ -196,35 +216,49 @@ async fn go_by(open: &mut Open, answering: &mut Answering, passing: &mut Passing
             () = gone => return Why::Gone,
             piece = tokio::time::timeout(answering.patience, answering.chunk()) => piece,
         };
-        let mut last = None;
-        match piece {
-            Err(_) => return Why::Silent(answering.patience),
-            Ok(Err(broken)) => return Why::Broken(broken.to_string()),
-            // The last event may have no blank line behind it.
-            Ok(Ok(None)) => last = Some(frames.rest()),
-            Ok(Ok(Some(piece))) => {
-                open.first_token();
-                if let Err(error) = frames.push(&piece) {
-                    return Why::Broken(error.to_string());
-                }
+        let Ok(piece) = piece else { return Why::Silent(answering.patience) };
+        let mut end = take(open, frames, piece);
+        for _ in 0..TOGETHER {
+            if end.is_some() || frames.held() > TOGETHER_BYTES {
+                break;
+            }
+            // What has come as well goes on with it.
+            let Some(piece) = answering.chunk().now_or_never() else { break };
+            end = take(open, frames, piece);
+        }
+        // The last event may have no blank line behind it.
+        let rest = |frames: &mut Frames| matches!(end, Some(Why::End)).then(|| frames.rest()).filter(|rest| !rest.is_empty());
+        let (mut on, mut broken) = (Vec::new(), None);
+        while let Some(frame) = frames.next().or_else(|| rest(frames)) {
+            on.extend(passing.pass(answering.clean(frame)));
+            broken = passing.broken();
+            if broken.is_some() {
+                break;
             }
         }
-        let is_last = last.is_some();
-        while let Some(frame) = frames.next().or_else(|| last.take().filter(|rest| !rest.is_empty())) {
-            let frame = answering.clean(frame);
-            let on = passing.pass(frame);
-            if let Some(error) = passing.broken() {
-                return Why::Broken(error);
-            }
-            if let (Some(frame), Some(out)) = (on, out)
-                && !matches!(tokio::time::timeout(SLOW, out.send(frame)).await, Ok(Ok(())))
-            {
-                return Why::Gone;
-            }
+        if let (Some(together), Some(out)) = (together(on), out)
+            && !matches!(tokio::time::timeout(SLOW, out.send(together)).await, Ok(Ok(())))
+        {
+            return Why::Gone;
         }
-        if is_last || passing.streamed.ended() {
-            return Why::End;
+        match (broken, end) {
+            (Some(error), _) => return Why::Broken(error),
+            _ if passing.streamed.ended() => return Why::End,
+            (None, Some(end)) => return end,
+            (None, None) => {}
         }
+    }
+}
+
+/// Take in a piece; what ends the stream with it.
+fn take(open: &mut Open, frames: &mut Frames, piece: Result<Option<Bytes>, Broken>) -> Option<Why> {
+    match piece {
+        Ok(Some(piece)) => {
+            open.first_token();
+            frames.push(&piece).err().map(|error| Why::Broken(error.to_string()))
+        }
+        Ok(None) => Some(Why::End),
+        Err(broken) => Some(Why::Broken(broken.to_string())),
     }
 }
 

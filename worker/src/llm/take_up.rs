@@ -1,5 +1,7 @@
 //! Loops that waited for people are taken up again: by the caller that waits for the answer, or by whatever worker finds them first.
 
+use std::sync::Arc;
+
 use axum::http::StatusCode;
 use serde_json::{Map, Value};
 use tokio_util::sync::CancellationToken;
@@ -172,7 +174,7 @@ async fn session(
     let Some(model) = body.get("model").and_then(Value::as_str).map(str::to_owned) else { return Err(too_little()) };
     set_streaming(dialect, &mut body, how.streaming);
     let session = Session {
-        gate: gate.clone(),
+        gate: Arc::new(gate.clone()),
         dialect,
         model,
         streaming: how.streaming,

@@ -150,6 +150,15 @@ pub fn sendable(dialect: Dialect, body: &Map<String, Value>, found: Vec<Candidat
     }
 }
 
+/// What all of that bears.
+const OURS: &str = "tollgate";
+
+/// Whether a body may have in it what earlier translations have put there.
+#[must_use]
+pub fn remembers(body: &[u8]) -> bool {
+    std::str::from_utf8(body).is_ok_and(|text| text.contains(OURS))
+}
+
 /// Take out of a conversation what earlier translations have put into it, for a provider that knows nothing of them.
 pub fn forget(dialect: Dialect, body: &mut Map<String, Value>) {
     match dialect {
