@@ -57,6 +57,14 @@ bench-spend-in: deps build
 	@deploy/deps.sh redis
 	@FSYNC=on tests/with-postgres.sh $(BIN)/tollgate-bench spend --seconds $(SECONDS)
 
+.PHONY: bench-llm
+bench-llm: ## Measure what the LLM door adds to a request, and the memory of open streams (SECONDS=3, PROFILE=release unless given)
+	@$(MAKE) --no-print-directory bench-llm-in PROFILE=$(if $(filter command line environment,$(origin PROFILE)),$(PROFILE),release)
+
+.PHONY: bench-llm-in
+bench-llm-in: deps build
+	@$(BIN)/tollgate-bench llm --seconds $(SECONDS)
+
 .PHONY: bench-tokens
 bench-tokens: deps build ## Count the tokens of prompts: classic and Code Mode, 96, 251 and 508 tools
 	@$(BIN)/tollgate-bench tokens

@@ -6,12 +6,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result};
-use axum::body::Body;
+use anyhow::{Context, Result, ensure};
+use axum::body::{Body, BodyDataStream};
 use bytes::Bytes;
-use futures::future::try_join_all;
-use http::{Request, header};
-use hyper::client::conn::http1::{SendRequest, handshake};
+use futures::{StreamExt, future::try_join_all};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri, header};
+use hyper::{
+    body::Incoming,
+    client::conn::http1::{SendRequest, handshake},
+};
 use hyper_util::rt::TokioIo;
 use serde_json::json;
 use tokio::net::TcpStream;
@@ -34,9 +37,11 @@ const MAX_ANSWER: usize = 1 << 20;
 #[derive(Debug, Clone)]
 pub struct Target {
     address: SocketAddr,
-    bearer: Option<String>,
-    tool: String,
+    path: &'static str,
+    headers: HeaderMap,
     bodies: Arc<Vec<Bytes>>,
+    /// Whether an answer is as it should be.
+    good: fn(&[u8]) -> bool,
 }
 
 /// What one round measured.
@@ -45,6 +50,8 @@ pub struct Round {
     pub per_second: f64,
     pub p50_us: f64,
     pub p99_us: f64,
+    /// Until the first piece of the answer's body.
+    pub first_p50_us: f64,
     /// Calls that were answered as they should be, those of the warm-up included.
     pub answered: usize,
     pub failed: usize,
@@ -53,12 +60,17 @@ pub struct Round {
 #[derive(Default)]
 struct Tally {
     micros: Vec<u64>,
+    first: Vec<u64>,
     answered: usize,
     failed: usize,
 }
 
 impl Target {
-    pub fn new(address: SocketAddr, bearer: Option<String>, tool: &str) -> Self {
+    /// Calls of one tool, over MCP.
+    ///
+    /// # Errors
+    /// When the tool's name or the credential is no header's value.
+    pub fn new(address: SocketAddr, bearer: Option<String>, tool: &str) -> Result<Self> {
         let (vocabulary, mut dice) = (Vocabulary::new(), Dice::new(11));
         let body = |n: usize| {
             let arguments = vocabulary.object(&mut dice, ARGUMENT_BYTES);
@@ -70,8 +82,41 @@ impl Target {
             let params = json!({"name": tool, "arguments": arguments, "_meta": meta});
             Bytes::from(json!({"jsonrpc": "2.0", "id": n, "method": "tools/call", "params": params}).to_string())
         };
-        let bodies = Arc::new((0..VARIETY).map(body).collect());
-        Self { address, bearer, tool: tool.to_owned(), bodies }
+        let bodies = (0..VARIETY).map(body).collect();
+        let headers = [
+            (header::ACCEPT, "application/json, text/event-stream"),
+            (HeaderName::from_static("mcp-protocol-version"), VERSION),
+            (HeaderName::from_static("mcp-method"), "tools/call"),
+            (HeaderName::from_static("mcp-name"), tool),
+        ];
+        let good = |text: &[u8]| holds(text, br#""result":"#) && !holds(text, br#""isError":true"#);
+        Self::to(address, "/mcp", bearer.as_deref(), bodies, good)?.with(&headers)
+    }
+
+    /// Posts of JSON, to be answered with what is `good`.
+    ///
+    /// # Errors
+    /// When the credential is no header's value.
+    pub fn to(
+        address: SocketAddr,
+        path: &'static str,
+        bearer: Option<&str>,
+        bodies: Vec<Bytes>,
+        good: fn(&[u8]) -> bool,
+    ) -> Result<Self> {
+        let target = Self { address, path, headers: HeaderMap::new(), bodies: Arc::new(bodies), good };
+        let target = target.with(&[(header::HOST, "localhost"), (header::CONTENT_TYPE, "application/json")])?;
+        match bearer {
+            Some(bearer) => target.with(&[(header::AUTHORIZATION, bearer)]),
+            None => Ok(target),
+        }
+    }
+
+    fn with(mut self, headers: &[(HeaderName, &str)]) -> Result<Self> {
+        for (name, value) in headers {
+            self.headers.insert(name.clone(), HeaderValue::from_str(value)?);
+        }
+        Ok(self)
     }
 
     /// Let `callers` call for `length` and measure what they see.
@@ -89,14 +134,17 @@ impl Target {
         let mut all = Tally::default();
         for tally in try_join_all(tasks).await? {
             all.micros.extend(tally.micros);
+            all.first.extend(tally.first);
             all.answered += tally.answered;
             all.failed += tally.failed;
         }
         all.micros.sort_unstable();
+        all.first.sort_unstable();
         Ok(Round {
             per_second: to_f64(all.micros.len()) / length.as_secs_f64(),
             p50_us: quantile(&all.micros, 0.5),
             p99_us: quantile(&all.micros, 0.99),
+            first_p50_us: quantile(&all.first, 0.5),
             answered: all.answered,
             failed: all.failed,
         })
@@ -118,8 +166,8 @@ impl Target {
             if sent >= end {
                 break;
             }
-            let good = match self.call(&mut to, body.clone()).await {
-                Ok(good) => good,
+            let (good, first) = match self.call(&mut to, body.clone()).await {
+                Ok(called) => called,
                 Err(error) => {
                     // The others go on: one broken connection must not cost an hour of measuring.
                     note(format_args!("a caller gives up: {error:#}"));
@@ -135,33 +183,60 @@ impl Target {
             tally.answered += 1;
             // Counted by when they end, so that a long one at the edge counts in one place.
             if answered >= begin && answered < end {
-                tally.micros.push(u64::try_from((answered - sent).as_micros()).unwrap_or(u64::MAX));
+                let micros = |until: Instant| u64::try_from((until - sent).as_micros()).unwrap_or(u64::MAX);
+                tally.micros.push(micros(answered));
+                tally.first.push(micros(first));
             }
         }
         tally
     }
 
-    /// One call; whether it was answered with a result.
-    async fn call(&self, to: &mut SendRequest<Body>, body: Bytes) -> Result<bool> {
-        let mut request = Request::post("/mcp")
-            .header(header::HOST, "localhost")
-            .header(header::CONTENT_TYPE, "application/json")
-            .header(header::ACCEPT, "application/json, text/event-stream")
-            .header("mcp-protocol-version", VERSION)
-            .header("mcp-method", "tools/call")
-            .header("mcp-name", &self.tool);
-        if let Some(bearer) = &self.bearer {
-            request = request.header(header::AUTHORIZATION, bearer);
+    /// One call; whether it was answered with a result, and when that began.
+    async fn call(&self, to: &mut SendRequest<Body>, body: Bytes) -> Result<(bool, Instant)> {
+        let answer = self.send(to, body).await?;
+        let (status, mut first, mut text) = (answer.status(), None, Vec::new());
+        let mut pieces = Body::new(answer.into_body()).into_data_stream();
+        while let Some(piece) = pieces.next().await {
+            first.get_or_insert_with(Instant::now);
+            text.extend_from_slice(&piece?);
+            ensure!(text.len() <= MAX_ANSWER, "an answer is too large");
         }
+        Ok((status.is_success() && (self.good)(&text), first.unwrap_or_else(Instant::now)))
+    }
+
+    async fn send(&self, to: &mut SendRequest<Body>, body: Bytes) -> Result<Response<Incoming>> {
+        let mut request = Request::new(Body::from(body));
+        (*request.method_mut(), *request.uri_mut()) = (Method::POST, Uri::from_static(self.path));
+        *request.headers_mut() = self.headers.clone();
         to.ready().await?;
-        let answer = to.send_request(request.body(Body::from(body))?).await?;
-        let status = answer.status();
-        let text = axum::body::to_bytes(Body::new(answer.into_body()), MAX_ANSWER).await?;
-        Ok(status.is_success() && holds(&text, br#""result":"#) && !holds(&text, br#""isError":true"#))
+        Ok(to.send_request(request).await?)
+    }
+
+    /// A connection on which one answer has come.
+    ///
+    /// # Errors
+    /// When it cannot be reached, or does not answer as it should.
+    pub async fn idle(&self) -> Result<SendRequest<Body>> {
+        let mut to = self.connect().await?;
+        let (good, _) = self.call(&mut to, self.bodies.first().cloned().unwrap_or_default()).await?;
+        ensure!(good, "the answer is not as it should be");
+        Ok(to)
+    }
+
+    /// Ask once, on a connection of its own, and leave the answer where it begins.
+    ///
+    /// # Errors
+    /// When it cannot be reached, or does not answer as asked.
+    pub async fn open(&self) -> Result<BodyDataStream> {
+        let mut to = self.connect().await?;
+        let body = self.bodies.first().cloned().unwrap_or_default();
+        let answer = self.send(&mut to, body).await?;
+        ensure!(answer.status().is_success(), "an answer of {}", answer.status());
+        Ok(Body::new(answer.into_body()).into_data_stream())
     }
 }
 
-fn holds(text: &[u8], part: &[u8]) -> bool {
+pub fn holds(text: &[u8], part: &[u8]) -> bool {
     text.windows(part.len()).any(|window| window == part)
 }
 

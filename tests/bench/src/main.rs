@@ -1,5 +1,5 @@
 //! `tollgate-bench`: what the audit trail costs, how fast it is exported and searched (`make bench-audit`), what a prompt costs
-//! (`make bench-tokens`), what a script costs (`make bench-script`), and what it costs to ask a budget (`make bench-spend`).
+//! (`make bench-tokens`), what a script costs (`make bench-script`), what it costs to ask a budget (`make bench-spend`), and what the LLM door costs a request (`make bench-llm`).
 //!
 //! Numbers are printed and never asserted: a machine is what it is. What is asserted is that the numbers mean something:
 //! every call that was answered is in the trail, every row that was asked for is in the export.
@@ -7,6 +7,8 @@
 mod admin;
 mod calls;
 mod dice;
+mod installation;
+mod llm;
 mod load;
 mod process;
 mod script;
@@ -42,6 +44,8 @@ enum Command {
     Trail(trail::Trail),
     /// Reservations per second of one hot budget, and counts per second of one hot rate limit, in the database that DATABASE_URL names
     Spend(spend::Spend),
+    /// What the LLM door adds to requests of models, and what streams that are open hold of its memory
+    Llm(llm::Llm),
     /// Tokens of the prompts of the same tasks, with all tools in each and with Code Mode
     Tokens(tokens::Tokens),
     /// Microseconds of scripts and their calls, scripts at once, and the memory of those that wait
@@ -49,12 +53,17 @@ enum Command {
     /// The upstream that `calls` calls
     #[command(hide = true)]
     Upstream,
-    /// The worker that `calls` measures
+    /// The provider of models that `llm` calls
+    #[command(hide = true)]
+    Provider,
+    /// The worker that `calls` and `llm` measure
     #[command(hide = true)]
     Worker(worker::Worker),
 }
 
 fn main() -> ExitCode {
+    // As the gateway does.
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
     // Before anything can open a TLS connection: with two providers in the graph rustls refuses to choose by itself.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     match run(Cli::parse().command) {
@@ -73,9 +82,11 @@ fn run(command: Command) -> Result<()> {
             Command::Calls(args) => Box::pin(calls::run(args)).await,
             Command::Trail(args) => Box::pin(trail::run(args)).await,
             Command::Spend(args) => Box::pin(spend::run(args)).await,
+            Command::Llm(args) => Box::pin(llm::run(args)).await,
             Command::Tokens(args) => Box::pin(tokens::run(args)).await,
             Command::Script(args) => Box::pin(script::run(args)).await,
             Command::Upstream => upstream::run().await,
+            Command::Provider => llm::provider::run().await,
             Command::Worker(args) => worker::run(args).await,
         }
     })

@@ -1,9 +1,7 @@
 //! What is measured: one upstream, one database with durable commits, a tenant and a worker for each mode.
 
 use std::{
-    fs::Permissions,
     net::SocketAddr,
-    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -11,13 +9,13 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use futures::TryStreamExt;
 use serde_json::{Value, json};
-use sqlx::{Connection, PgConnection};
 use tempfile::TempDir;
 
 use crate::{
     admin::{Admin, text},
+    installation::{self, Installation},
     load::Target,
-    process::{Process, sandbox, tollgate_up},
+    process::Process,
     table::note,
     upstream::TOOL,
     worker::HAS_BASELINE,
@@ -61,14 +59,6 @@ pub struct Recorded {
     pub open: usize,
 }
 
-/// What `tollgate up` leaves for programs.
-struct Installation {
-    admin: Admin,
-    secret: String,
-    database_url: String,
-    postgres_pid: u32,
-}
-
 impl Kind {
     pub const fn name(self) -> &'static str {
         match self {
@@ -82,30 +72,23 @@ impl Kind {
 
 impl Stage {
     pub async fn start(dir: Option<PathBuf>) -> Result<Self> {
-        let dir = dir.unwrap_or_else(std::env::temp_dir);
-        // Postgres runs as another user when root measures, and has to pass through. Short: a socket's path is limited.
-        let dir = tempfile::Builder::new().prefix("tg-bench.").permissions(Permissions::from_mode(0o711)).tempdir_in(dir)?;
+        let dir = installation::folder(dir)?;
         let mut upstream = Process::start("upstream", &std::env::current_exe()?, &["upstream"], &[])?;
         let address = upstream.address().await?;
         note(format_args!("starting a database in {}", dir.path().display()));
         let (up, installation) = Installation::start(&dir.path().join("data")).await?;
-        let mut connection = PgConnection::connect(&installation.database_url).await?;
-        let postgres_version: String = sqlx::query_scalar("SHOW server_version").fetch_one(&mut connection).await?;
-        let fsync: String = sqlx::query_scalar("SHOW fsync").fetch_one(&mut connection).await?;
-        ensure!(fsync == "on", "commits would not be durable: fsync is {fsync}");
-        connection.close().await?;
-
-        let direct = Lane { kind: Kind::Direct, target: Target::new(address, None, TOOL), worker: None, tenant: String::new() };
+        let postgres_version = installation.durable_postgres().await?;
+        let direct = Lane { kind: Kind::Direct, target: Target::new(address, None, TOOL)?, worker: None, tenant: String::new() };
         let (mut lanes, mut has_durability) = (vec![direct], false);
         for kind in [Kind::Unaudited, Kind::Relaxed, Kind::Strict] {
-            let tenant = installation.tenant(kind, address).await?;
+            let tenant = tenant(&installation, kind, address).await?;
             let level = if kind == Kind::Relaxed { "relaxed" } else { "strict" };
             let settings = format!("/v1/tenants/{}/audit/settings", tenant.id);
             has_durability = installation.admin.try_patch(&settings, &json!({"durability": level})).await?;
             if (kind == Kind::Unaudited && !HAS_BASELINE) || (kind == Kind::Relaxed && !has_durability) {
                 continue;
             }
-            lanes.push(installation.lane(kind, tenant).await?);
+            lanes.push(lane(&installation, kind, tenant).await?);
         }
         let Installation { admin, postgres_pid, .. } = installation;
         Ok(Self { lanes, upstream, postgres_pid, postgres_version, has_durability, up, admin, dir })
@@ -165,59 +148,35 @@ struct Tenant {
     tool: String,
 }
 
-impl Installation {
-    async fn start(data: &Path) -> Result<(Process, Self)> {
-        let (up, ready) = tollgate_up(data).await?;
-        let secrets: Value = serde_json::from_str(&std::fs::read_to_string(data.join("secrets.json"))?)?;
-        // Where the account of Postgres cannot enter the folder, the cluster lies elsewhere.
-        let elsewhere = std::fs::read_to_string(data.join("postgres.path")).ok().map(|path| PathBuf::from(path.trim()));
-        let root = elsewhere.unwrap_or_else(|| data.to_owned());
-        let note = std::fs::read_to_string(root.join("postgres/postmaster.pid"))?;
-        let socket = root.join("run");
-        let installation = Self {
-            admin: Admin::new(&text(&ready, "api_url")?, &text(&ready, "admin_token")?)?,
-            secret: text(&secrets, "secret")?,
-            database_url: format!("postgres:///tollgate?host={}&user=tollgate&sslmode=disable", socket.display()),
-            postgres_pid: note.lines().next().context("a process id")?.trim().parse()?,
-        };
-        Ok((up, installation))
-    }
+/// A tenant with the upstream and a key that may call it.
+async fn tenant(installation: &Installation, kind: Kind, upstream: SocketAddr) -> Result<Tenant> {
+    let admin = &installation.admin;
+    let name = kind.name();
+    let tenant = admin.post("/v1/tenants", &json!({"name": name, "slug": format!("bench-{name}")})).await?;
+    let id = text(&tenant, "id")?;
+    let path = |rest: &str| format!("/v1/tenants/{id}/{rest}");
+    let transport = json!({"type": "http", "url": format!("http://{upstream}/mcp")});
+    let upstream = json!({"name": "bench", "transport": transport, "exposure": "classic"});
+    let upstream = admin.post(&path("upstreams"), &upstream).await?;
+    ensure!(upstream["state"] == "connected", "the upstream is not connected: {upstream}");
+    let members = json!([{"upstream_id": upstream["id"], "tools": ["*"]}]);
+    let group = json!({"name": "all", "slug": "all", "members": members});
+    let group = admin.post(&path("tool-groups"), &group).await?;
+    let key = admin.post(&path("keys"), &json!({"name": "bench", "tool_group_ids": [group["id"]]})).await?;
+    Ok(Tenant { key: text(&key, "secret")?, tool: format!("bench__{TOOL}"), id })
+}
 
-    async fn tenant(&self, kind: Kind, upstream: SocketAddr) -> Result<Tenant> {
-        let name = kind.name();
-        let tenant = self.admin.post("/v1/tenants", &json!({"name": name, "slug": format!("bench-{name}")})).await?;
-        let id = text(&tenant, "id")?;
-        let path = |rest: &str| format!("/v1/tenants/{id}/{rest}");
-        let transport = json!({"type": "http", "url": format!("http://{upstream}/mcp")});
-        let upstream = json!({"name": "bench", "transport": transport, "exposure": "classic"});
-        let upstream = self.admin.post(&path("upstreams"), &upstream).await?;
-        ensure!(upstream["state"] == "connected", "the upstream is not connected: {upstream}");
-        let members = json!([{"upstream_id": upstream["id"], "tools": ["*"]}]);
-        let group = json!({"name": "all", "slug": "all", "members": members});
-        let group = self.admin.post(&path("tool-groups"), &group).await?;
-        let key = self.admin.post(&path("keys"), &json!({"name": "bench", "tool_group_ids": [group["id"]]})).await?;
-        Ok(Tenant { key: text(&key, "secret")?, tool: format!("bench__{TOOL}"), id })
-    }
-
-    /// A worker of the lane's own, and callers that reach it.
-    async fn lane(&self, kind: Kind, tenant: Tenant) -> Result<Lane> {
-        let sandbox = sandbox()?;
-        let mut args = vec!["worker", "--sandbox", sandbox.to_str().context("a path in UTF-8")?];
-        if kind == Kind::Unaudited {
-            args.push("--unaudited");
-        }
-        let env = [("DATABASE_URL", self.database_url.as_str()), ("TOLLGATE_SECRET", self.secret.as_str())];
-        let mut worker = Process::start("worker", &std::env::current_exe()?, &args, &env)?;
-        let address = worker.address().await?;
-        let target = Target::new(address, Some(format!("Bearer {}", tenant.key)), &tenant.tool);
-        // Ready when a call goes through: the worker has seen the tenant and reached its upstream.
-        worker
-            .until(async || {
-                let round = target.round(1, Duration::from_millis(50)).await.ok()?;
-                (round.answered > 0 && round.failed == 0).then_some(())
-            })
-            .await
-            .with_context(|| format!("no call goes through the {} worker", kind.name()))?;
-        Ok(Lane { kind, target, worker: Some(worker), tenant: tenant.id })
-    }
+/// A worker of the lane's own, and callers that reach it.
+async fn lane(installation: &Installation, kind: Kind, tenant: Tenant) -> Result<Lane> {
+    let (mut worker, address) = installation.worker(kind == Kind::Unaudited).await?;
+    let target = Target::new(address, Some(format!("Bearer {}", tenant.key)), &tenant.tool)?;
+    // Ready when a call goes through: the worker has seen the tenant and reached its upstream.
+    worker
+        .until(async || {
+            let round = target.round(1, Duration::from_millis(50)).await.ok()?;
+            (round.answered > 0 && round.failed == 0).then_some(())
+        })
+        .await
+        .with_context(|| format!("no call goes through the {} worker", kind.name()))?;
+    Ok(Lane { kind, target, worker: Some(worker), tenant: tenant.id })
 }
