@@ -102,6 +102,12 @@ impl Answering {
         }
     }
 
+    /// The connection with what is left of the answer in it, who has answered, and who has to know how.
+    #[must_use]
+    pub fn apart(self) -> (reqwest::Response, Candidate, Answerer) {
+        (self.response, self.candidate, self.health)
+    }
+
     /// Whether it comes as events.
     #[must_use]
     pub const fn is_stream(&self) -> bool {

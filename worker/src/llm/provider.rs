@@ -181,9 +181,7 @@ impl Providers {
             };
             let of = (id, key.name.clone());
             match one {
-                Ok((mut response, secret)) => {
-                    let streams = is_stream(&response);
-                    *response.headers_mut() = HeaderMap::new();
+                Ok((response, secret)) => {
                     attempt.status = Some(response.status().as_u16());
                     attempts.push(attempt);
                     let health = Answerer { providers: self.clone(), of };

@@ -154,8 +154,9 @@ pub async fn pump(open: &mut Open, mut answering: Answering, dialect: Dialect, o
         }
         why => why,
     };
+    let (response, candidate, health) = answering.apart();
     if matches!(why, Why::End) {
-        drain(answering.response);
+        drain(response);
     }
     let Passing { streamed, held, blocks, passed, .. } = passing;
     let (answer, read) = streamed.answer(dialect);
@@ -172,13 +173,13 @@ pub async fn pump(open: &mut Open, mut answering: Answering, dialect: Dialect, o
         Why::Broken(error) => (Outcome::UpstreamError, Some(error)),
     };
     if outcome != Outcome::Cancelled {
-        answering.health.ended(whole);
+        health.ended(whole);
     }
     let kept = (!streamed.is_too_large() && !answer.is_null()).then(|| answer.to_string().into_bytes());
     let ended = Ended {
         outcome: Some(outcome),
         error,
-        candidate: Some(answering.candidate),
+        candidate: Some(candidate),
         read: read.clone(),
         input: streamed.input(),
         bytes: streamed.bytes(),
