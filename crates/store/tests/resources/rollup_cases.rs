@@ -299,7 +299,7 @@ async fn days_are_cut_in_steps_after_a_move(pool: PgPool) {
     let times = [("2026-11-02T23:30:00Z", 1), ("2026-11-10T23:30:00Z", 2), ("2026-11-20T23:30:00Z", 3)];
     let (store, who) = calls_at(&pool, "UTC", &times).await;
     let days = || async {
-        let sql = "SELECT array_agg(day::text ORDER BY day) FROM cost_days WHERE face = 3";
+        let sql = "SELECT array_agg(DISTINCT day::text ORDER BY day::text) FROM cost_days WHERE face = 3";
         sqlx::query_scalar::<_, Vec<String>>(sql).fetch_one(&pool).await.unwrap()
     };
     let right = |zone: &'static str| {
