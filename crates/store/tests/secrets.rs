@@ -30,6 +30,7 @@ async fn provider(store: &Store, tenant: TenantId, sealed: impl FnOnce(&str) -> 
         name: id.to_string().to_lowercase(),
         kind: ProviderKind::OpenAi,
         base_url: "https://models.example".to_owned(),
+        region: None,
         keys: vec![ProviderKey { name: "main".to_owned(), weight: 1 }],
         sealed_secrets: sealed(&secrets_purpose(id)),
         models: Vec::new(),
