@@ -468,7 +468,9 @@ impl Folder {
     fn in_bucket(&self, tenant: TenantId) -> Vec<SignedSeal> {
         let folder = self.0.join("bucket").join(tenant.to_string());
         let Ok(objects) = std::fs::read_dir(folder) else { return Vec::new() };
-        let mut paths: Vec<PathBuf> = objects.map(|entry| entry.unwrap().path()).collect();
+        // What is still being written lies beside its place, under a name with a mark in it.
+        let whole = |path: &PathBuf| !path.to_string_lossy().contains('#');
+        let mut paths: Vec<PathBuf> = objects.map(|entry| entry.unwrap().path()).filter(whole).collect();
         paths.sort();
         paths.iter().map(|path| serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()).collect()
     }
