@@ -176,7 +176,8 @@ impl Reads for Reader {
                 out.extend(self.count(&event["usage"]).map(Event::Usage));
             }
             "message_stop" => out.push(Event::Done),
-            "error" => out.push(Event::Failed(crate::llm::dialect::words_of(&event["error"]))),
+            // Some servers in between say it without the type.
+            _ if event["error"].is_object() => out.push(Event::Failed(crate::llm::dialect::words_of(&event["error"]))),
             _ => {}
         }
     }
