@@ -6,7 +6,7 @@ use tollgate_store::keys;
 use utoipa::ToSchema;
 
 use super::{CodeLanguage, Key, KeyWithSecret, check_groups, check_holders, check_languages, check_models, check_turns};
-use crate::{admin::AdminKind, check::Checks, ctx::Ctx, json::Json, problem::Answer};
+use crate::{check::Checks, ctx::Ctx, json::Json, problem::Answer};
 
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -33,8 +33,8 @@ pub struct NewKey {
     /// How often the gateway asks the model in one request at most; 10 when left out.
     #[schema(minimum = 1, maximum = 100)]
     pub agent_turns: Option<i32>,
-    /// Principals that are whoever asks with this key: they cannot confirm what it asks for. When left out, whoever makes the key (none for
-    /// the platform's token).
+    /// Principals that are whoever asks with this key: they cannot confirm what it asks for. Nobody when left out: a
+    /// virtual key itself confirms nothing.
     #[schema(max_items = 10)]
     pub held_by: Option<Vec<String>>,
 }
@@ -55,8 +55,7 @@ pub async fn handle(ctx: Ctx, body: Json<NewKey>) -> Answer {
     let groups = check_groups(&mut checks, &tool_group_ids);
     checks.done()?;
 
-    let own = || (ctx.admin.kind != AdminKind::Platform).then(|| ctx.admin.principal.clone()).into_iter().collect();
-    let held_by = held_by.unwrap_or_else(own);
+    let held_by = held_by.unwrap_or_default();
     let mut write = ctx.post(&body.sha256).await?;
     let id = KeyId::mint(ctx.now);
     let secret = Secret::generate(SecretKind::Key, id.uuid());

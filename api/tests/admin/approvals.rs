@@ -311,8 +311,10 @@ async fn nobody_confirms_what_their_own_key_asks_for(pool: PgPool) {
     let mut w = Waiting::new(&world).await;
     let (ann, bob) = (world.token(&w.tenant, "admin").await, world.token(&w.tenant, "operator").await);
     let keys = format!("{}/keys", w.tenant);
-    // Whoever makes a key asks with it, unless something else is said.
-    let made = world.post(&ann, &keys, json!({"name": "Ann's", "tool_group_ids": []})).await;
+    // Ann's agent asks with a key of hers.
+    let tokens = world.get(&world.root, &format!("{}/service-tokens", w.tenant)).await.json["items"].clone();
+    let hers = tokens.as_array().unwrap().iter().find(|token| token["role"] == "admin").unwrap()["id"].clone();
+    let made = world.post(&ann, &keys, json!({"name": "Ann's", "tool_group_ids": [], "held_by": [hers]})).await;
     assert_eq!((made.status.as_u16(), made.json["held_by"].as_array().map(Vec::len)), (201, Some(1)), "{}", made.text);
     assert!(made.json["held_by"][0].as_str().unwrap().starts_with("svc_"), "{}", made.text);
     w.trail.key = made.id().parse().unwrap();
@@ -347,8 +349,8 @@ async fn nobody_confirms_what_their_own_key_asks_for(pool: PgPool) {
         world.get(&world.root, &format!("{}/admin-events?target_id={}", w.tenant, made.id())).await.json["items"].clone();
     assert_eq!(events[0]["detail"]["held_by"], person["held_by"], "a change of that is recorded: {events}");
 
-    // The platform makes keys for others.
-    let made = world.post(&world.root, &keys, json!({"name": "b", "tool_group_ids": []})).await;
+    // Nobody is thought to hold a key of whom that is not said.
+    let made = world.post(&ann, &keys, json!({"name": "b", "tool_group_ids": []})).await;
     assert_eq!(made.json["held_by"], json!([]));
     let wrong = json!({"name": "c", "tool_group_ids": [], "held_by": ["a", ""]});
     assert_eq!(world.post(&ann, &keys, wrong).await.is(422, "invalid").pointer(), "/held_by/1");
